@@ -1,0 +1,607 @@
+//! The transitions. Each handler changes the run and says what to record and what to do after the commit.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{
+    Action, CRASHES_MAX, Call, Decision, EndRow, Event, Failure, Outcome, Plan, Refusal, Row, Run, StepRow, StepState,
+    TimerKind,
+};
+use crate::Millis;
+use crate::definition::{OnFailure, Step, StepKind, parse_duration};
+use crate::status::{RunStatus, StepStatus, run_transition};
+
+/// A run that is active for longer than this is shown as running; shorter ones go from queued to their end.
+const MARK_AFTER_MS: Millis = 1_000;
+
+/// Longest sleep: beyond a year a schedule or a new run is meant, and dates stay far from overflow.
+const SLEEP_MAX_MS: u64 = 366 * 24 * 3_600_000;
+
+impl Run {
+    /// What an event means for this run.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when it means nothing: the run and its rows stay as they are.
+    pub fn decide(&mut self, event: Event) -> Result<Decision, Refusal> {
+        let mut d = Decision::default();
+        match event {
+            Event::Begin { now } => self.begin(now, &mut d)?,
+            Event::Delay { until, now: _ } => self.delay(until, &mut d)?,
+            Event::CallEnded { step, generation, attempt, outcome, started_at, now, random } => {
+                self.call_ended(CallEnd { step, generation, attempt, outcome, started_at, now, random }, &mut d)?;
+            }
+            Event::TimerDue { kind, step, attempt, now } => self.timer_due(kind, step, attempt, now, &mut d)?,
+            Event::Tick { now } => self.tick(now, &mut d),
+            Event::Cancel { reason, actor, now } => self.cancel(reason, actor, now, &mut d)?,
+            Event::Pause { actor, now: _ } => self.pause(actor, &mut d)?,
+            Event::Resume { actor, now } => self.resume(actor, now, &mut d)?,
+            Event::Retry { generation, from_step, input, actor, now: _ } => {
+                self.retry(generation, from_step.as_deref(), input, actor, &mut d)?;
+            }
+        }
+        Ok(d)
+    }
+
+    fn is_active(&self) -> bool {
+        matches!(self.status, RunStatus::Running | RunStatus::Waiting)
+    }
+
+    fn go(&mut self, to: RunStatus) -> Result<(), Refusal> {
+        if self.status != to {
+            run_transition(self.status, to)?;
+            self.status = to;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, now: Millis, d: &mut Decision) -> Result<(), Refusal> {
+        self.refuse_ended()?;
+        if self.status == RunStatus::Paused {
+            return Err(Refusal::Stale);
+        }
+        self.go(RunStatus::Running)?;
+        self.started_at.get_or_insert(now);
+        self.advance(now, d);
+        self.repeating = false;
+        Ok(())
+    }
+
+    fn delay(&mut self, until: Millis, d: &mut Decision) -> Result<(), Refusal> {
+        self.refuse_ended()?;
+        if self.status != RunStatus::Scheduled {
+            self.go(RunStatus::Scheduled)?;
+        }
+        if let Some(first) = self.steps.first_mut() {
+            first.due_at = Some(until);
+        }
+        d.rows.push(Row::TimerSet { kind: TimerKind::Start, step: String::new(), attempt: 0, due_at: until });
+        d.then.push(Action::SleepUntil { kind: TimerKind::Start, step: 0, attempt: 0, due_at: until });
+        Ok(())
+    }
+
+    fn call_ended(&mut self, end: CallEnd, d: &mut Decision) -> Result<(), Refusal> {
+        let slot = self.steps.get_mut(end.step).ok_or(Refusal::Stale)?;
+        if self.status.is_terminal()
+            || end.generation != self.generation
+            || !slot.in_flight
+            || slot.attempt != end.attempt
+        {
+            return Err(Refusal::Stale);
+        }
+        slot.in_flight = false;
+        match end.outcome {
+            Outcome::Completed(output) => {
+                let output = Arc::new(output);
+                self.record_step(end.step, StepStatus::Completed, Some(output.clone()), None, end.started_at, end.now, d);
+                self.finish_step(end.step, StepStatus::Completed, Some(output), None);
+            }
+            Outcome::Failed(failure) => {
+                self.fail_attempt(end.step, failure, Some(end.random), end.started_at, end.now, d);
+            }
+        }
+        self.advance(end.now, d);
+        Ok(())
+    }
+
+    fn timer_due(
+        &mut self,
+        kind: TimerKind,
+        step: usize,
+        attempt: u32,
+        now: Millis,
+        d: &mut Decision,
+    ) -> Result<(), Refusal> {
+        self.refuse_ended()?;
+        if kind == TimerKind::Start {
+            if self.status != RunStatus::Scheduled {
+                return Err(Refusal::Stale);
+            }
+            let due_at = self.steps.first_mut().and_then(|s| s.due_at.take()).unwrap_or(now);
+            d.rows.push(Row::TimerClear { kind, step: String::new(), attempt: 0, due_at });
+            return self.begin(now, d);
+        }
+        let slot = self.steps.get_mut(step).ok_or(Refusal::Stale)?;
+        let due_at = match slot.due_at {
+            Some(due_at) if slot.status == StepStatus::Waiting && slot.attempt == attempt => due_at,
+            _ => return Err(Refusal::Stale),
+        };
+        slot.due_at = None;
+        d.rows.push(Row::TimerClear { kind, step: self.plan.step_name(step).to_owned(), attempt, due_at });
+        match kind {
+            TimerKind::Sleep => {
+                self.record_step(step, StepStatus::Completed, None, None, now, now, d);
+                self.finish_step(step, StepStatus::Completed, None, None);
+            }
+            TimerKind::Retry | TimerKind::Start => self.steps[step].status = StepStatus::Pending,
+        }
+        if self.is_active() {
+            self.go(RunStatus::Running)?;
+        }
+        self.advance(now, d);
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Millis, d: &mut Decision) {
+        if !self.is_active() {
+            return;
+        }
+        let Some(started_at) = self.started_at else { return };
+        if let Plan::Workflow(workflow) = &self.plan
+            && let Some(timeout_ms) = workflow.timeout_ms
+            && now.saturating_sub(started_at) >= i64::try_from(timeout_ms).unwrap_or(Millis::MAX)
+        {
+            let failure = Failure::new("run_timeout", format!("the run did not end within {timeout_ms} ms"));
+            self.end(RunStatus::Failed, None, Some(Arc::new(failure.to_json())), None, now, d);
+            return;
+        }
+        if self.status == RunStatus::Running && now - started_at >= MARK_AFTER_MS {
+            self.mark(RunStatus::Running, d);
+        }
+    }
+
+    fn cancel(&mut self, reason: Option<String>, actor: Option<String>, now: Millis, d: &mut Decision) -> Result<(), Refusal> {
+        self.refuse_ended()?;
+        let message = reason.unwrap_or_else(|| "cancelled on request".to_owned());
+        d.rows.push(event("cancelled", message.clone(), json!({ "actor": actor })));
+        let error = Arc::new(json!({ "code": "cancelled", "message": message, "actor": actor }));
+        self.end(RunStatus::Cancelled, None, Some(error), None, now, d);
+        Ok(())
+    }
+
+    fn pause(&mut self, actor: Option<String>, d: &mut Decision) -> Result<(), Refusal> {
+        self.refuse_ended()?;
+        run_transition(self.status, RunStatus::Paused)?;
+        self.status = RunStatus::Paused;
+        self.mark(RunStatus::Paused, d);
+        if !std::mem::replace(&mut self.parked, true) {
+            d.rows.push(Row::Parked { why: "paused" });
+        }
+        d.rows.push(event("paused", "paused on request".into(), json!({ "actor": actor })));
+        Ok(())
+    }
+
+    fn resume(&mut self, actor: Option<String>, now: Millis, d: &mut Decision) -> Result<(), Refusal> {
+        self.refuse_ended()?;
+        if self.status != RunStatus::Paused {
+            return Err(Refusal::NotPaused);
+        }
+        d.rows.push(event("resumed", "resumed on request".into(), json!({ "actor": actor })));
+        self.status = RunStatus::Queued;
+        if let Some(due_at) = self.start_timer() {
+            // It was paused before its start time: the timer still stands.
+            self.go(RunStatus::Scheduled)?;
+            self.mark(RunStatus::Scheduled, d);
+            d.then.push(Action::SleepUntil { kind: TimerKind::Start, step: 0, attempt: 0, due_at });
+            return Ok(());
+        }
+        self.mark(RunStatus::Queued, d);
+        self.begin(now, d)
+    }
+
+    fn retry(
+        &mut self,
+        generation: Option<u32>,
+        from_step: Option<&str>,
+        input: Option<Value>,
+        actor: Option<String>,
+        d: &mut Decision,
+    ) -> Result<(), Refusal> {
+        if let Some(asked) = generation
+            && asked != self.generation
+        {
+            return Err(Refusal::StaleGeneration { asked, current: self.generation });
+        }
+        match self.status {
+            RunStatus::Completed => return Err(Refusal::Completed),
+            status if !status.is_terminal() => return Err(Refusal::NotEnded),
+            _ => {}
+        }
+        let from = match from_step {
+            Some(name) => Some(self.plan.step_by_name(name).ok_or_else(|| Refusal::UnknownStep(name.to_owned()))?),
+            None => None,
+        };
+        self.reopen(self.generation + 1, from);
+        if let Some(input) = &input {
+            self.input = Arc::new(input.clone());
+        }
+        d.rows.push(Row::Mark {
+            status: RunStatus::Queued,
+            input,
+            metadata: from_step.map(|name| json!({ "from_step": name })),
+        });
+        self.marked = Some(RunStatus::Queued);
+        self.parked = true;
+        d.rows.push(Row::Parked { why: "reopened" });
+        let message = format!("re-opened as generation {}", self.generation);
+        d.rows.push(event("retried", message, json!({ "actor": actor, "from_step": from_step })));
+        d.then.push(Action::Begin);
+        Ok(())
+    }
+
+    /// Starts the next generation: completed steps stand, except `from` and what comes after it.
+    pub(super) fn reopen(&mut self, generation: u32, from: Option<usize>) {
+        self.generation = generation;
+        self.status = RunStatus::Queued;
+        self.started_at = None;
+        let again = self.steps_from(from);
+        for (i, slot) in self.steps.iter_mut().enumerate() {
+            let stands = matches!(slot.status, StepStatus::Completed | StepStatus::Skipped) && !again[i];
+            if stands {
+                continue;
+            }
+            *slot = StepState::default();
+        }
+    }
+
+    /// Which steps a retry from this one repeats: it and all that depend on it.
+    fn steps_from(&self, from: Option<usize>) -> Vec<bool> {
+        let mut again = vec![false; self.steps.len()];
+        let Some(from) = from else { return again };
+        again[from] = true;
+        if let Plan::Workflow(workflow) = &self.plan {
+            let mut changed = true;
+            while changed {
+                changed = false;
+                for (i, step) in workflow.steps.iter().enumerate() {
+                    if !again[i] && step.deps.iter().any(|dep| again[*dep]) {
+                        again[i] = true;
+                        changed = true;
+                    }
+                }
+            }
+        }
+        again
+    }
+
+    /// Starts every step that may start, and ends the run when nothing is left.
+    fn advance(&mut self, now: Millis, d: &mut Decision) {
+        loop {
+            if !self.is_active() {
+                return;
+            }
+            let ready = (0..self.steps.len()).find(|i| {
+                let slot = &self.steps[*i];
+                slot.status == StepStatus::Pending && !slot.in_flight && self.deps_ended(*i)
+            });
+            match ready {
+                Some(step) => self.start_step(step, now, d),
+                None => break,
+            }
+        }
+        if self.steps.iter().all(|s| s.status.is_terminal()) {
+            let output = Arc::new(self.output());
+            self.end(RunStatus::Completed, Some(output), None, None, now, d);
+            return;
+        }
+        let waits_only = !self.steps.iter().any(|s| s.in_flight);
+        if waits_only && self.status == RunStatus::Running && self.go(RunStatus::Waiting).is_ok() {
+            self.mark(RunStatus::Waiting, d);
+        } else if self.status == RunStatus::Running && self.marked.is_some_and(|m| m != RunStatus::Running) {
+            self.mark(RunStatus::Running, d);
+        }
+    }
+
+    fn deps_ended(&self, step: usize) -> bool {
+        match &self.plan {
+            Plan::Function { .. } => true,
+            Plan::Workflow(w) => w.steps[step].deps.iter().all(|dep| self.steps[*dep].status.is_terminal()),
+        }
+    }
+
+    fn start_step(&mut self, step: usize, now: Millis, d: &mut Decision) {
+        let workflow = match &self.plan {
+            Plan::Function { name, timeout_ms } => {
+                let (function, timeout_ms, body) = (name.clone(), *timeout_ms, self.input.clone());
+                self.call(step, function, body, timeout_ms, now, d);
+                return;
+            }
+            Plan::Workflow(w) => w.clone(),
+        };
+        let plan = &workflow.steps[step];
+        match plan.when.as_ref().map(|when| self.with_scope(&workflow, step, |scope| when.eval_bool(scope))) {
+            None | Some(Ok(true)) => {}
+            Some(Ok(false)) => {
+                self.steps[step].attempt += 1;
+                self.record_step(step, StepStatus::Skipped, None, None, now, now, d);
+                self.finish_step(step, StepStatus::Skipped, None, None);
+                return;
+            }
+            Some(Err(e)) => return self.fail_before_call(step, Failure::new(e.code, e.to_string()), now, d),
+        }
+        match &plan.kind {
+            StepKind::Function { function, action, payload } => {
+                match self.with_scope(&workflow, step, |scope| payload.render(scope)) {
+                    Ok(payload) => {
+                        let body = match action {
+                            Some(action) => json!({ "action": action, "payload": payload }),
+                            None => json!({ "payload": payload }),
+                        };
+                        self.call(step, function.clone(), Arc::new(body), plan.timeout_ms, now, d);
+                    }
+                    Err(e) => self.fail_before_call(step, Failure::new(e.code, e.to_string()), now, d),
+                }
+            }
+            StepKind::Sleep { duration } => {
+                let due = self.with_scope(&workflow, step, |scope| duration.render(scope));
+                let due = due.map_err(|e| Failure::new(e.code, e.to_string())).and_then(|v| sleep_ms(&v)).map(|ms| now + ms);
+                self.sleep(step, due, now, d);
+            }
+            StepKind::SleepUntil { at } => {
+                let due = self.with_scope(&workflow, step, |scope| at.render(scope));
+                let due = due.map_err(|e| Failure::new(e.code, e.to_string())).and_then(|v| instant(&v));
+                self.sleep(step, due.map(|at| at.min(now.saturating_add(SLEEP_MAX_MS as i64))), now, d);
+            }
+        }
+    }
+
+    fn call(&mut self, step: usize, function: String, body: Arc<Value>, timeout_ms: u64, now: Millis, d: &mut Decision) {
+        let name = self.plan.step_name(step).to_owned();
+        if self.repeating {
+            if self.steps[step].crashes >= CRASHES_MAX {
+                let reason = format!("a node ended unexpectedly {CRASHES_MAX} times while this was being executed");
+                d.rows.push(Row::DeadLetter { reason: reason.clone() });
+                let error = Arc::new(Failure::new("crash_loop", reason).to_json());
+                self.end(RunStatus::Failed, None, Some(error), (!name.is_empty()).then_some(name), now, d);
+                return;
+            }
+            d.rows.push(Row::Start { step: name.clone(), deadline: now.saturating_add(timeout_ms as i64) });
+        }
+        let slot = &mut self.steps[step];
+        slot.attempt += 1;
+        slot.status = StepStatus::Running;
+        slot.in_flight = true;
+        let mut idempotency_key = self.key.clone();
+        if !name.is_empty() {
+            idempotency_key.push('/');
+            idempotency_key.push_str(&name);
+        }
+        if self.generation > 1 {
+            idempotency_key.push_str(&format!("~{}", self.generation));
+        }
+        d.then.push(Action::Call(Call {
+            step,
+            step_name: name,
+            generation: self.generation,
+            attempt: self.steps[step].attempt,
+            function,
+            body,
+            timeout_ms,
+            idempotency_key,
+        }));
+    }
+
+    fn sleep(&mut self, step: usize, due: Result<Millis, Failure>, now: Millis, d: &mut Decision) {
+        let due_at = match due {
+            Ok(due_at) => due_at.max(now),
+            Err(failure) => return self.fail_before_call(step, failure, now, d),
+        };
+        self.steps[step].attempt += 1;
+        self.wait(TimerKind::Sleep, step, due_at, d);
+    }
+
+    fn wait(&mut self, kind: TimerKind, step: usize, due_at: Millis, d: &mut Decision) {
+        let slot = &mut self.steps[step];
+        slot.status = StepStatus::Waiting;
+        slot.due_at = Some(due_at);
+        let attempt = slot.attempt;
+        d.rows.push(Row::TimerSet { kind, step: self.plan.step_name(step).to_owned(), attempt, due_at });
+        d.then.push(Action::SleepUntil { kind, step, attempt, due_at });
+    }
+
+    /// Fails a step that could not even be called: the same again would fail alike, so no retry.
+    fn fail_before_call(&mut self, step: usize, failure: Failure, now: Millis, d: &mut Decision) {
+        self.steps[step].attempt += 1;
+        self.fail_attempt(step, failure, None, now, now, d);
+    }
+
+    /// Records a failed attempt; `random` is given when it may be retried.
+    fn fail_attempt(
+        &mut self,
+        step: usize,
+        failure: Failure,
+        random: Option<u64>,
+        started_at: Millis,
+        now: Millis,
+        d: &mut Decision,
+    ) {
+        let error = Arc::new(failure.to_json());
+        self.record_step(step, StepStatus::Failed, None, Some(error.clone()), started_at, now, d);
+        let plan = self.plan_step(step);
+        let attempt = self.steps[step].attempt;
+        let delay = plan.as_ref().and_then(|p| random.and_then(|r| p.retry.delay_ms(attempt, r)));
+        if let Some(delay_ms) = delay
+            && self.status != RunStatus::Scheduled
+        {
+            self.wait(TimerKind::Retry, step, now.saturating_add(delay_ms as i64), d);
+            return;
+        }
+        if plan.is_some_and(|p| p.on_failure == OnFailure::Continue) {
+            self.finish_step(step, StepStatus::Failed, None, Some(error));
+            return;
+        }
+        self.finish_step(step, StepStatus::Failed, None, Some(error.clone()));
+        let name = self.plan.step_name(step);
+        let error_step = (!name.is_empty()).then(|| name.to_owned());
+        self.end(RunStatus::Failed, None, Some(error), error_step, now, d);
+    }
+
+    fn plan_step(&self, step: usize) -> Option<Step> {
+        match &self.plan {
+            Plan::Function { .. } => None,
+            Plan::Workflow(w) => Some(w.steps[step].clone()),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the columns of one row, built in one place")]
+    fn record_step(
+        &self,
+        step: usize,
+        status: StepStatus,
+        output: Option<Arc<Value>>,
+        error: Option<Arc<Value>>,
+        started_at: Millis,
+        now: Millis,
+        d: &mut Decision,
+    ) {
+        let Plan::Workflow(workflow) = &self.plan else { return };
+        let function = match &workflow.steps[step].kind {
+            StepKind::Function { function, .. } => Some(function.clone()),
+            _ => None,
+        };
+        d.rows.push(Row::Step(StepRow {
+            step: workflow.steps[step].name.clone(),
+            attempt: self.steps[step].attempt,
+            status,
+            function,
+            output,
+            error,
+            started_at,
+            finished_at: now,
+        }));
+    }
+
+    pub(super) fn finish_step(
+        &mut self,
+        step: usize,
+        status: StepStatus,
+        output: Option<Arc<Value>>,
+        error: Option<Arc<Value>>,
+    ) {
+        self.finished_count += 1;
+        let slot = &mut self.steps[step];
+        slot.status = status;
+        slot.order = self.finished_count;
+        slot.output = output.unwrap_or_default();
+        slot.error = error;
+        slot.in_flight = false;
+        slot.due_at = None;
+    }
+
+    fn end(
+        &mut self,
+        status: RunStatus,
+        output: Option<Arc<Value>>,
+        error: Option<Arc<Value>>,
+        error_step: Option<String>,
+        now: Millis,
+        d: &mut Decision,
+    ) {
+        if let Some(due_at) = self.start_timer() {
+            d.rows.push(Row::TimerClear { kind: TimerKind::Start, step: String::new(), attempt: 0, due_at });
+        }
+        for i in 0..self.steps.len() {
+            if let (Some(due_at), StepStatus::Waiting) = (self.steps[i].due_at, self.steps[i].status) {
+                let (step, attempt) = (self.plan.step_name(i).to_owned(), self.steps[i].attempt);
+                for kind in [TimerKind::Retry, TimerKind::Sleep] {
+                    d.rows.push(Row::TimerClear { kind, step: step.clone(), attempt, due_at });
+                }
+            }
+        }
+        if std::mem::take(&mut self.parked) {
+            d.rows.push(Row::Unparked);
+        }
+        let aborts = self.steps.iter().any(|s| s.in_flight);
+        // Calls that this decision wanted are moot; what it recorded stands.
+        d.then.clear();
+        let attempt = self.steps.iter().map(|s| s.attempt).max().unwrap_or(0);
+        d.rows.push(Row::End(EndRow {
+            status,
+            output,
+            error,
+            error_step,
+            attempt,
+            started_at: self.started_at,
+            finished_at: now,
+        }));
+        self.status = status;
+        for slot in &mut self.steps {
+            slot.in_flight = false;
+            slot.due_at = None;
+            if !slot.status.is_terminal() {
+                slot.status = StepStatus::Cancelled;
+            }
+        }
+        if aborts {
+            d.then.push(Action::AbortCalls);
+        }
+        d.then.push(Action::Settled(status));
+    }
+
+    /// Shows a status in the ledger, once per change.
+    fn mark(&mut self, status: RunStatus, d: &mut Decision) {
+        if self.marked != Some(status) {
+            self.marked = Some(status);
+            d.rows.push(Row::Mark { status, input: None, metadata: None });
+        }
+    }
+
+    /// Due time of the delayed start, which is kept with the first step.
+    fn start_timer(&self) -> Option<Millis> {
+        let slot = self.steps.first()?;
+        (slot.status == StepStatus::Pending).then_some(slot.due_at).flatten()
+    }
+
+    fn refuse_ended(&self) -> Result<(), Refusal> {
+        if self.status.is_terminal() { Err(Refusal::AlreadyEnded(self.status)) } else { Ok(()) }
+    }
+}
+
+/// A call that came back.
+struct CallEnd {
+    step: usize,
+    generation: u32,
+    attempt: u32,
+    outcome: Outcome,
+    started_at: Millis,
+    now: Millis,
+    random: u64,
+}
+
+fn event(event_type: &'static str, message: String, payload: Value) -> Row {
+    Row::Event { event_type, level: "info", message, payload: Some(payload) }
+}
+
+/// A duration as a template gives it: text such as `24h`, or a number of seconds.
+fn sleep_ms(value: &Value) -> Result<i64, Failure> {
+    let bad = |what: String| Failure::new("invalid_duration", format!("cannot sleep for {what}"));
+    let ms = match value {
+        Value::String(text) => parse_duration(text).map_err(|e| bad(format!("\"{text}\": {e}")))?,
+        Value::Number(n) => match n.as_f64() {
+            Some(seconds) if seconds >= 0.0 && seconds.is_finite() => (seconds * 1000.0) as u64,
+            _ => return Err(bad(n.to_string())),
+        },
+        other => return Err(bad(other.to_string())),
+    };
+    Ok(ms.min(SLEEP_MAX_MS) as i64)
+}
+
+/// A point in time as a template gives it: RFC 3339 text, or a number of milliseconds since 1970.
+fn instant(value: &Value) -> Result<Millis, Failure> {
+    let bad = || Failure::new("invalid_time", format!("cannot sleep until {value}: give an RFC 3339 time"));
+    match value {
+        Value::String(text) => text.parse::<jiff::Timestamp>().map(|t| t.as_millisecond()).map_err(|_| bad()),
+        Value::Number(n) => n.as_i64().ok_or_else(bad),
+        _ => Err(bad()),
+    }
+}

@@ -1,0 +1,298 @@
+//! One run as a pure state machine: `decide(run, event) -> rows to record, then actions to take`.
+//!
+//! The machine never acts. It answers with [`Row`]s, which the engine appends in one flush, and [`Action`]s, which the
+//! engine takes only after the commit that recorded the rows. Live driving and recovery use the same function: a new
+//! owner builds the run from its recorded rows ([`Run::recover`]) and goes on with [`Event::Begin`].
+//!
+//! A run of a plain function is a plan with one step whose end is the end of the run; it records no step row.
+
+mod decide;
+mod recover;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::Millis;
+use crate::definition::Workflow;
+use crate::status::{IllegalTransition, RunStatus, StepStatus};
+
+pub use recover::{Past, PastMark, PastStep};
+
+/// Unclean takeovers in the middle of one step before the run is given up as a dead letter: a step that kills its node
+/// leaves no result, so its starts are counted instead.
+pub const CRASHES_MAX: u32 = 3;
+
+/// What a run executes.
+#[derive(Debug, Clone)]
+pub enum Plan {
+    /// One call of a function; the input is the body. `timeout_ms` bounds the call.
+    Function { name: String, timeout_ms: u64 },
+    /// The steps of a published definition.
+    Workflow(Arc<Workflow>),
+}
+
+impl Plan {
+    fn len(&self) -> usize {
+        match self {
+            Plan::Function { .. } => 1,
+            Plan::Workflow(w) => w.steps.len(),
+        }
+    }
+
+    /// Name of a step; empty for the call of a plain function.
+    pub fn step_name(&self, step: usize) -> &str {
+        match self {
+            Plan::Function { .. } => "",
+            Plan::Workflow(w) => &w.steps[step].name,
+        }
+    }
+
+    fn step_by_name(&self, name: &str) -> Option<usize> {
+        match self {
+            Plan::Function { .. } => name.is_empty().then_some(0),
+            Plan::Workflow(w) => w.steps.iter().position(|s| s.name == name),
+        }
+    }
+}
+
+/// One live run in the memory of its owner.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub id: Uuid,
+    pub plan: Plan,
+    pub input: Arc<Value>,
+    /// What templates see as `run`: id, target, correlation id and the like.
+    pub info: Arc<Value>,
+    /// Rises when a person re-opens the run; exactly one end per generation.
+    pub generation: u32,
+    /// Changed only by [`Run::decide`], and only as [`crate::status::run_transition`] allows.
+    pub status: RunStatus,
+    pub steps: Vec<StepState>,
+    /// When this generation began to be driven.
+    pub started_at: Option<Millis>,
+    /// Prefix of the callee's idempotency key: the run id, or `schedule/period` for a scheduled run.
+    pub key: String,
+    /// Steps finished so far: the next one's `order`.
+    finished_count: u32,
+    /// A row of `parked` names the run.
+    parked: bool,
+    /// The status that the ledger shows by a mark, if any.
+    marked: Option<RunStatus>,
+    /// Taken over from a node that did not release it: the next calls are recorded before they are made.
+    repeating: bool,
+}
+
+/// One step of a live run.
+#[derive(Debug, Clone)]
+pub struct StepState {
+    pub status: StepStatus,
+    /// Attempts begun so far, over all generations of the step's present life.
+    pub attempt: u32,
+    pub output: Arc<Value>,
+    pub error: Option<Arc<Value>>,
+    /// Order of finishing among the steps of the run, from one; 0 = not finished.
+    pub order: u32,
+    /// Due time of the timer that the step waits for.
+    pub due_at: Option<Millis>,
+    /// Starts recorded after unclean takeovers.
+    pub crashes: u32,
+    /// A call is out.
+    pub in_flight: bool,
+}
+
+impl Default for StepState {
+    fn default() -> Self {
+        Self {
+            status: StepStatus::Pending,
+            attempt: 0,
+            output: Arc::new(Value::Null),
+            error: None,
+            order: 0,
+            due_at: None,
+            crashes: 0,
+            in_flight: false,
+        }
+    }
+}
+
+/// How a call ended. Failure of a user's function is data, not an error of ours.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Completed(Value),
+    Failed(Failure),
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// Stable code: `function_failed`, `http_500`, `timeout`, `missing_variable`, ...
+    pub code: String,
+    pub message: String,
+    /// What the callee said, if anything.
+    pub details: Option<Value>,
+}
+
+impl Failure {
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), details: None }
+    }
+
+    /// The error as stored and shown.
+    pub fn to_json(&self) -> Value {
+        let mut object = serde_json::json!({ "code": self.code, "message": self.message });
+        if let (Some(details), Some(map)) = (&self.details, object.as_object_mut()) {
+            map.insert("details".into(), details.clone());
+        }
+        object
+    }
+}
+
+/// What happens to a run.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Drive it now: first start, start after a delay, or going on after recovery.
+    Begin { now: Millis },
+    /// It may start only later.
+    Delay { until: Millis, now: Millis },
+    /// A call came back.
+    CallEnded { step: usize, generation: u32, attempt: u32, outcome: Outcome, started_at: Millis, now: Millis, random: u64 },
+    /// A timer of the run is due.
+    TimerDue { kind: TimerKind, step: usize, attempt: u32, now: Millis },
+    /// A second has passed while it was active, or its deadline may have.
+    Tick { now: Millis },
+    Cancel { reason: Option<String>, actor: Option<String>, now: Millis },
+    Pause { actor: Option<String>, now: Millis },
+    Resume { actor: Option<String>, now: Millis },
+    /// Re-open an ended run with the next generation. `generation` is the one the caller saw.
+    Retry { generation: Option<u32>, from_step: Option<String>, input: Option<Value>, actor: Option<String>, now: Millis },
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TimerKind {
+    Start,
+    Retry,
+    Sleep,
+}
+
+impl TimerKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TimerKind::Start => "start",
+            TimerKind::Retry => "retry",
+            TimerKind::Sleep => "sleep",
+        }
+    }
+
+    /// The kind with this name in the database.
+    pub fn parse(text: &str) -> Option<Self> {
+        [TimerKind::Start, TimerKind::Retry, TimerKind::Sleep].into_iter().find(|k| k.as_str() == text)
+    }
+}
+
+/// What has to be recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Row {
+    /// The end of one attempt.
+    Step(StepRow),
+    /// The end of the run in this generation.
+    End(EndRow),
+    Mark { status: RunStatus, input: Option<Value>, metadata: Option<Value> },
+    Event { event_type: &'static str, level: &'static str, message: String, payload: Option<Value> },
+    TimerSet { kind: TimerKind, step: String, attempt: u32, due_at: Millis },
+    TimerClear { kind: TimerKind, step: String, attempt: u32, due_at: Millis },
+    /// The start of a call that must be durable before the call.
+    Start { step: String, deadline: Millis },
+    /// The low-water mark may pass this run: this row names it.
+    Parked { why: &'static str },
+    Unparked,
+    DeadLetter { reason: String },
+}
+
+/// One ended attempt of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepRow {
+    pub step: String,
+    pub attempt: u32,
+    pub status: StepStatus,
+    pub function: Option<String>,
+    pub output: Option<Arc<Value>>,
+    pub error: Option<Arc<Value>>,
+    pub started_at: Millis,
+    pub finished_at: Millis,
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndRow {
+    pub status: RunStatus,
+    pub output: Option<Arc<Value>>,
+    pub error: Option<Arc<Value>>,
+    pub error_step: Option<String>,
+    pub attempt: u32,
+    pub started_at: Option<Millis>,
+    pub finished_at: Millis,
+}
+
+/// What to do once the rows are committed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    Call(Call),
+    /// Stop the calls that are out: their results are of no use any more.
+    AbortCalls,
+    /// Feed [`Event::Begin`]: the run was re-opened.
+    Begin,
+    /// The run ended in this generation; tell whoever waits, forget it.
+    Settled(RunStatus),
+    /// Nothing to do before this time; the timer's row is in the database.
+    SleepUntil { kind: TimerKind, step: usize, attempt: u32, due_at: Millis },
+}
+
+/// One call of a function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    pub step: usize,
+    pub step_name: String,
+    pub generation: u32,
+    pub attempt: u32,
+    pub function: String,
+    pub body: Arc<Value>,
+    pub timeout_ms: u64,
+    /// The same on every automatic attempt and takeover; a person's retry changes it.
+    pub idempotency_key: String,
+}
+
+/// The answer of [`Run::decide`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Decision {
+    pub rows: Vec<Row>,
+    pub then: Vec<Action>,
+}
+
+/// Why an event changes nothing. The engine records it as an event of the run where a person asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the run has ended ({})", .0.as_str())]
+    AlreadyEnded(RunStatus),
+    #[error("the run has not ended; only failed and cancelled runs can be retried")]
+    NotEnded,
+    #[error("a completed run cannot be retried")]
+    Completed,
+    #[error("the request is for generation {asked}, the run is in generation {current}")]
+    StaleGeneration { asked: u32, current: u32 },
+    #[error("the run is not paused")]
+    NotPaused,
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    #[error("the workflow has no step \"{0}\"")]
+    UnknownStep(String),
+    /// A result or timer of something that is over: duplicate, late, or of an earlier generation.
+    #[error("nothing waits for this any more")]
+    Stale,
+}

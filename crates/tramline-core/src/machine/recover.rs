@@ -1,0 +1,176 @@
+//! Building a run from its recorded rows: the fold that recovery and takeover share.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Plan, Run, StepState, TimerKind};
+use crate::Millis;
+use crate::status::{RunStatus, StepStatus};
+
+/// The recorded end of one attempt.
+#[derive(Debug, Clone)]
+pub struct PastStep {
+    pub step: String,
+    pub generation: u32,
+    pub attempt: u32,
+    pub status: StepStatus,
+    pub output: Option<Value>,
+    pub error: Option<Value>,
+    pub started_at: Millis,
+    pub finished_at: Millis,
+}
+
+/// A recorded mark: a status shown between start and end, or the opening of a generation.
+#[derive(Debug, Clone)]
+pub struct PastMark {
+    pub generation: u32,
+    pub seq: i64,
+    pub status: RunStatus,
+    pub input: Option<Value>,
+    pub from_step: Option<String>,
+}
+
+/// Everything recorded about one run besides its row.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    /// In any order.
+    pub steps: Vec<PastStep>,
+    pub marks: Vec<PastMark>,
+    /// Ends by generation.
+    pub ends: Vec<(u32, RunStatus)>,
+    /// Timers that stand: kind, step, attempt, due time.
+    pub timers: Vec<(TimerKind, String, u32, Millis)>,
+    /// Starts recorded after unclean takeovers, by step and generation.
+    pub starts: Vec<(String, u32)>,
+    /// A row of `parked` names the run.
+    pub parked: bool,
+}
+
+impl Run {
+    /// A run that nothing is recorded of yet.
+    pub fn new(id: Uuid, plan: Plan, input: Arc<Value>, info: Arc<Value>, key: String) -> Self {
+        let steps = vec![StepState::default(); plan.len()];
+        Self {
+            id,
+            plan,
+            input,
+            info,
+            generation: 1,
+            status: RunStatus::Queued,
+            steps,
+            started_at: None,
+            key,
+            finished_count: 0,
+            parked: false,
+            marked: None,
+            repeating: false,
+        }
+    }
+
+    /// The run as its rows tell. `unclean` says that the last owner did not release it, so that its calls may be
+    /// repeated and their starts must be counted.
+    ///
+    /// Only recorded ends count: a call that was out is simply not there, and will be made again under the same
+    /// idempotency key.
+    #[must_use]
+    pub fn recover(mut self, mut past: Past, unclean: bool) -> Self {
+        past.steps.sort_by_key(|s| (s.generation, s.finished_at, s.attempt));
+        past.marks.sort_by_key(|m| (m.generation, m.seq));
+        let opened = past.marks.iter().map(|m| m.generation).max().unwrap_or(1);
+        let ended = past.ends.iter().map(|(g, _)| *g).max().unwrap_or(0);
+        let current = opened.max(ended).max(1);
+        for generation in 1..=current {
+            if generation > 1 {
+                self.reopen_from_marks(generation, &past.marks);
+            }
+            for step in past.steps.iter().filter(|s| s.generation == generation) {
+                self.replay_step(step);
+            }
+            if let Some((_, status)) = past.ends.iter().find(|(g, _)| *g == generation) {
+                self.status = *status;
+            }
+        }
+        let marks = past.marks.iter().filter(|m| m.generation == current);
+        if !self.status.is_terminal() {
+            if let Some(mark) = marks.max_by_key(|m| m.seq) {
+                self.status = mark.status;
+                self.marked = Some(mark.status);
+            }
+            for (kind, step, attempt, due_at) in past.timers {
+                self.replay_timer(kind, &step, attempt, due_at);
+            }
+            // Running, as the ledger shows it, means only that it was being driven.
+            if self.status == RunStatus::Claimed {
+                self.status = RunStatus::Queued;
+            }
+        }
+        self.parked = past.parked;
+        self.repeating = unclean;
+        for (step, generation) in past.starts {
+            if generation == self.generation
+                && let Some(i) = self.plan.step_by_name(&step)
+            {
+                self.steps[i].crashes += 1;
+            }
+        }
+        self
+    }
+
+    fn reopen_from_marks(&mut self, generation: u32, marks: &[PastMark]) {
+        let opening = marks.iter().find(|m| m.generation == generation);
+        let from = opening.and_then(|m| m.from_step.as_deref()).and_then(|name| self.plan.step_by_name(name));
+        self.reopen(generation, from);
+        if let Some(input) = opening.and_then(|m| m.input.clone()) {
+            self.input = Arc::new(input);
+        }
+    }
+
+    fn replay_step(&mut self, past: &PastStep) {
+        let Some(i) = self.plan.step_by_name(&past.step) else { return };
+        self.started_at = Some(self.started_at.map_or(past.started_at, |at| at.min(past.started_at)));
+        self.steps[i].attempt = self.steps[i].attempt.max(past.attempt);
+        match past.status {
+            StepStatus::Failed if !self.gives_up(i, past.attempt, past.error.as_ref()) => {
+                // Another attempt is due; its timer says when. Without one (the timer fired, the node died) at once.
+                self.steps[i].status = StepStatus::Pending;
+            }
+            status => {
+                let output = past.output.clone().map(Arc::new);
+                self.finish_step(i, status, output, past.error.clone().map(Arc::new));
+            }
+        }
+    }
+
+    /// Whether a failed attempt was the step's last one.
+    fn gives_up(&self, step: usize, attempt: u32, error: Option<&Value>) -> bool {
+        let Plan::Workflow(workflow) = &self.plan else { return true };
+        let called = !error.and_then(|e| e.get("code")).and_then(Value::as_str).is_some_and(is_before_call);
+        !called || workflow.steps[step].retry.delay_ms(attempt, 0).is_none()
+    }
+
+    fn replay_timer(&mut self, kind: TimerKind, step: &str, attempt: u32, due_at: Millis) {
+        if kind == TimerKind::Start {
+            if let Some(first) = self.steps.first_mut() {
+                first.due_at = Some(due_at);
+            }
+            if self.status != RunStatus::Paused {
+                self.status = RunStatus::Scheduled;
+            }
+            return;
+        }
+        if let Some(i) = self.plan.step_by_name(step)
+            && !self.steps[i].status.is_terminal()
+        {
+            self.steps[i].status = StepStatus::Waiting;
+            self.steps[i].attempt = attempt;
+            self.steps[i].due_at = Some(due_at);
+        }
+    }
+}
+
+/// Codes of failures that happened before any call, which are never retried.
+fn is_before_call(code: &str) -> bool {
+    matches!(code, "missing_variable" | "expression_failed" | "invalid_duration" | "invalid_time")
+}

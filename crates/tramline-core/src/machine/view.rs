@@ -1,0 +1,66 @@
+//! What templates and conditions of a run may see.
+
+use serde_json::Value;
+
+use super::{Plan, Run};
+use crate::definition::Workflow;
+use crate::status::StepStatus;
+use crate::template::{Scope, StepView};
+
+impl Run {
+    /// Calls `f` with the scope of one step: the input, the run, and the ended ancestors in the order they finished.
+    pub(super) fn with_scope<T>(&self, workflow: &Workflow, step: usize, f: impl FnOnce(&Scope<'_>) -> T) -> T {
+        let visible = ancestors(workflow, step);
+        let mut order: Vec<usize> = (0..self.steps.len()).collect();
+        // Unfinished steps come first: a later finisher wins, and they have finished nothing.
+        order.sort_by_key(|i| self.steps[*i].order);
+        let views: Vec<StepView<'_>> = order
+            .into_iter()
+            .map(|i| StepView {
+                name: &workflow.steps[i].name,
+                status: self.steps[i].status,
+                output: &self.steps[i].output,
+                visible: visible[i] && self.steps[i].status.is_terminal(),
+            })
+            .collect();
+        f(&Scope { input: &self.input, run: &self.info, steps: &views })
+    }
+
+    /// Output of the whole run: of the last steps of the plan (those that nothing depends on); one such step gives its
+    /// output as it is, several give an object by name.
+    pub(super) fn output(&self) -> Value {
+        let workflow = match &self.plan {
+            Plan::Function { .. } => return (*self.steps[0].output).clone(),
+            Plan::Workflow(w) => w,
+        };
+        let mut is_leaf = vec![true; workflow.steps.len()];
+        for step in &workflow.steps {
+            for dep in &step.deps {
+                is_leaf[*dep] = false;
+            }
+        }
+        let leaves: Vec<usize> = (0..is_leaf.len()).filter(|i| is_leaf[*i]).collect();
+        match leaves.as_slice() {
+            [one] => (*self.steps[*one].output).clone(),
+            several => Value::Object(
+                several
+                    .iter()
+                    .filter(|i| self.steps[**i].status == StepStatus::Completed)
+                    .map(|i| (workflow.steps[*i].name.clone(), (*self.steps[*i].output).clone()))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// Which steps a step comes after, directly or not.
+fn ancestors(workflow: &Workflow, step: usize) -> Vec<bool> {
+    let mut seen = vec![false; workflow.steps.len()];
+    let mut open = workflow.steps[step].deps.clone();
+    while let Some(i) = open.pop() {
+        if !std::mem::replace(&mut seen[i], true) {
+            open.extend(&workflow.steps[i].deps);
+        }
+    }
+    seen
+}

@@ -1,0 +1,281 @@
+//! `/api/v1`: one table of routes with the right each needs, used for dispatch and by the authorization test.
+
+pub mod control;
+mod fields;
+mod functions;
+mod runs;
+mod schedules;
+mod workflows;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use serde::Serialize;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::control::{Actor, Control, RunVerb, ScheduleVerb};
+use crate::auth::{Caller, Guard};
+use crate::body::{Body, full};
+use crate::config::ApiPolicy;
+use crate::error::Fault;
+use crate::functions::Functions;
+use crate::limits::JSON_DEPTH_MAX;
+use crate::strict_json;
+
+/// The prefix of all routes.
+pub(crate) const PREFIX: &str = "/api/v1";
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// `service_role` only.
+    Service,
+    /// `service_role`, and `authenticated` for runs they started.
+    OwnRuns,
+    /// `service_role`, and `authenticated` for the targets that the configuration names.
+    Start,
+}
+
+/// One route.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// The path after `/api/v1`, `{}` for one segment.
+    pub pattern: &'static str,
+    /// Who may use it.
+    pub right: Right,
+    does: Does,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Does {
+    StartRuns,
+    ListRuns,
+    GetRun,
+    RunSteps,
+    RunEvents,
+    ChangeRun(RunVerb),
+    ListWorkflows,
+    PublishWorkflow,
+    ValidateWorkflow,
+    GetWorkflow,
+    ListSchedules,
+    ChangeSchedule(ScheduleVerb),
+    SchedulePeriods,
+    ListFunctions,
+    FunctionLogs,
+    Status,
+}
+
+const fn route(method: &'static str, pattern: &'static str, right: Right, does: Does) -> Route {
+    Route { method, pattern, right, does }
+}
+
+/// All routes. Exact patterns stand before those with a name in the same place.
+pub const ROUTES: &[Route] = &[
+    route("POST", "/runs", Right::Start, Does::StartRuns),
+    route("GET", "/runs", Right::OwnRuns, Does::ListRuns),
+    route("GET", "/runs/{}", Right::OwnRuns, Does::GetRun),
+    route("GET", "/runs/{}/steps", Right::OwnRuns, Does::RunSteps),
+    route("GET", "/runs/{}/events", Right::OwnRuns, Does::RunEvents),
+    route("POST", "/runs/{}/cancel", Right::Service, Does::ChangeRun(RunVerb::Cancel)),
+    route("POST", "/runs/{}/retry", Right::Service, Does::ChangeRun(RunVerb::Retry)),
+    route("GET", "/workflows", Right::Service, Does::ListWorkflows),
+    route("POST", "/workflows", Right::Service, Does::PublishWorkflow),
+    route("POST", "/workflows/validate", Right::Service, Does::ValidateWorkflow),
+    route("GET", "/workflows/{}", Right::Service, Does::GetWorkflow),
+    route("GET", "/schedules", Right::Service, Does::ListSchedules),
+    route("POST", "/schedules/{}/trigger", Right::Service, Does::ChangeSchedule(ScheduleVerb::Trigger)),
+    route("POST", "/schedules/{}/pause", Right::Service, Does::ChangeSchedule(ScheduleVerb::Pause)),
+    route("POST", "/schedules/{}/resume", Right::Service, Does::ChangeSchedule(ScheduleVerb::Resume)),
+    route("GET", "/schedules/{}/periods", Right::Service, Does::SchedulePeriods),
+    route("GET", "/functions", Right::Service, Does::ListFunctions),
+    route("GET", "/functions/{}/logs", Right::Service, Does::FunctionLogs),
+    route("GET", "/status", Right::Service, Does::Status),
+];
+
+/// What the routes work with.
+pub(crate) struct ApiCall<'a> {
+    pub(crate) control: &'a dyn Control,
+    pub(crate) functions: &'a dyn Functions,
+    pub(crate) guards: Arc<BTreeMap<String, Guard>>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) actor: Actor,
+    /// The caller's `sub` when they see their own runs only.
+    pub(crate) user: Option<&'a str>,
+    /// The targets that this caller may start; none means all.
+    pub(crate) targets: Option<&'a [String]>,
+    /// The run in whose invocation the call was made.
+    pub(crate) parent_run_id: Option<Uuid>,
+}
+
+/// The surroundings of a call that do not depend on the caller.
+pub(crate) struct ApiParts<'a> {
+    pub(crate) control: &'a dyn Control,
+    pub(crate) functions: &'a dyn Functions,
+    pub(crate) guards: Arc<BTreeMap<String, Guard>>,
+    pub(crate) policy: &'a ApiPolicy,
+    pub(crate) stop: CancellationToken,
+    pub(crate) parent_run_id: Option<Uuid>,
+}
+
+/// Answers one request whose caller is verified.
+pub(crate) async fn handle(
+    parts: ApiParts<'_>,
+    caller: &Caller,
+    request: Request<Body>,
+) -> Result<Response<Body>, Fault> {
+    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
+    let (route, name) = find(request.method(), &path)?;
+    let (user, targets) = match (caller.is_service(), caller.role.as_str(), route.right) {
+        (true, _, _) => (None, None),
+        (false, "authenticated", Right::OwnRuns) => (Some(subject(caller)?), None),
+        (false, "authenticated", Right::Start) => {
+            (Some(subject(caller)?), Some(parts.policy.authenticated_targets.as_slice()))
+        }
+        _ => return Err(Fault::forbidden("This needs the service role")),
+    };
+    if targets.is_some_and(<[String]>::is_empty) {
+        return Err(Fault::forbidden("Authenticated callers may not start runs here"));
+    }
+    let call = ApiCall {
+        control: parts.control,
+        functions: parts.functions,
+        guards: parts.guards,
+        stop: parts.stop,
+        actor: Actor { role: caller.role.clone(), subject: caller.subject.clone() },
+        user,
+        targets,
+        parent_run_id: parts.parent_run_id,
+    };
+    run(route, &call, &name, request).await
+}
+
+async fn run(
+    route: &Route,
+    call: &ApiCall<'_>,
+    name: &str,
+    request: Request<Body>,
+) -> Result<Response<Body>, Fault> {
+    match route.does {
+        Does::StartRuns => runs::start(call, request).await,
+        Does::ListRuns => runs::list(call, request).await,
+        Does::GetRun => runs::get(call, name).await,
+        Does::RunSteps => runs::steps(call, name).await,
+        Does::RunEvents => runs::events(call, name).await,
+        Does::ChangeRun(verb) => runs::change(call, name, verb, request).await,
+        Does::ListWorkflows => workflows::list(call).await,
+        Does::PublishWorkflow => workflows::publish(call, request).await,
+        Does::ValidateWorkflow => workflows::validate(call, request).await,
+        Does::GetWorkflow => workflows::get(call, name, request).await,
+        Does::ListSchedules => schedules::list(call).await,
+        Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
+        Does::SchedulePeriods => schedules::periods(call, name, request).await,
+        Does::ListFunctions => Ok(functions::list(call)),
+        Does::FunctionLogs => functions::logs(call, name, &request),
+        Does::Status => {
+            let status = call.control.status().await.map_err(Fault::control)?;
+            Ok(json_answer(StatusCode::OK, &status))
+        }
+    }
+}
+
+fn subject(caller: &Caller) -> Result<&str, Fault> {
+    caller.subject.as_deref().ok_or_else(|| Fault::forbidden("The token names no user"))
+}
+
+/// The route, with the name in its path; 405 names the methods of the path.
+fn find(method: &Method, path: &str) -> Result<(&'static Route, String), Fault> {
+    let mut allow: Vec<&str> = Vec::new();
+    for route in ROUTES {
+        if let Some(name) = matches(route.pattern, path) {
+            if route.method == method.as_str() {
+                return Ok((route, name));
+            }
+            // `validate` is not a workflow's name for POST, and POST is not a method of other names.
+            allow.push(route.method);
+        }
+    }
+    if allow.is_empty() {
+        return Err(Fault::no_route());
+    }
+    allow.dedup();
+    let allow = allow.join(", ");
+    let fault =
+        Fault::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", format!("Use {allow} here"));
+    Err(match HeaderValue::from_str(&allow) {
+        Ok(value) => fault.with_header(ALLOW, value),
+        Err(_) => fault,
+    })
+}
+
+/// The segment at `{}` (empty when there is none), percent-decoded.
+fn matches(pattern: &str, path: &str) -> Option<String> {
+    let mut name = String::new();
+    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(name),
+            (Some("{}"), Some(segment)) if !segment.is_empty() => name = percent_decode(segment)?,
+            (Some(wanted), Some(given)) if wanted == given => {}
+            _ => return None,
+        }
+    }
+}
+
+fn percent_decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+            let (high, low) = (digit(rest.next())?, digit(rest.next())?);
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok().filter(|name| !name.contains('\0'))
+}
+
+/// Reads a JSON body. Its size is limited by the body itself, whose error the caller turns into 413 or 408.
+async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
+    let json = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| {
+            let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+        })
+    };
+    if !request.headers().get(CONTENT_TYPE).is_none_or(json) {
+        return Err(Fault::not_json());
+    }
+    let bytes = request
+        .into_body()
+        .collect()
+        .await
+        .map_err(|_| Fault::bad_request("Request body ended early"))?
+        .to_bytes();
+    strict_json::parse(&bytes, JSON_DEPTH_MAX).map_err(|fault| Fault::json(&fault))
+}
+
+fn json_answer(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let body = match serde_json::to_vec(value) {
+        Ok(body) => body,
+        Err(error) => {
+            let reason = format!("answer is not JSON: {error}");
+            return Fault::control(control::ControlError::Internal { reason })
+                .into_response(crate::error::Shape::Plain, Uuid::nil());
+        }
+    };
+    let mut response = Response::new(full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

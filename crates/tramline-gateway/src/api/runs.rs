@@ -1,0 +1,274 @@
+//! `/api/v1/runs`.
+
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use serde_json::Value;
+use tramline_core::status::RunStatus;
+use uuid::Uuid;
+
+use super::control::{Actor, ControlError, NewRun, Run, RunFilter, RunVerb, Start};
+use super::fields::{Fields, Problems, Query};
+use super::{ApiCall, json_answer, read_json};
+use crate::body::Body;
+use crate::error::Fault;
+use crate::limits::{LIST_DEFAULT, LIST_MAX, RUN_INPUT_MAX, RUNS_PER_REQUEST_MAX, WAIT_MAX};
+
+/// Names and keys are indexed; Postgres refuses index rows above about 2.7 kB.
+const KEY_CHARS_MAX: usize = 512;
+/// Function and workflow names.
+const TARGET_CHARS_MAX: usize = 128;
+/// Metadata of one run.
+const METADATA_BYTES_MAX: usize = 64 * 1024;
+/// A reason is a sentence, not a document.
+const REASON_CHARS_MAX: usize = 2_000;
+/// Farthest start in the future: ten years, beyond which a date is a mistake in units.
+const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+const NEW_RUN_FIELDS: [&str; 11] = [
+    "target",
+    "input",
+    "correlation_id",
+    "concurrency_key",
+    "queue",
+    "priority",
+    "run_at",
+    "delay",
+    "run_id",
+    "metadata",
+    "parent_run_id",
+];
+
+pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    let mut problems = Problems::default();
+    let query = Query::parse(request.uri(), &["wait"], &mut problems);
+    let wait = query.number("wait", 0, WAIT_MAX.as_secs(), &mut problems).filter(|seconds| *seconds > 0);
+    let body = read_json(request).await?;
+    let single = !body.is_array();
+    let items = match body {
+        Value::Array(items) => items,
+        one => vec![one],
+    };
+    if items.is_empty() {
+        problems.add("body", "body must hold at least one run");
+    } else if items.len() > RUNS_PER_REQUEST_MAX {
+        return Err(Fault::bad_request(format!("At most {RUNS_PER_REQUEST_MAX} runs in one request")));
+    } else if wait.is_some() && !single {
+        problems.add("wait", "wait is for one run, not for an array");
+    }
+    let mut runs = Vec::with_capacity(items.len());
+    for (index, item) in items.into_iter().enumerate() {
+        let place = if single { String::new() } else { format!("[{index}]") };
+        runs.extend(new_run(call, item, place, &mut problems)?);
+    }
+    let runs = problems.finish(runs)?;
+    let mut started = call.control.start_runs(runs, call.actor.clone()).await.map_err(Fault::control)?;
+    if !single {
+        return Ok(json_answer(StatusCode::CREATED, &started));
+    }
+    let one = started.pop().ok_or_else(|| {
+        Fault::control(ControlError::Internal { reason: "one run was started, none was answered".into() })
+    })?;
+    if let Some(seconds) = wait {
+        let waited = call.control.wait_run(one.run_id, Duration::from_secs(seconds)).await;
+        let run = waited.map_err(Fault::control)?;
+        let status = if run.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
+        return Ok(json_answer(status, &run));
+    }
+    Ok(json_answer(if one.existing { StatusCode::OK } else { StatusCode::CREATED }, &one))
+}
+
+fn new_run(
+    call: &ApiCall<'_>,
+    item: Value,
+    place: String,
+    problems: &mut Problems,
+) -> Result<Option<NewRun>, Fault> {
+    let mut fields = Fields::new(item, place, &NEW_RUN_FIELDS, problems);
+    let target = fields.text("target", TARGET_CHARS_MAX);
+    if target.is_none() {
+        fields.problem("target", "is required");
+    }
+    let input = fields.take("input").unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+    if json_size(&input) > RUN_INPUT_MAX {
+        return Err(Fault::input_too_large(&fields.path("input"), RUN_INPUT_MAX));
+    }
+    if let Err(problem) = tramline_core::json::check_storable(&input) {
+        fields.problem("input", &format!("cannot be stored: {problem}"));
+    }
+    let run_id = uuid_field(&mut fields, "run_id");
+    let parent = uuid_field(&mut fields, "parent_run_id");
+    let run = NewRun {
+        target: target.unwrap_or_default(),
+        input,
+        correlation_id: fields.text("correlation_id", KEY_CHARS_MAX),
+        concurrency_key: fields.text("concurrency_key", KEY_CHARS_MAX),
+        queue: fields.text("queue", TARGET_CHARS_MAX),
+        priority: priority(&mut fields),
+        start: start_time(&mut fields),
+        run_id,
+        metadata: metadata(&mut fields)?,
+        parent_run_id: parent.or(call.parent_run_id),
+        created_by: call.user.map(str::to_owned),
+    };
+    if let Some(targets) = call.targets
+        && !targets.contains(&run.target)
+    {
+        return Err(Fault::forbidden("authenticated callers may not start this target"));
+    }
+    Ok(Some(run))
+}
+
+fn uuid_field(fields: &mut Fields<'_>, name: &str) -> Option<Uuid> {
+    let text = fields.text(name, 64)?;
+    match Uuid::try_parse(&text) {
+        Ok(id) if !id.is_nil() => Some(id),
+        _ => fields.refuse(name, "must be a UUID"),
+    }
+}
+
+fn priority(fields: &mut Fields<'_>) -> Option<u8> {
+    match fields.take("priority")?.as_u64() {
+        Some(priority @ 0..=3) => u8::try_from(priority).ok(),
+        _ => fields.refuse("priority", "must be 0, 1, 2 or 3"),
+    }
+}
+
+fn start_time(fields: &mut Fields<'_>) -> Start {
+    let run_at = fields.take("run_at");
+    let delay = fields.take("delay");
+    match (run_at, delay) {
+        (None, None) => Start::Now,
+        (Some(_), Some(_)) => {
+            fields.problem("delay", "and run_at exclude each other");
+            Start::Now
+        }
+        (Some(at), None) => match at.as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()) {
+            Some(at) => Start::At(at.as_millisecond()),
+            None => {
+                fields.problem("run_at", "must be a time like 2026-01-31T12:00:00Z");
+                Start::Now
+            }
+        },
+        (None, Some(delay)) => match parse_delay(&delay).filter(|delay| *delay <= DELAY_MAX) {
+            Some(delay) => Start::After(delay),
+            None => {
+                fields.problem("delay", "must be seconds or a duration like \"90s\", \"5m\", \"1h30m\", \"7d\"");
+                Start::Now
+            }
+        },
+    }
+}
+
+fn parse_delay(delay: &Value) -> Option<Duration> {
+    match delay {
+        Value::Number(seconds) => Duration::try_from_secs_f64(seconds.as_f64()?).ok(),
+        Value::String(text) => tramline_core::definition::parse_duration(text).ok().map(Duration::from_millis),
+        _ => None,
+    }
+}
+
+fn metadata(fields: &mut Fields<'_>) -> Result<serde_json::Map<String, Value>, Fault> {
+    let Some(metadata) = fields.take("metadata") else {
+        return Ok(serde_json::Map::new());
+    };
+    if json_size(&metadata) > METADATA_BYTES_MAX {
+        return Err(Fault::input_too_large(&fields.path("metadata"), METADATA_BYTES_MAX));
+    }
+    if let Err(problem) = tramline_core::json::check_storable(&metadata) {
+        fields.problem("metadata", &format!("cannot be stored: {problem}"));
+    }
+    match metadata {
+        Value::Object(metadata) => Ok(metadata),
+        _ => {
+            fields.problem("metadata", "must be an object");
+            Ok(serde_json::Map::new())
+        }
+    }
+}
+
+fn json_size(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+            self.0 += buf.len();
+            Ok(buf.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Counting cannot fail; if it did, the value is treated as too large.
+    serde_json::to_writer(&mut count, value).map_or(usize::MAX, |()| count.0)
+}
+
+pub(super) async fn list(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    let mut problems = Problems::default();
+    let query = Query::parse(request.uri(), &["status", "target", "limit", "before"], &mut problems);
+    let names: Vec<&str> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
+    let filter = RunFilter {
+        status: query.parsed("status", &format!("one of {}", names.join(", ")), &mut problems),
+        target: query.get("target").map(str::to_owned),
+        limit: query.number("limit", 1, LIST_MAX, &mut problems).unwrap_or(LIST_DEFAULT),
+        before: query.parsed("before", "the run_id of the last run of the page before", &mut problems),
+        created_by: call.user.map(str::to_owned),
+    };
+    let filter = problems.finish(filter)?;
+    let runs = call.control.list_runs(filter).await.map_err(Fault::control)?;
+    Ok(json_answer(StatusCode::OK, &runs))
+}
+
+pub(super) async fn get(call: &ApiCall<'_>, id: &str) -> Result<Response<Body>, Fault> {
+    Ok(json_answer(StatusCode::OK, &visible(call, id).await?))
+}
+
+pub(super) async fn steps(call: &ApiCall<'_>, id: &str) -> Result<Response<Body>, Fault> {
+    let run = visible(call, id).await?;
+    let steps = call.control.run_steps(run.run_id).await.map_err(Fault::control)?;
+    Ok(json_answer(StatusCode::OK, &steps))
+}
+
+pub(super) async fn events(call: &ApiCall<'_>, id: &str) -> Result<Response<Body>, Fault> {
+    let run = visible(call, id).await?;
+    let events = call.control.run_events(run.run_id).await.map_err(Fault::control)?;
+    Ok(json_answer(StatusCode::OK, &events))
+}
+
+/// A run that the caller may see; another user's does not exist for them.
+async fn visible(call: &ApiCall<'_>, id: &str) -> Result<Run, Fault> {
+    let run = call.control.get_run(parse_id(id)?).await.map_err(Fault::control)?;
+    match call.user {
+        Some(user) if run.created_by.as_deref() != Some(user) => Err(Fault::not_found("run", id)),
+        _ => Ok(run),
+    }
+}
+
+fn parse_id(id: &str) -> Result<Uuid, Fault> {
+    Uuid::try_parse(id).map_err(|_| Fault::not_found("run", id))
+}
+
+pub(super) async fn change(
+    call: &ApiCall<'_>,
+    id: &str,
+    verb: RunVerb,
+    request: Request<Body>,
+) -> Result<Response<Body>, Fault> {
+    let id = parse_id(id)?;
+    let reason = reason(request).await?;
+    let actor: Actor = call.actor.clone();
+    let run = call.control.change_run(id, verb, reason, actor).await.map_err(Fault::control)?;
+    Ok(json_answer(StatusCode::OK, &run))
+}
+
+/// `{"reason": "…"}`, or no body at all.
+async fn reason(request: Request<Body>) -> Result<Option<String>, Fault> {
+    if http_body::Body::is_end_stream(request.body()) {
+        return Ok(None);
+    }
+    let body = read_json(request).await?;
+    let mut problems = Problems::default();
+    let reason = Fields::new(body, String::new(), &["reason"], &mut problems).text("reason", REASON_CHARS_MAX);
+    problems.finish(reason)
+}

@@ -1,0 +1,233 @@
+//! Verifies tokens: HS256 only, and strictly. A pre-parser refuses everything that a library may interpret
+//! generously (duplicate members, string dates, non-canonical base64, `crit`) before the signature is checked.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
+
+use super::Secret;
+use crate::limits::{TOKEN_BYTES_MAX, TOKEN_DEPTH_MAX, TOKEN_LEEWAY_S};
+use crate::strict_json;
+
+/// Longest `kid`; it is never used to look anything up.
+const KID_BYTES_MAX: usize = 128;
+/// An HMAC-SHA-256 tag.
+const SIGNATURE_BYTES: usize = 32;
+/// Members of a header that would change how the rest is read, or where the key comes from. None is supported, so
+/// a token that has one asks for something that would silently not happen.
+const HEADERS_REFUSED: [&str; 8] = ["crit", "b64", "zip", "enc", "jwk", "jku", "x5u", "x5c"];
+
+/// Which verified tokens are acceptable.
+#[derive(Debug, Clone)]
+pub struct TokenRules {
+    /// Values of the `role` claim that callers may have; a token with another one is refused. A token without
+    /// `role` is `anon`.
+    pub roles: Vec<String>,
+    /// Accepted `iss`; empty accepts any, as the local platform does (its keys say `supabase-demo`).
+    pub issuers: Vec<String>,
+    /// Accepted `aud` when a token has one; empty accepts any.
+    pub audiences: Vec<String>,
+}
+
+impl Default for TokenRules {
+    fn default() -> Self {
+        Self {
+            roles: ["anon", "authenticated", "service_role"].map(str::to_owned).into(),
+            issuers: Vec::new(),
+            audiences: Vec::new(),
+        }
+    }
+}
+
+/// Why a token is refused. The text goes to the log, never to the client, which learns the class only.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a token at all.
+    #[error("token is malformed: {0}")]
+    Malformed(&'static str),
+    /// ES256, RS256 and relatives: no public keys are configured.
+    #[error("token is signed with {0}, and no public keys are configured")]
+    Asymmetric(String),
+    /// `none`, HS512 and whatever else.
+    #[error("token names the unsupported algorithm {0}")]
+    UnsupportedAlgorithm(String),
+    /// The signature does not belong to this text and secret.
+    #[error("signature of token does not match")]
+    Signature,
+    /// `exp` has passed.
+    #[error("token has expired")]
+    Expired,
+    /// `nbf` or `iat` lies in the future.
+    #[error("token is not valid yet")]
+    NotYetValid,
+    /// A claim is missing, has the wrong type or an unacceptable value.
+    #[error("claim {0} of token is not acceptable")]
+    Claim(&'static str),
+}
+
+/// Verified claims, as they were signed.
+pub type Claims = Map<String, Value>;
+
+/// Verifies tokens against one shared secret.
+pub(crate) struct Verifier {
+    key: DecodingKey,
+    validation: Validation,
+    rules: TokenRules,
+}
+
+impl Verifier {
+    pub(crate) fn new(secret: &Secret, rules: TokenRules) -> Self {
+        // The algorithm comes from the key, never from the token. Everything is set, nothing left to defaults.
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.algorithms = vec![Algorithm::HS256];
+        validation.leeway = TOKEN_LEEWAY_S;
+        validation.reject_tokens_expiring_in_less_than = 0;
+        validation.validate_exp = true;
+        validation.validate_nbf = true;
+        validation.validate_aud = false;
+        validation.set_required_spec_claims(&["exp"]);
+        Self { key: DecodingKey::from_secret(secret.expose().as_bytes()), validation, rules }
+    }
+
+    /// The claims of an acceptable token.
+    pub(crate) fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::Malformed("longer than 8 KiB"));
+        }
+        let mut parts = token.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(TokenError::Malformed("does not have three parts"));
+        };
+        check_header(&object(header)?)?;
+        let claims = object(payload)?;
+        if decode(signature)?.len() != SIGNATURE_BYTES {
+            return Err(TokenError::Signature);
+        }
+        check_dates(&claims)?;
+        jsonwebtoken::decode::<IgnoredAny>(token, &self.key, &self.validation).map_err(|error| {
+            match error.kind() {
+                ErrorKind::ExpiredSignature => TokenError::Expired,
+                ErrorKind::ImmatureSignature => TokenError::NotYetValid,
+                ErrorKind::InvalidSignature => TokenError::Signature,
+                ErrorKind::MissingRequiredClaim(_) => TokenError::Claim("exp"),
+                _ => TokenError::Malformed("refused by the verifier"),
+            }
+        })?;
+        self.check_claims(&claims)?;
+        Ok(claims)
+    }
+
+    fn check_claims(&self, claims: &Claims) -> Result<(), TokenError> {
+        if let Some(issued) = claims.get("iat").and_then(Value::as_f64) {
+            let now = jsonwebtoken::get_current_timestamp();
+            if issued > (now + TOKEN_LEEWAY_S) as f64 {
+                return Err(TokenError::NotYetValid);
+            }
+        }
+        let issuer = text(claims, "iss")?;
+        if !self.rules.issuers.is_empty()
+            && !issuer.is_some_and(|issuer| self.rules.issuers.iter().any(|known| known == issuer))
+        {
+            return Err(TokenError::Claim("iss"));
+        }
+        self.check_audience(claims)?;
+        text(claims, "sub")?;
+        match text(claims, "role")? {
+            Some(role) if !self.rules.roles.iter().any(|known| known == role) => {
+                Err(TokenError::Claim("role"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_audience(&self, claims: &Claims) -> Result<(), TokenError> {
+        let named: Vec<&str> = match claims.get("aud") {
+            None => return Ok(()),
+            Some(Value::String(one)) => vec![one],
+            Some(Value::Array(many)) => many
+                .iter()
+                .map(|one| one.as_str().ok_or(TokenError::Claim("aud")))
+                .collect::<Result<_, _>>()?,
+            Some(_) => return Err(TokenError::Claim("aud")),
+        };
+        let known = |one: &&str| self.rules.audiences.iter().any(|known| known == one);
+        if self.rules.audiences.is_empty() || named.iter().any(known) {
+            Ok(())
+        } else {
+            Err(TokenError::Claim("aud"))
+        }
+    }
+}
+
+/// Canonical base64url without padding; the engine refuses stray trailing bits.
+fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed("a part is not canonical base64url"))
+}
+
+fn object(part: &str) -> Result<Claims, TokenError> {
+    match strict_json::parse(&decode(part)?, TOKEN_DEPTH_MAX) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(TokenError::Malformed("a part is not a JSON object")),
+        Err(_) => Err(TokenError::Malformed("a part is not acceptable JSON")),
+    }
+}
+
+fn check_header(header: &Claims) -> Result<(), TokenError> {
+    match header.get("alg") {
+        Some(Value::String(alg)) if alg == "HS256" => {}
+        Some(Value::String(alg)) if is_asymmetric(alg) => return Err(TokenError::Asymmetric(alg.clone())),
+        Some(Value::String(alg)) => {
+            // The name is the client's text: bounded, it goes to the log.
+            return Err(TokenError::UnsupportedAlgorithm(alg.chars().take(16).collect()));
+        }
+        _ => return Err(TokenError::Malformed("header names no algorithm")),
+    }
+    if HEADERS_REFUSED.iter().any(|name| header.contains_key(*name)) {
+        return Err(TokenError::Malformed("header has a member that is not supported"));
+    }
+    match header.get("typ") {
+        None => {}
+        Some(Value::String(typ)) if typ.eq_ignore_ascii_case("JWT") => {}
+        Some(_) => return Err(TokenError::Malformed("header has a wrong typ")),
+    }
+    match header.get("kid") {
+        None => Ok(()),
+        Some(Value::String(kid)) if !kid.is_empty() && kid.len() <= KID_BYTES_MAX => Ok(()),
+        Some(_) => Err(TokenError::Malformed("header has a bad kid")),
+    }
+}
+
+fn is_asymmetric(alg: &str) -> bool {
+    matches!(
+        alg,
+        "ES256" | "ES384" | "ES512" | "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" | "EdDSA"
+    )
+}
+
+/// `exp` must be there; all dates must be plain numbers.
+fn check_dates(claims: &Claims) -> Result<(), TokenError> {
+    for name in ["exp", "nbf", "iat"] {
+        match claims.get(name) {
+            None if name == "exp" => return Err(TokenError::Claim("exp")),
+            None => {}
+            Some(value) => match value.as_f64() {
+                Some(seconds) if seconds.is_finite() && seconds >= 0.0 => {}
+                _ => return Err(TokenError::Claim(name)),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn text<'a>(claims: &'a Claims, name: &'static str) -> Result<Option<&'a str>, TokenError> {
+    match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(TokenError::Claim(name)),
+    }
+}

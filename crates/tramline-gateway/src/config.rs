@@ -1,0 +1,210 @@
+//! What the gateway is started with. Everything is checked once, at start.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::api::control::Control;
+use crate::auth::{Guard, GuardAuth, Secret, TokenError, TokenRules};
+use crate::cors::Cors;
+use crate::functions::Functions;
+use crate::limits::{Limits, SECRET_BYTES_MIN};
+use crate::metrics::MetricsSource;
+
+/// The port of `[api].port` when config.toml does not say.
+pub const DEFAULT_PORT: u16 = 54_321;
+
+/// The project's keys.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Verifies callers' tokens (HS256); at least 32 bytes.
+    pub jwt_secret: Secret,
+    /// The `anon` role token that a publishable key stands for.
+    pub anon_token: Secret,
+    /// The `service_role` token that a secret key stands for.
+    pub service_role_token: Secret,
+    /// Opaque `sb_publishable_…` keys.
+    pub publishable_keys: Vec<Secret>,
+    /// Opaque `sb_secret_…` keys.
+    pub secret_keys: Vec<Secret>,
+}
+
+/// What `authenticated` callers may do on `/api/v1` beside reading their own runs.
+#[derive(Debug, Clone, Default)]
+pub struct ApiPolicy {
+    /// Targets that an `authenticated` caller may start; empty means none.
+    pub authenticated_targets: Vec<String>,
+}
+
+/// Whether `X-Forwarded-*` of the direct peer is believed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ForwardedTrust {
+    /// The peer is the client; its forwarding headers are replaced.
+    #[default]
+    None,
+    /// A proxy of ours is in front: protocol and host are kept, the peer is appended to the address list.
+    Peer,
+}
+
+/// Who may read `/metrics`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MetricsAccess {
+    /// Anybody who reaches the port.
+    #[default]
+    Open,
+    /// Service role credentials only.
+    ServiceRole,
+}
+
+/// Puts verified claims where an embedded backend looks for them.
+pub type ClaimsHook = Arc<dyn Fn(&mut http::Extensions, &Value) + Send + Sync>;
+/// Whether a run with this id is being driven right now.
+pub type InFlightRuns = Arc<dyn Fn(&uuid::Uuid) -> bool + Send + Sync>;
+/// Reasons why this node should get no traffic; empty means ready. Called per `/readyz`; must not block.
+pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+/// Called after each answer of a function has ended; must not block.
+pub type InvocationObserver = Arc<dyn Fn(crate::functions::Invocation) + Send + Sync>;
+
+/// Everything the gateway needs.
+pub struct GatewayConfig {
+    /// Address to listen on; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Timeouts and sizes.
+    pub limits: Limits,
+    /// The project's keys.
+    pub keys: Keys,
+    /// Which tokens are acceptable.
+    pub token_rules: TokenRules,
+    /// Accepted values of CRON_SECRET; two while one is being rotated, none when only the service role may call.
+    pub cron_secrets: Vec<Secret>,
+    /// Guards by function; a function without one needs a token.
+    pub guards: BTreeMap<String, Guard>,
+    /// CORS of the gateway's own answers and of functions that set none.
+    pub cors: Cors,
+    /// Signs the tokens for `rest` and `auth`; at least 32 bytes, known to nobody outside.
+    pub internal_secret: Secret,
+    /// Mounted under `/rest/v1`, prefix stripped; sees only tokens minted here.
+    pub rest: Option<axum::Router>,
+    /// Mounted under `/auth/v1`, prefix stripped; sees only tokens minted here.
+    pub auth: Option<axum::Router>,
+    /// Gets every path that the gateway does not know, such as the dashboard's.
+    pub fallback: Option<axum::Router>,
+    /// Called for requests to `auth` and `rest` with a verified token.
+    pub claims_hook: Option<ClaimsHook>,
+    /// The functions.
+    pub functions: Arc<dyn Functions>,
+    /// The runs, workflows and schedules.
+    pub control: Arc<dyn Control>,
+    /// Rights of `authenticated` on `/api/v1`.
+    pub api: ApiPolicy,
+    /// Whether a proxy in front is believed.
+    pub forwarded: ForwardedTrust,
+    /// Who may read `/metrics`.
+    pub metrics_access: MetricsAccess,
+    /// Further metrics, such as the engine's.
+    pub metrics: Vec<Arc<dyn MetricsSource>>,
+    /// Without it no run id from outside is believed.
+    pub in_flight_runs: Option<InFlightRuns>,
+    /// Without it the node is ready while it is not stopping.
+    pub readiness: Option<Readiness>,
+    /// Told about each invocation.
+    pub invocations: Option<InvocationObserver>,
+}
+
+impl GatewayConfig {
+    /// A configuration with defaults for everything but what cannot have one: 127.0.0.1:54321, no cron secret, no
+    /// backends, open CORS as on the platform.
+    pub fn new(
+        keys: Keys,
+        internal_secret: Secret,
+        functions: Arc<dyn Functions>,
+        control: Arc<dyn Control>,
+    ) -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
+            limits: Limits::default(),
+            keys,
+            token_rules: TokenRules::default(),
+            cron_secrets: Vec::new(),
+            guards: BTreeMap::new(),
+            cors: Cors::default(),
+            internal_secret,
+            rest: None,
+            auth: None,
+            fallback: None,
+            claims_hook: None,
+            functions,
+            control,
+            api: ApiPolicy::default(),
+            forwarded: ForwardedTrust::default(),
+            metrics_access: MetricsAccess::default(),
+            metrics: Vec::new(),
+            in_flight_runs: None,
+            readiness: None,
+            invocations: None,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        for (name, secret) in
+            [("auth.jwt_secret", &self.keys.jwt_secret), ("internal secret", &self.internal_secret)]
+        {
+            if secret.expose().len() < SECRET_BYTES_MIN {
+                return Err(ConfigError::ShortSecret { name });
+            }
+        }
+        if self.cron_secrets.iter().any(|secret| secret.expose().trim().is_empty()) {
+            return Err(ConfigError::EmptyCronSecret);
+        }
+        let opaque = self.keys.publishable_keys.iter().chain(&self.keys.secret_keys);
+        if opaque.into_iter().any(|key| key.expose().trim().is_empty()) {
+            return Err(ConfigError::EmptyApiKey);
+        }
+        check_guards(&self.guards)
+    }
+}
+
+/// Refuses guards that are not offered.
+pub(crate) fn check_guards(guards: &BTreeMap<String, Guard>) -> Result<(), ConfigError> {
+    match guards.iter().find(|(_, guard)| guard.auth == GuardAuth::Webhook) {
+        Some((name, _)) => Err(ConfigError::WebhookGuard { function: name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// An HMAC secret that can be guessed.
+    #[error("use {name}: it must have at least {SECRET_BYTES_MIN} bytes")]
+    ShortSecret {
+        /// Which one.
+        name: &'static str,
+    },
+    /// An empty secret would let everybody in.
+    #[error("use CRON_SECRET: it is empty; give it a value or leave it out")]
+    EmptyCronSecret,
+    /// An empty key would let everybody in.
+    #[error("use an API key: it is empty")]
+    EmptyApiKey,
+    /// The webhook guard is declared but not offered.
+    #[error(
+        "guard function {function}: auth = \"webhook\" is not offered yet; use auth = \"none\" and verify the \
+         signature in the function"
+    )]
+    WebhookGuard {
+        /// The function.
+        function: String,
+    },
+    /// A role token that this gateway would itself refuse.
+    #[error("use the {role} key: it is not signed with auth.jwt_secret or not acceptable")]
+    RoleToken {
+        /// `anon` or `service_role`.
+        role: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: TokenError,
+    },
+}

@@ -1,0 +1,99 @@
+//! Every limit of the gateway with the reason for its default.
+
+use std::time::Duration;
+
+/// Time for a client to send a request head, from its first byte; also for the first byte of a new connection.
+/// A client on a bad mobile link needs a few seconds, a slow-header attack needs many.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time a connection may stay open between requests; above the 60 s that load balancers commonly use, so that
+/// the balancer closes first and never sends a request into a closing connection.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// Longest pause between two pieces of a request body.
+pub const BODY_IDLE: Duration = Duration::from_secs(30);
+/// Longest time a client may refuse to take response bytes that are ready.
+pub const WRITE_STALL: Duration = Duration::from_secs(60);
+/// Open connections in total; each holds one descriptor and at most two 64 KiB buffers.
+pub const CONNECTIONS_MAX: usize = 8_192;
+/// Open connections of one client address. High, because a proxy in front makes all clients one address.
+pub const CONNECTIONS_PER_IP_MAX: usize = 2_048;
+/// Request headers: hyper's own default, answered 431; checked again for HTTP/2.
+pub const HEADERS_MAX: usize = 100;
+/// Request head and read buffer of a connection.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Concurrent HTTP/2 streams of one connection.
+pub const H2_STREAMS_MAX: u32 = 128;
+/// Streams a client may reset before the gateway has seen them (rapid reset).
+pub const H2_PENDING_RESETS_MAX: usize = 32;
+/// Request body of a function, 20 MB as on the hosted platform.
+pub const FUNCTION_BODY_MAX: u64 = 20 * 1024 * 1024;
+/// Request body of `/rest/v1` and `/auth/v1`: bulk inserts, as large as a function's body.
+pub const BACKEND_BODY_MAX: u64 = 20 * 1024 * 1024;
+/// Request body of `/api/v1`: an array of runs with their inputs.
+pub const API_BODY_MAX: u64 = 16 * 1024 * 1024;
+/// Input of one run.
+pub const RUN_INPUT_MAX: usize = 1024 * 1024;
+/// Runs in one request: one transaction of the store.
+pub const RUNS_PER_REQUEST_MAX: usize = 1_000;
+/// Rows of one list answer.
+pub const LIST_MAX: u16 = 500;
+/// Rows of one list answer when the caller does not say.
+pub const LIST_DEFAULT: u16 = 50;
+/// Longest wait for the end of a run in one request.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Log lines sent before following.
+pub const LOG_TAIL_MAX: usize = 10_000;
+/// Time without the head of a function's answer after which the platform answers 504, as on the platform.
+pub const FUNCTION_IDLE: Duration = Duration::from_secs(150);
+/// Calls from function to function in one chain.
+pub const DEPTH_MAX: u32 = 10;
+/// A token longer than this is refused before anything of it is parsed.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Nesting of a token's header and claims.
+pub const TOKEN_DEPTH_MAX: usize = 16;
+/// Nesting of a JSON body.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Clock difference forgiven in `exp`, `nbf` and `iat`, in seconds.
+pub const TOKEN_LEEWAY_S: u64 = 30;
+/// Life of a token minted for the REST and auth backends; only the start of a request is checked, so short.
+pub const INTERNAL_TOKEN_LIFE_S: i64 = 120;
+/// Shortest HMAC secret (RFC 8725: at least the hash length).
+pub const SECRET_BYTES_MIN: usize = 32;
+
+/// The limits that a configuration may change.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// See [`HEADER_TIMEOUT`].
+    pub header_timeout: Duration,
+    /// See [`KEEP_ALIVE`].
+    pub keep_alive: Duration,
+    /// See [`BODY_IDLE`].
+    pub body_idle: Duration,
+    /// See [`WRITE_STALL`].
+    pub write_stall: Duration,
+    /// See [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
+    /// See [`CONNECTIONS_PER_IP_MAX`].
+    pub connections_per_ip_max: usize,
+    /// Bytes; see [`FUNCTION_BODY_MAX`].
+    pub function_body_max: u64,
+    /// Bytes; see [`BACKEND_BODY_MAX`].
+    pub backend_body_max: u64,
+    /// See [`FUNCTION_IDLE`].
+    pub function_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_timeout: HEADER_TIMEOUT,
+            keep_alive: KEEP_ALIVE,
+            body_idle: BODY_IDLE,
+            write_stall: WRITE_STALL,
+            connections_max: CONNECTIONS_MAX,
+            connections_per_ip_max: CONNECTIONS_PER_IP_MAX,
+            function_body_max: FUNCTION_BODY_MAX,
+            backend_body_max: BACKEND_BODY_MAX,
+            function_idle: FUNCTION_IDLE,
+        }
+    }
+}

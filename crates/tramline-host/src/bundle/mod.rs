@@ -1,0 +1,209 @@
+//! Making one file of a function, once per state of its sources.
+//!
+//! The bundler reads whatever a static import names, so it sees only a copy of the function's own files, an environment
+//! without secrets, and it is bounded in time and output. Results are kept by a hash of everything that went in: a later
+//! start reads the sources, finds the bundle, and needs neither Deno nor a network.
+
+mod glob;
+mod importmap;
+mod plan;
+mod rewrite;
+mod run;
+mod scan;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::types::FunctionSpec;
+use plan::Plan;
+
+/// More at a time would only compete for the processors.
+const BUNDLES_AT_ONCE: usize = 2;
+/// As on Supabase.
+const BUNDLE_MAX_BYTES: u64 = 20 << 20;
+/// Older bundles of a function that are kept: running instances may still load parts of them.
+const KEPT_VERSIONS: usize = 5;
+
+/// Why a function has no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error("the entry file {} does not exist", .0.display())]
+    NoEntry(PathBuf),
+    #[error("read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {reason}", path.display())]
+    ImportMap { path: PathBuf, reason: String },
+    #[error("{} imports {specifier:?}, which is outside the project; import a file of the project or a package", file.display())]
+    Outside { file: PathBuf, specifier: String },
+    #[error("{} is not a source file of the project (it is outside, a link that leads outside, or a file of secrets)", path.display())]
+    OutsideFile { path: PathBuf },
+    #[error("{} imports {specifier:?}: {cause}", file.display())]
+    Imported { file: PathBuf, specifier: String, cause: Box<BundleError> },
+    #[error("the function has more than {0} source files; check its imports")]
+    TooManyFiles(usize),
+    #[error("{what} are larger than {max_mb} MB")]
+    TooBig { what: &'static str, max_mb: u64 },
+    #[error("write {}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("run the bundler {}: {source}", deno.display())]
+    Spawn { deno: PathBuf, source: std::io::Error },
+    #[error("the bundler was stopped after {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("{output}")]
+    Deno { output: String },
+    #[error("the import {specifier:?} in {} cannot be fetched, and it has no twin in the npm registry; use an npm: import instead\n{output}", file.display())]
+    Fetch { specifier: String, file: PathBuf, output: String },
+}
+
+impl BundleError {
+    fn imported_by(self, specifier: &str, file: &Path, project: &Path) -> BundleError {
+        BundleError::Imported { file: project.join(file), specifier: specifier.to_owned(), cause: Box::new(self) }
+    }
+}
+
+/// A function in one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// The JavaScript file.
+    pub entry: PathBuf,
+    /// SHA-256 (hex) of that file.
+    pub sha256: String,
+    /// Static files lie around the entry as they do in the project.
+    pub has_static_files: bool,
+}
+
+/// Makes and finds bundles.
+#[derive(Debug)]
+pub struct Bundler {
+    deno: PathBuf,
+    state_dir: PathBuf,
+    project: PathBuf,
+    timeout: Duration,
+    turn: Semaphore,
+}
+
+impl Bundler {
+    /// `state_dir` and `project` are canonical.
+    pub fn new(deno: PathBuf, state_dir: PathBuf, project: PathBuf, timeout: Duration) -> Bundler {
+        Bundler { deno, state_dir, project, timeout, turn: Semaphore::new(BUNDLES_AT_ONCE) }
+    }
+
+    /// The folder of all bundles.
+    pub fn folder(&self) -> PathBuf {
+        self.state_dir.join("bundles")
+    }
+
+    /// The function's bundle, made if its sources are new.
+    pub async fn bundle(self: &Arc<Self>, spec: &FunctionSpec) -> Result<Bundle, BundleError> {
+        let plan = {
+            let (this, spec) = (Arc::clone(self), spec.clone());
+            blocking(move || Plan::read(&this.project, &this.state_dir, &spec)).await?
+        };
+        let folder = self.folder().join(&spec.name);
+        if let Some(bundle) = find(&folder, &plan) {
+            return Ok(bundle);
+        }
+        // the semaphore is never closed
+        let _turn = self.turn.acquire().await;
+        let stage = Stage(self.state_dir.join("stage").join(format!("{}-{:08x}", spec.name, rand::random::<u32>())));
+        let plan = Arc::new(plan);
+        {
+            let (plan, stage) = (Arc::clone(&plan), stage.0.clone());
+            blocking(move || run::stage(&plan, &stage)).await?;
+        }
+        let made = run::run(self, &plan, &stage.0).await?;
+        let bundle = blocking(move || store(&folder, &plan, &made)).await?;
+        tracing::info!(function = %spec.name, version = %bundle.sha256, "bundled");
+        Ok(bundle)
+    }
+}
+
+/// A folder that goes away with its owner.
+struct Stage(PathBuf);
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BundleError> + Send + 'static,
+) -> Result<T, BundleError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(BundleError::Deno { output: format!("the bundling task ended: {error}") }),
+    }
+}
+
+/// The file that says which bundle belongs to these inputs.
+fn index(folder: &Path, plan: &Plan) -> PathBuf {
+    folder.join(format!("{}.inputs", plan.key))
+}
+
+fn find(folder: &Path, plan: &Plan) -> Option<Bundle> {
+    let sha256 = std::fs::read_to_string(index(folder, plan)).ok()?;
+    let bundle = place(folder, plan, sha256.trim());
+    bundle.entry.is_file().then_some(bundle)
+}
+
+/// Where a bundle lies. With static files it gets a folder of its own that mirrors the project.
+fn place(folder: &Path, plan: &Plan, sha256: &str) -> Bundle {
+    let has_static_files = !plan.static_files.is_empty();
+    let entry = if has_static_files {
+        folder.join(format!("{}-{}", sha256, &plan.key[..16])).join(plan.entry.with_extension("js"))
+    } else {
+        folder.join(format!("{sha256}.js"))
+    };
+    Bundle { entry, sha256: sha256.to_owned(), has_static_files }
+}
+
+fn store(folder: &Path, plan: &Plan, made: &Path) -> Result<Bundle, BundleError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| BundleError::Write { path, source }
+    };
+    let text = std::fs::read(made).map_err(failed(made))?;
+    if text.len() as u64 > BUNDLE_MAX_BYTES {
+        return Err(BundleError::TooBig { what: "the bundle's bytes", max_mb: BUNDLE_MAX_BYTES >> 20 });
+    }
+    let bundle = place(folder, plan, &hex::encode(Sha256::digest(&text)));
+    let parent = bundle.entry.parent().unwrap_or(folder);
+    std::fs::create_dir_all(parent).map_err(failed(parent))?;
+    if bundle.has_static_files {
+        let root = parent.ancestors().nth(plan.entry.components().count() - 1).unwrap_or(parent).to_owned();
+        for (path, bytes) in &plan.static_files {
+            let target = root.join(path);
+            let folder = target.parent().unwrap_or(&root);
+            std::fs::create_dir_all(folder).map_err(failed(folder))?;
+            std::fs::write(&target, bytes).map_err(failed(&target))?;
+        }
+    }
+    std::fs::rename(made, &bundle.entry).map_err(failed(&bundle.entry))?;
+    forget_old(folder);
+    // last: whoever finds it finds a complete bundle
+    let index = index(folder, plan);
+    let fresh = index.with_extension("tmp");
+    std::fs::write(&fresh, &bundle.sha256).map_err(failed(&fresh))?;
+    std::fs::rename(&fresh, &index).map_err(failed(&index))?;
+    Ok(bundle)
+}
+
+/// Removes all but the newest versions.
+fn forget_old(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let mut versions: Vec<_> = entries
+        .flatten()
+        .filter(|entry| entry.path().extension().is_none_or(|extension| extension == "js"))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    versions.sort();
+    let surplus = versions.len().saturating_sub(KEPT_VERSIONS);
+    for (_, path) in versions.drain(..surplus) {
+        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+    }
+}

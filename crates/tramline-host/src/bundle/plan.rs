@@ -1,0 +1,190 @@
+//! What a bundle is made of: the files of one function, read once, and the configuration for the bundler.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::importmap::{ImportMap, Target, alias_of, join};
+use super::rewrite::SHIMS;
+use super::{BundleError, glob, scan};
+use crate::deno::DENO_VERSION;
+use crate::types::FunctionSpec;
+
+/// Raise when the way bundles are made changes: older bundles are then made anew.
+const BUNDLER_REVISION: &str = "1";
+/// Source files of one function; more is a mistaken import of a whole tree.
+const FILES_MAX: usize = 5_000;
+/// Bytes of source files and static files of one function.
+const SOURCES_MAX_BYTES: u64 = 50 << 20;
+/// What the scan reads as source. Other reachable files (JSON, text, WebAssembly) are taken along unread.
+const SOURCE_EXTENSIONS: &[&str] = &["ts", "tsx", "js", "jsx", "mjs", "mts", "cjs", "cts"];
+
+/// Everything that decides what the bundle is.
+#[derive(Debug)]
+pub struct Plan {
+    /// Relative to the project, as all paths here.
+    pub entry: PathBuf,
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    pub static_files: BTreeMap<PathBuf, Vec<u8>>,
+    /// The generated `deno.json`.
+    pub config: String,
+    /// The function's own `.npmrc`.
+    pub npmrc: Option<Vec<u8>>,
+    /// Imports that Deno fetches itself, each with the file that names it.
+    pub remote: BTreeMap<String, PathBuf>,
+    /// SHA-256 (hex) over all of it.
+    pub key: String,
+}
+
+impl Plan {
+    /// Reads the function's sources. `project` is canonical.
+    pub fn read(project: &Path, state_dir: &Path, spec: &FunctionSpec) -> Result<Plan, BundleError> {
+        let mut reader = Reader { project, state_dir, bytes: 0 };
+        let entry = reader.relative(&spec.entrypoint)?;
+        let map_path = spec.import_map.as_deref().map(|path| reader.relative(path)).transpose()?;
+        let map = match &map_path {
+            Some(path) => ImportMap::read(project, path)?,
+            None => ImportMap::default(),
+        };
+        let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+        let mut aliases = BTreeMap::new();
+        let mut remote = BTreeMap::new();
+        let mut seen = BTreeSet::from([entry.clone()]);
+        let mut todo = vec![entry.clone()];
+        let first = reader.read(&entry)?.ok_or_else(|| BundleError::NoEntry(project.join(&entry)))?;
+        files.insert(entry.clone(), first);
+        while let Some(file) = todo.pop() {
+            let found: Vec<String> = match files.get(&file) {
+                Some(bytes) if is_source(&file) => {
+                    scan::specifiers(&String::from_utf8_lossy(bytes)).into_iter().map(str::to_owned).collect()
+                }
+                _ => continue,
+            };
+            for specifier in found {
+                let outside =
+                    || BundleError::Outside { file: project.join(&file), specifier: specifier.clone() };
+                let target = map.resolve(&specifier, &file).ok_or_else(outside)?;
+                let direct = specifier.starts_with("./") || specifier.starts_with("../");
+                match alias_of(&target) {
+                    Some(alias) if !direct => {
+                        aliases.insert(specifier.clone(), alias);
+                    }
+                    Some(_) => {}
+                    None => {
+                        let Target::Outside(value) = &target else { continue };
+                        if *value != specifier {
+                            aliases.insert(specifier.clone(), value.clone());
+                        }
+                        if value.starts_with("http") || value.starts_with("jsr:") {
+                            remote.entry(value.clone()).or_insert_with(|| project.join(&file));
+                        }
+                    }
+                }
+                if let Target::File(path) = target
+                    && seen.insert(path.clone())
+                {
+                    // a missing file is the bundler's to report, with its own words
+                    if let Some(bytes) = reader.read(&path).map_err(|error| error.imported_by(&specifier, &file, project))?
+                    {
+                        files.insert(path.clone(), bytes);
+                        todo.push(path);
+                    }
+                    if files.len() > FILES_MAX {
+                        return Err(BundleError::TooManyFiles(FILES_MAX));
+                    }
+                }
+            }
+        }
+        let static_files = read_static(&mut reader, spec)?;
+        let config = map.generate(&aliases).to_string();
+        let npmrc = entry.parent().map(|folder| project.join(folder).join(".npmrc"));
+        let npmrc = npmrc.and_then(|path| std::fs::read(path).ok());
+        let mut plan = Plan { entry, files, static_files, config, npmrc, remote, key: String::new() };
+        plan.key = plan.hash();
+        Ok(plan)
+    }
+
+    fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(BUNDLER_REVISION.as_bytes());
+        part(DENO_VERSION.as_bytes());
+        part(self.entry.as_os_str().as_encoded_bytes());
+        part(self.config.as_bytes());
+        part(self.npmrc.as_deref().unwrap_or_default());
+        for (name, text) in SHIMS {
+            part(name.as_bytes());
+            part(text.as_bytes());
+        }
+        for (path, bytes) in self.files.iter().chain(&self.static_files) {
+            part(path.as_os_str().as_encoded_bytes());
+            part(bytes);
+        }
+        hex::encode(hash.finalize())
+    }
+}
+
+fn is_source(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| SOURCE_EXTENSIONS.contains(&e))
+}
+
+fn read_static(reader: &mut Reader, spec: &FunctionSpec) -> Result<BTreeMap<PathBuf, Vec<u8>>, BundleError> {
+    let mut found = BTreeMap::new();
+    for pattern in &spec.static_files {
+        for path in glob::expand(&reader.project.join(pattern)) {
+            let path = reader.relative(&path)?;
+            if let Some(bytes) = reader.read(&path)? {
+                found.insert(path, bytes);
+            }
+        }
+    }
+    Ok(found)
+}
+
+struct Reader<'a> {
+    project: &'a Path,
+    state_dir: &'a Path,
+    bytes: u64,
+}
+
+impl Reader<'_> {
+    /// `path` relative to the project, without following links.
+    fn relative(&self, path: &Path) -> Result<PathBuf, BundleError> {
+        let outside = || BundleError::OutsideFile { path: path.to_owned() };
+        if path.is_relative() {
+            return path.to_str().and_then(|path| join(Path::new(""), path)).ok_or_else(outside);
+        }
+        if let Ok(inside) = path.strip_prefix(self.project) {
+            return Ok(inside.to_owned());
+        }
+        let canonical = path.canonicalize().map_err(|source| BundleError::Read { path: path.to_owned(), source })?;
+        canonical.strip_prefix(self.project).map(Path::to_owned).map_err(|_| outside())
+    }
+
+    /// The file's bytes; None when there is no such file. Refuses what does not belong to the project's sources.
+    fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, BundleError> {
+        let full = self.project.join(path);
+        let Ok(real) = full.canonicalize() else { return Ok(None) };
+        let outside = !real.starts_with(self.project) || real.starts_with(self.state_dir);
+        let secret = |path: &Path| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(".env"))
+        };
+        if outside || secret(&real) || secret(&full) {
+            return Err(BundleError::OutsideFile { path: full });
+        }
+        let failed = |source| BundleError::Read { path: full.clone(), source };
+        let meta = std::fs::metadata(&real).map_err(failed)?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        self.bytes += meta.len();
+        if self.bytes > SOURCES_MAX_BYTES {
+            return Err(BundleError::TooBig { what: "the sources", max_mb: SOURCES_MAX_BYTES >> 20 });
+        }
+        std::fs::read(&real).map(Some).map_err(failed)
+    }
+}

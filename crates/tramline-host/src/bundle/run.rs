@@ -1,0 +1,155 @@
+//! Running `deno bundle` on a copy of the function's files.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+
+use super::importmap::SHIM_FOLDER;
+use super::plan::Plan;
+use super::rewrite::SHIMS;
+use super::{Bundler, BundleError};
+use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
+
+const CONFIG: &str = "tramline.deno.json";
+/// What is kept of the bundler's words.
+const OUTPUT_MAX_BYTES: usize = 16 << 10;
+const OPEN_FILES: u64 = 4_096;
+/// Settings of the machine that reach the bundler when they are set: where packages come from, through which proxy,
+/// and which certificates count. None of them belongs to the project's secrets.
+const PASSED_ON: &[&str] = &[
+    "DENO_CERT",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "JSR_URL",
+    "NO_PROXY",
+    "NPM_CONFIG_REGISTRY",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "https_proxy",
+    "http_proxy",
+    "no_proxy",
+    "npm_config_registry",
+];
+
+/// Writes the copy.
+pub fn stage(plan: &Plan, stage: &Path) -> Result<(), BundleError> {
+    for (path, bytes) in &plan.files {
+        write(&stage.join(path), bytes)?;
+    }
+    for (name, text) in SHIMS {
+        write(&stage.join(SHIM_FOLDER).join(name), text.as_bytes())?;
+    }
+    write(&stage.join(CONFIG), plan.config.as_bytes())?;
+    if let Some(npmrc) = &plan.npmrc {
+        write(&stage.join(".npmrc"), npmrc)?;
+    }
+    write(&stage.join("home").join(".npmrc"), registries().as_bytes())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
+    let failed = |source| BundleError::Write { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    std::fs::write(path, bytes).map_err(failed)
+}
+
+/// The registry lines of the user's `.npmrc`; tokens stay where they are.
+fn registries() -> String {
+    let Some(home) = std::env::var_os("HOME") else { return String::new() };
+    let text = std::fs::read_to_string(Path::new(&home).join(".npmrc")).unwrap_or_default();
+    let is_registry = |line: &&str| {
+        let key = line.split('=').next().unwrap_or("").trim();
+        key == "registry" || (key.starts_with('@') && key.ends_with(":registry"))
+    };
+    text.lines().filter(is_registry).map(|line| format!("{line}\n")).collect()
+}
+
+/// Makes the bundle and returns the file.
+pub async fn run(bundler: &Bundler, plan: &Plan, stage: &Path) -> Result<PathBuf, BundleError> {
+    let out = stage.join("out").join("bundle.js");
+    let args = ["bundle", "--quiet", "--no-lock", "--config", CONFIG, "--output"];
+    let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+    args.push(out.clone().into());
+    args.push(plan.entry.clone().into());
+    let spec = ChildSpec {
+        program: bundler.deno.clone(),
+        args,
+        env: environment(bundler, stage),
+        cwd: stage.to_owned(),
+        limits: Rlimits { data_bytes: None, open_files: OPEN_FILES },
+    };
+    let failed = |source| BundleError::Spawn { deno: bundler.deno.clone(), source };
+    let (process, output) = Process::spawn(spec).await.map_err(failed)?;
+    let (exit, stdout, stderr) = tokio::select! {
+        ended = async { tokio::join!(process.wait(), drain(output.stdout), drain(output.stderr)) } => ended,
+        () = tokio::time::sleep(bundler.timeout) => {
+            process.kill();
+            process.wait().await;
+            return Err(BundleError::Timeout(bundler.timeout));
+        }
+    };
+    if exit == ExitReason::Code(0) && out.is_file() {
+        return Ok(out);
+    }
+    let words = readable(&format!("{stdout}{stderr}"), stage, &bundler.project);
+    let words = if words.is_empty() { format!("the bundler ended with {exit}") } else { words };
+    // Deno names the module it could not get, sometimes only by its host
+    let fetch = plan.remote.iter().find(|(specifier, _)| words.contains(specifier.as_str()) || names_host(&words, specifier));
+    Err(match fetch {
+        Some((specifier, file)) => {
+            BundleError::Fetch { specifier: specifier.clone(), file: file.clone(), output: words }
+        }
+        None => BundleError::Deno { output: words },
+    })
+}
+
+fn names_host(words: &str, specifier: &str) -> bool {
+    let package = specifier.strip_prefix("jsr:").map(|package| package.trim_start_matches('/'));
+    let name = package.map(|package| match package.rfind('@') {
+        Some(at) if at > 0 => &package[..at],
+        _ => package,
+    });
+    name.is_some_and(|name| words.contains(name))
+}
+
+fn environment(bundler: &Bundler, stage: &Path) -> Vec<(String, OsString)> {
+    let mut env: Vec<(String, OsString)> = vec![
+        ("DENO_DIR".into(), bundler.state_dir.join("deno").into()),
+        ("HOME".into(), stage.join("home").into()),
+        ("NO_COLOR".into(), "1".into()),
+        ("DENO_NO_UPDATE_CHECK".into(), "1".into()),
+        // the project's own package.json is for its other programs
+        ("DENO_NO_PACKAGE_JSON".into(), "1".into()),
+        // certificates of the machine's own authorities count, as they do for npm and curl
+        ("DENO_TLS_CA_STORE".into(), "mozilla,system".into()),
+    ];
+    for name in PASSED_ON {
+        if let Some(value) = std::env::var_os(name) {
+            env.push(((*name).to_owned(), value));
+        }
+    }
+    if let (None, Some(extra)) = (std::env::var_os("DENO_CERT"), std::env::var_os("NODE_EXTRA_CA_CERTS")) {
+        env.push(("DENO_CERT".into(), extra));
+    }
+    env
+}
+
+async fn drain(mut pipe: Receiver) -> String {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
+        let room = OUTPUT_MAX_BYTES.saturating_sub(kept.len());
+        kept.extend_from_slice(&buffer[..n.min(room)]);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Deno's words with the user's own paths.
+fn readable(words: &str, stage: &Path, project: &Path) -> String {
+    let (stage, project) = (stage.display().to_string(), project.display().to_string());
+    let words = words.replace(&format!("file://{stage}"), &project).replace(&stage, &project);
+    words.trim().to_owned()
+}

@@ -1,0 +1,2 @@
+// Types only: nothing of it exists at run time.
+export {};

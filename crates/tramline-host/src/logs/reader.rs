@@ -1,0 +1,184 @@
+//! Reads a worker's pipes to the end, whatever it writes, with bounded memory and a bounded number of entries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+use tokio::time::Instant;
+
+use super::{LogHub, frame, now_ms};
+use crate::types::{Level, LogLine, Stream};
+
+/// Characters of one entry, as on Supabase.
+pub const MESSAGE_MAX_CHARS: usize = 10_000;
+/// Entries of one worker in one window, as on Supabase.
+const WINDOW_ENTRIES: u32 = 100;
+const WINDOW: Duration = Duration::from_secs(10);
+/// Bytes of one line that are kept: the longest frame (10,000 characters, each escaped as `\uXXXX\uXXXX`) and its head.
+const LINE_MAX_BYTES: usize = MESSAGE_MAX_CHARS * 12 + 2_048;
+const READ_BYTES: usize = 16 * 1024;
+
+/// Whose output it is. A generic worker learns its function later.
+#[derive(Debug, Default)]
+pub struct Tag {
+    function: OnceLock<String>,
+    nonce: String,
+    window: Mutex<Window>,
+    uncaught: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    started: Option<Instant>,
+    entries: u32,
+    dropped: u32,
+}
+
+impl Tag {
+    pub fn new(nonce: String) -> Tag {
+        Tag { nonce, ..Tag::default() }
+    }
+
+    /// From now on entries belong to `function`.
+    pub fn assign(&self, function: &str) {
+        let _ = self.function.set(function.to_owned());
+    }
+
+    /// Errors nobody caught, so far.
+    pub fn uncaught(&self) -> u32 {
+        self.uncaught.load(Ordering::Relaxed)
+    }
+
+    fn function(&self) -> String {
+        self.function.get().cloned().unwrap_or_else(|| "(spare)".into())
+    }
+
+    /// Counts an entry. `Err` when it is over the limit of this window.
+    fn admit(&self, now: Instant) -> Result<Option<u32>, ()> {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dropped = None;
+        if window.started.is_none_or(|at| now.duration_since(at) >= WINDOW) {
+            dropped = Some(window.dropped).filter(|&n| n > 0);
+            *window = Window { started: Some(now), entries: 0, dropped: 0 };
+        }
+        if window.entries < WINDOW_ENTRIES {
+            window.entries += 1;
+            Ok(dropped)
+        } else {
+            window.dropped += 1;
+            Err(())
+        }
+    }
+
+    /// Entries dropped in a window that is over (or in any, at the end of the stream).
+    fn take_dropped(&self, now: Instant, end: bool) -> Option<u32> {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = end || window.started.is_some_and(|at| now.duration_since(at) >= WINDOW);
+        if !over || window.dropped == 0 {
+            return None;
+        }
+        Some(std::mem::take(&mut window.dropped))
+    }
+}
+
+/// Reads the pipe that carries frames.
+pub async fn read_console(pipe: Receiver, tag: Arc<Tag>, hub: LogHub) {
+    read(pipe, tag, hub, Stream::Stderr).await;
+}
+
+/// Reads a pipe of opaque text.
+pub async fn read_raw(pipe: Receiver, tag: Arc<Tag>, hub: LogHub) {
+    read(pipe, tag, hub, Stream::Stdout).await;
+}
+
+async fn read(mut pipe: Receiver, tag: Arc<Tag>, hub: LogHub, stream: Stream) {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut line: Vec<u8> = Vec::new();
+    let mut tick = tokio::time::interval(WINDOW);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let read = tokio::select! {
+            read = pipe.read(&mut buffer) => read,
+            _ = tick.tick() => {
+                report_dropped(&tag, &hub, false);
+                continue;
+            }
+        };
+        let Ok(bytes @ 1..) = read else { break };
+        for part in buffer[..bytes].split_inclusive(|&b| b == b'\n') {
+            let (text, ended) = match part.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (part, false),
+            };
+            // what does not fit is dropped here, so a line without end costs no memory
+            let room = LINE_MAX_BYTES.saturating_sub(line.len());
+            line.extend_from_slice(&text[..text.len().min(room)]);
+            if ended {
+                emit(&line, &tag, &hub, stream);
+                line.clear();
+            }
+        }
+    }
+    emit(&line, &tag, &hub, stream);
+    report_dropped(&tag, &hub, true);
+}
+
+fn emit(line: &[u8], tag: &Tag, hub: &LogHub, stream: Stream) {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return;
+    }
+    let frame = if stream == Stream::Stderr { frame::parse(line, &tag.nonce) } else { None };
+    if frame.as_ref().is_some_and(|frame| frame.uncaught) {
+        tag.uncaught.fetch_add(1, Ordering::Relaxed);
+    }
+    match tag.admit(Instant::now()) {
+        Ok(Some(dropped)) => push_dropped(tag, hub, dropped),
+        Ok(None) => {}
+        Err(()) => return,
+    }
+    let entry = match frame {
+        Some(frame) => LogLine {
+            at: now_ms(),
+            function: tag.function(),
+            level: frame.level,
+            message: cap(frame.message),
+            run_id: frame.run_id,
+            request_id: frame.request_id,
+            stream: Stream::Console,
+        },
+        None => LogLine {
+            at: now_ms(),
+            function: tag.function(),
+            level: if stream == Stream::Stderr { Level::Error } else { Level::Info },
+            message: cap(String::from_utf8_lossy(line).into_owned()),
+            run_id: None,
+            request_id: None,
+            stream,
+        },
+    };
+    hub.push(entry);
+}
+
+fn report_dropped(tag: &Tag, hub: &LogHub, end: bool) {
+    if let Some(dropped) = tag.take_dropped(Instant::now(), end) {
+        push_dropped(tag, hub, dropped);
+    }
+}
+
+fn push_dropped(tag: &Tag, hub: &LogHub, dropped: u32) {
+    let seconds = WINDOW.as_secs();
+    let message = format!("{dropped} log entries dropped (at most {WINDOW_ENTRIES} in {seconds} s are kept)");
+    hub.host(&tag.function(), Level::Warn, message);
+}
+
+fn cap(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX_CHARS) {
+        message.truncate(end);
+        message.push_str("… (cut)");
+    }
+    message
+}

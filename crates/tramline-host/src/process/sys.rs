@@ -1,0 +1,55 @@
+//! The only unsafe code of the crate: what a child does to itself between `fork` and `exec`.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::fs::Mode;
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+
+/// Kernel limits of one child.
+#[derive(Debug, Clone, Copy)]
+pub struct Rlimits {
+    /// Bytes of private writable memory (`RLIMIT_DATA`). None leaves it as it is.
+    pub data_bytes: Option<u64>,
+    /// Open files.
+    pub open_files: u64,
+}
+
+/// Files of a child are private to its user.
+const CHILD_UMASK: u32 = 0o077;
+
+/// Puts the child into its own session and group, ties its life to the spawning thread, and limits it.
+///
+/// `parent` is the pid of this process: when it died between fork and the death signal being set, the child ends itself.
+pub fn confine(command: &mut Command, parent: Pid, limits: Rlimits) {
+    let steps = move || -> std::io::Result<()> {
+        rustix::process::setsid()?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != Some(parent) {
+            return Err(std::io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
+        }
+        rustix::thread::set_no_new_privs(true)?;
+        rustix::process::umask(Mode::from_raw_mode(CHILD_UMASK));
+        // a core dump would hold the function's secrets
+        limit(Resource::Core, 0)?;
+        limit(Resource::Nofile, limits.open_files)?;
+        if let Some(bytes) = limits.data_bytes {
+            limit(Resource::Data, bytes)?;
+        }
+        Ok(())
+    };
+    #[expect(unsafe_code, reason = "pre_exec is the only way to run code between fork and exec")]
+    // SAFETY: the closure makes plain system calls only (rustix's raw back end); it allocates nothing, takes no lock,
+    // and everything it captures is Copy.
+    unsafe {
+        command.pre_exec(steps);
+    }
+}
+
+/// Lowers a limit; never tries to raise the hard one, which only root may.
+fn limit(resource: Resource, wanted: u64) -> std::io::Result<()> {
+    let hard = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let value = Some(wanted.min(hard));
+    rustix::process::setrlimit(resource, Rlimit { current: value, maximum: value })?;
+    Ok(())
+}

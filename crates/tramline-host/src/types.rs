@@ -1,0 +1,203 @@
+//! What goes into and comes out of the host.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+
+/// Error of a body: whatever its source says.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A streaming body, of requests and of responses.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A host's surroundings.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// The project's private folder (`<project>/.tramline`): bundles, Deno's caches, sockets, logs.
+    pub state_dir: PathBuf,
+    /// The Deno binary, see [`crate::find_deno`].
+    pub deno: PathBuf,
+    /// The folder that holds `supabase/`. Functions may import files inside it, none outside.
+    pub project_dir: PathBuf,
+    pub limits: Limits,
+    /// How many workers may be starting at one moment. More than one or two per core only slows all of them down.
+    pub max_spawns: usize,
+}
+
+/// Limits of every worker.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Memory of one worker in MB, beyond what an empty one takes. The JavaScript heap gets this as its bound.
+    pub memory_mb: u64,
+    /// A worker that does not answer for this long while it has calls is taken for an endless loop and killed.
+    pub hang_ms: u64,
+    /// Calls one instance may have in flight; the next one is refused as overloaded.
+    pub max_in_flight: usize,
+    /// An instance older than this is replaced once its calls are done.
+    pub max_age_ms: u64,
+    /// An instance without calls for this long is ended.
+    pub idle_ms: u64,
+    /// How long a module may take to load.
+    pub boot_ms: u64,
+    /// How long one bundling may take.
+    pub bundle_ms: u64,
+    /// Generic workers kept started, so that a first call need not wait for a process.
+    pub spare_workers: usize,
+    /// How many functions get an instance in the background after the start; the others get theirs at their first call.
+    pub prestart: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            // what Supabase gives an edge function
+            memory_mb: 256,
+            hang_ms: 10_000,
+            max_in_flight: 1_000,
+            max_age_ms: 6 * 60 * 60 * 1_000,
+            idle_ms: 30 * 60 * 1_000,
+            boot_ms: 15_000,
+            bundle_ms: 120_000,
+            spare_workers: 1,
+            prestart: 16,
+        }
+    }
+}
+
+/// When calls share an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// One instance serves many calls at once.
+    #[default]
+    PerWorker,
+    /// Every call gets a fresh instance, which ends when its background work is done.
+    PerRequest,
+    /// As `PerRequest`.
+    Oneshot,
+}
+
+/// One function as the project declares it.
+#[derive(Debug, Clone, Default)]
+pub struct FunctionSpec {
+    pub name: String,
+    pub entrypoint: PathBuf,
+    /// Its `deno.json`, `deno.jsonc`, `import_map.json` or `package.json`.
+    pub import_map: Option<PathBuf>,
+    /// Files (or patterns with `*` and `**`) that the function reads at run time.
+    pub static_files: Vec<PathBuf>,
+    pub env: BTreeMap<String, String>,
+    pub policy: Policy,
+    /// Set when the function must not be started; the reason.
+    pub broken: Option<String>,
+}
+
+/// A function as the host sees it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionInfo {
+    pub name: String,
+    pub state: FunctionState,
+    /// SHA-256 (hex) of the bundle that calls run.
+    pub version: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FunctionState {
+    Pending,
+    Bundling,
+    Ready,
+    Broken { reason: String },
+}
+
+/// What a call is made for.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// The run on whose behalf the function is called. Replaces the request's `x-tramline-run-id`.
+    pub run_id: Option<String>,
+    pub request_id: String,
+    /// Milliseconds until the response's headers must have come; 0 means [`DEFAULT_WALL_MS`].
+    pub wall_ms: u64,
+}
+
+/// As on Supabase: a function that has not begun its answer after this long is given up.
+pub const DEFAULT_WALL_MS: u64 = 150_000;
+
+/// Why a call has no response of the function.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    #[error("no function of this name")]
+    NotFound,
+    #[error("the function does not start: {message}")]
+    Boot { message: String },
+    #[error("the function's process ended: {message}")]
+    WorkerError { message: String },
+    #[error("the function went over a limit: {message}")]
+    Limit { message: String },
+    #[error("the function did not begin its answer in time")]
+    IdleTimeout,
+    #[error("the function has too many calls in flight")]
+    Overloaded,
+    #[error("the host is stopping")]
+    Stopping,
+}
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("prepare {}: {source}", path.display())]
+    Prepare { path: PathBuf, source: std::io::Error },
+    #[error("the project folder {} cannot be opened: {source}", path.display())]
+    Project { path: PathBuf, source: std::io::Error },
+    #[error("two functions are named `{0}`; rename one of them")]
+    DuplicateName(String),
+    #[error("`{0}` is not a function name; use a letter, then letters, digits, `_` and `-`")]
+    BadName(String),
+}
+
+/// One entry of a function's output.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LogLine {
+    /// Unix milliseconds, when the host read it.
+    pub at: i64,
+    pub function: String,
+    pub level: Level,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    pub stream: Stream,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl Level {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
+}
+
+/// Where an entry came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// `console.*`: the only entries whose level, run and request are to be trusted.
+    Console,
+    Stdout,
+    Stderr,
+    /// The host itself, about this function.
+    Host,
+}

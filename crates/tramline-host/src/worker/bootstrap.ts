@@ -1,0 +1,298 @@
+// The program of every worker. It binds its socket and warms the HTTP stack before it knows which function it will be;
+// the first POST tells it. Nothing of the function runs before that, and whatever the host trusts (the nonce of log
+// frames and of control requests) lives in closures and in built-ins captured here, where the function cannot reach it.
+import { AsyncLocalStorage } from "node:async_hooks";
+import { formatWithOptions, inspect } from "node:util";
+
+type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
+type Call = { runId: string | null; requestId: string | null };
+
+const MESSAGE_MAX = 10_000;
+const RUN_HEADER = "x-tramline-run-id";
+const REQUEST_HEADER = "x-tramline-request-id";
+const CONTROL_HEADER = "x-tramline-control";
+
+const socket = Deno.args[0];
+const nativeServe = Deno.serve;
+const nativeFetch = globalThis.fetch;
+const stringify = JSON.stringify;
+const slice = Function.prototype.call.bind(String.prototype.slice) as (s: string, a: number, b: number) => string;
+const encoder = new TextEncoder();
+const encode = encoder.encode.bind(encoder);
+const subarray = Function.prototype.call.bind(Uint8Array.prototype.subarray) as (b: Uint8Array, a: number) => Uint8Array;
+const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
+const define = Object.defineProperty;
+// a function may replace the methods of Headers, but must not see the host's nonce pass through them
+const headersOf = Function.prototype.call.bind(
+  Object.getOwnPropertyDescriptor(Request.prototype, "headers")!.get!,
+) as (request: Request) => Headers;
+const getHeader = Function.prototype.call.bind(Headers.prototype.get) as (h: Headers, name: string) => string | null;
+const calls = new AsyncLocalStorage<Call>();
+const currentCall = calls.getStore.bind(calls);
+const withCall = calls.run.bind(calls);
+
+let nonce = "";
+let handler: Handler | null = null;
+
+// --- log frames -------------------------------------------------------------------------------------------------
+
+// A frame begins with a line end, so that text the function wrote without one cannot swallow it.
+function frame(level: string, message: string) {
+  const call = currentCall();
+  const text = message.length > MESSAGE_MAX ? slice(message, 0, MESSAGE_MAX) + "… (cut)" : message;
+  // only strings and null go to stringify, so no toJSON of the function is ever asked
+  const line = "\n" + nonce + "[" + stringify(level) + "," + stringify(call ? call.runId : null) + "," +
+    stringify(call ? call.requestId : null) + "," + stringify(text) + "]\n";
+  let bytes = encode(line);
+  while (bytes.byteLength > 0) {
+    bytes = subarray(bytes, writeStderr(bytes));
+  }
+}
+
+function describe(error: unknown): string {
+  try {
+    return error instanceof Error ? inspect(error) : String(error);
+  } catch {
+    return "an error that cannot be shown";
+  }
+}
+
+function installConsole() {
+  let indent = "";
+  const counts = new Map<string, number>();
+  const timers = new Map<string, number>();
+  const say = (level: string, args: unknown[]) => {
+    let text: string;
+    try {
+      text = formatWithOptions({ depth: 6, colors: false }, ...args);
+    } catch (error) {
+      text = "cannot format this entry: " + describe(error);
+    }
+    frame(level, indent === "" ? text : indent + text.replaceAll("\n", "\n" + indent));
+  };
+  const passed = (label: string) => {
+    const since = timers.get(label);
+    return since === undefined ? null : `${label}: ${(performance.now() - since).toFixed(3)}ms`;
+  };
+  const methods: Record<string, (...args: any[]) => void> = {
+    log: (...args) => say("info", args),
+    info: (...args) => say("info", args),
+    debug: (...args) => say("debug", args),
+    warn: (...args) => say("warn", args),
+    error: (...args) => say("error", args),
+    dir: (item, options) => say("info", [inspect(item, options)]),
+    dirxml: (...args) => say("info", args),
+    table: (data) => say("info", [data]),
+    trace: (...args) => say("debug", [new Error(formatWithOptions({}, ...args)).stack]),
+    assert: (ok, ...args) => {
+      if (!ok) say("error", ["Assertion failed", ...args]);
+    },
+    count: (label = "default") => {
+      counts.set(label, (counts.get(label) ?? 0) + 1);
+      say("info", [`${label}: ${counts.get(label)}`]);
+    },
+    countReset: (label = "default") => void counts.delete(label),
+    time: (label = "default") => void timers.set(label, performance.now()),
+    timeLog: (label = "default", ...args) => say("info", [passed(label) ?? `no timer ${label}`, ...args]),
+    timeEnd: (label = "default") => {
+      say("info", [passed(label) ?? `no timer ${label}`]);
+      timers.delete(label);
+    },
+    group: (...args) => {
+      if (args.length > 0) say("info", args);
+      indent += "  ";
+    },
+    groupEnd: () => {
+      indent = indent.slice(2);
+    },
+    clear: () => {},
+  };
+  methods.groupCollapsed = methods.group;
+  for (const [name, value] of Object.entries(methods)) {
+    define(console, name, { value, writable: true, configurable: true, enumerable: true });
+  }
+}
+
+// --- globals of a function --------------------------------------------------------------------------------------
+
+// The environment lives in a map: the process itself has none to read. `process.env` of Node goes through this too.
+function installEnv(values: Record<string, string>) {
+  const env = new Map<string, string>(Object.entries(values));
+  const text = (value: unknown) => String(value);
+  define(Deno, "env", {
+    value: {
+      get: (name: string) => env.get(text(name)),
+      set: (name: string, value: string) => void env.set(text(name), text(value)),
+      has: (name: string) => env.has(text(name)),
+      delete: (name: string) => void env.delete(text(name)),
+      toObject: () => Object.fromEntries(env),
+    },
+    writable: true,
+    configurable: true,
+    enumerable: true,
+  });
+}
+
+const background = new Set<Promise<unknown>>();
+
+function waitUntil<T>(promise: Promise<T>): Promise<T> {
+  const guarded = Promise.resolve(promise).catch((error) => frame("uncaught", "in waitUntil: " + describe(error)));
+  background.add(guarded);
+  guarded.finally(() => background.delete(guarded));
+  return promise;
+}
+
+function installGlobals() {
+  // they would keep data between functions: one database for all workers that share this program
+  for (const name of ["localStorage", "sessionStorage", "caches"]) {
+    delete (globalThis as Record<string, unknown>)[name];
+  }
+  // the arguments tell where the socket is
+  define(Deno, "args", { value: [], configurable: true });
+  define(globalThis, "EdgeRuntime", { value: { waitUntil }, writable: true, configurable: true });
+  globalThis.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    frame("uncaught", "unhandled rejection: " + describe(event.reason));
+  });
+  globalThis.addEventListener("error", (event) => {
+    event.preventDefault();
+    frame("uncaught", "uncaught " + describe(event.error));
+  });
+}
+
+// Calls to the project's own API carry the run on whose behalf this invocation happens.
+function installFetch(apiUrl: string | undefined) {
+  let origin: string;
+  try {
+    origin = new URL(apiUrl ?? "").origin;
+  } catch {
+    return;
+  }
+  const fetch = (input: RequestInfo | URL, init?: RequestInit): Promise<Response> => {
+    const runId = currentCall()?.runId;
+    if (!runId) return nativeFetch(input, init);
+    const isRequest = input instanceof Request;
+    let target: string;
+    try {
+      target = new URL(isRequest ? input.url : String(input)).origin;
+    } catch {
+      return nativeFetch(input, init);
+    }
+    if (target !== origin) return nativeFetch(input, init);
+    const headers = new Headers(init?.headers ?? (isRequest ? input.headers : undefined));
+    headers.set(RUN_HEADER, runId);
+    return nativeFetch(input, { ...init, headers });
+  };
+  define(globalThis, "fetch", { value: fetch, writable: true, configurable: true, enumerable: true });
+}
+
+// `Deno.serve` of the function registers its handler; the socket is the worker's own.
+function installServe() {
+  const serve = (first: unknown, second?: unknown) => {
+    const options = (typeof first === "function" ? {} : first ?? {}) as Record<string, any>;
+    const found = typeof first === "function" ? first : typeof second === "function" ? second : options.handler;
+    if (typeof found !== "function") {
+      throw new TypeError("Deno.serve needs a handler function");
+    }
+    const onError = options.onError;
+    handler = typeof onError !== "function" ? found as Handler : async (request, info) => {
+      try {
+        return await found(request, info);
+      } catch (error) {
+        return await onError(error);
+      }
+    };
+    const addr = { transport: "tcp" as const, hostname: "0.0.0.0", port: options.port ?? 8000 };
+    if (typeof options.onListen === "function") queueMicrotask(() => options.onListen(addr));
+    let finish = () => {};
+    const finished = new Promise<void>((resolve) => finish = resolve);
+    const server = {
+      finished,
+      addr,
+      shutdown: () => (finish(), finished),
+      ref() {},
+      unref() {},
+      [Symbol.asyncDispose]: () => server.shutdown(),
+    };
+    return server;
+  };
+  define(Deno, "serve", { value: serve, writable: true, configurable: true, enumerable: true });
+}
+
+// --- serving ----------------------------------------------------------------------------------------------------
+
+type Boot = { path: string; env: Record<string, string>; nonce: string; revoke: string[] };
+
+async function boot(message: Boot): Promise<Response> {
+  nonce = message.nonce;
+  installConsole();
+  installEnv(message.env);
+  installFetch(message.env.SUPABASE_URL);
+  installGlobals();
+  installServe();
+  let module: Record<string, any>;
+  try {
+    module = await import(message.path);
+  } catch (error) {
+    const text = describe(error);
+    frame("error", text);
+    return new Response(text, { status: 503 });
+  }
+  if (handler === null) {
+    const server = module.default;
+    if (typeof server?.fetch === "function") {
+      handler = (request) => server.fetch(request, {});
+    }
+  }
+  if (handler === null) {
+    return new Response("it neither calls Deno.serve nor exports default { fetch }", { status: 503 });
+  }
+  for (const path of message.revoke) {
+    Deno.permissions.revokeSync({ name: "read", path });
+  }
+  globalThis.dispatchEvent(new Event("load"));
+  return new Response("booted");
+}
+
+async function control(request: Request): Promise<Response> {
+  const url = new URL(request.url);
+  if (url.pathname === "/beforeunload") {
+    const detail = { reason: url.searchParams.get("reason") ?? "termination" };
+    globalThis.dispatchEvent(new CustomEvent("beforeunload", { detail, cancelable: true }));
+    while (background.size > 0) await Promise.allSettled([...background]);
+    globalThis.dispatchEvent(new Event("unload"));
+  }
+  return new Response(String(background.size));
+}
+
+async function invoke(request: Request, info: unknown, run: Handler): Promise<Response> {
+  try {
+    return await run(request, info);
+  } catch (error) {
+    frame("error", describe(error));
+    return new Response("Internal Server Error", { status: 500 });
+  }
+}
+
+// The socket gives `http+unix://host/path`; functions expect the address their caller used.
+function publicUrl(url: string, headers: Headers): string {
+  const rest = url.slice(url.indexOf("/", "http+unix://".length));
+  const host = getHeader(headers, "x-forwarded-host") ?? getHeader(headers, "host") ?? "localhost";
+  return (getHeader(headers, "x-forwarded-proto") ?? "http") + "://" + host + rest;
+}
+
+let booting = false;
+
+nativeServe({ path: socket, onListen() {} }, (request: Request, info: unknown) => {
+  const headers = headersOf(request);
+  const run = handler;
+  if (nonce !== "" && getHeader(headers, CONTROL_HEADER) === nonce) return control(request);
+  if (run === null || booting) {
+    if (request.method !== "POST" || nonce !== "") return new Response("warm");
+    booting = true;
+    return request.json().then(boot).finally(() => booting = false);
+  }
+  const call = { runId: getHeader(headers, RUN_HEADER), requestId: getHeader(headers, REQUEST_HEADER) };
+  define(request, "url", { value: publicUrl(request.url, headers), configurable: true });
+  return withCall(call, invoke, request, info, run);
+});

@@ -1,0 +1,371 @@
+//! One Deno process: started generic, booted with one function, called over its unix socket, ended.
+//!
+//! Starting and booting are apart on purpose: a generic worker has its socket bound and its HTTP stack warm before it
+//! knows its function, so a pool of them turns a first call into a module load. A worker never serves a second function.
+
+mod connections;
+mod slot;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use tokio::time::Instant;
+
+pub use connections::{Reply, SendError};
+pub use slot::RunDir;
+
+use crate::bundle::Bundle;
+use crate::logs::{LogHub, Tag, read_console, read_raw};
+use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
+use crate::types::Body;
+use connections::Connections;
+use slot::Slot;
+
+/// The program every worker runs.
+const BOOTSTRAP: &str = include_str!("bootstrap.ts");
+/// What V8 reserves as data before any JavaScript runs (measured 557 MB); below that a worker does not start.
+const BASE_DATA_BYTES: u64 = 557 << 20;
+/// Room between the JavaScript heap's bound and the data limit, so that V8 reports its own end before the kernel refuses.
+const DATA_HEADROOM_BYTES: u64 = 128 << 20;
+const OPEN_FILES: u64 = 4_096;
+/// A process start takes 20-100 ms; on an overloaded machine 20 of them took 1.6 s.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const SOCKET_POLL: Duration = Duration::from_millis(2);
+/// Requests before the boot message: they compile what serving needs (measured: later ones gain nothing).
+const WARM_UPS: usize = 3;
+/// Between asking a process to end and killing it. Deno ends at once; only a function's own signal listener delays it.
+const TERM_GRACE: Duration = Duration::from_millis(500);
+/// An answer of the bootstrap itself (an error text with its stack) is short.
+const CONTROL_MAX_BYTES: usize = 64 << 10;
+const CONTROL_HEADER: &str = "x-tramline-control";
+
+/// What all workers of a host have in common.
+#[derive(Debug)]
+pub struct WorkerConfig {
+    pub deno: PathBuf,
+    pub deno_dir: PathBuf,
+    pub bundles: PathBuf,
+    pub bootstrap: PathBuf,
+    pub run_dir: RunDir,
+    pub memory_mb: u64,
+    pub logs: LogHub,
+}
+
+/// Writes the bootstrap where Deno finds it; the constant path keeps its compiled form in the cache.
+pub fn write_bootstrap(state_dir: &Path) -> std::io::Result<PathBuf> {
+    let path = state_dir.join("bootstrap.ts");
+    if std::fs::read(&path).ok().as_deref() != Some(BOOTSTRAP.as_bytes()) {
+        let fresh = state_dir.join(format!("bootstrap.{}.tmp", std::process::id()));
+        std::fs::write(&fresh, BOOTSTRAP)?;
+        std::fs::rename(&fresh, &path)?;
+    }
+    Ok(path)
+}
+
+/// Why a worker did not start or boot.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("start {}: {source}", deno.display())]
+    Spawn { deno: PathBuf, source: std::io::Error },
+    #[error("start a worker: it ended with {0} before it served; the functions' logs tell more")]
+    Died(ExitReason),
+    #[error("start a worker: it was not ready after {} s", .0.as_secs())]
+    Slow(Duration),
+    #[error("load the function: no answer after {} ms", .0.as_millis())]
+    BootTimeout(Duration),
+    /// The function's own words.
+    #[error("{0}")]
+    Function(String),
+    #[error("load the function: the process ended with {0}")]
+    BootDied(ExitReason),
+}
+
+/// A live process.
+#[derive(Debug)]
+pub struct Worker {
+    process: Process,
+    connections: Arc<Connections>,
+    tag: Arc<Tag>,
+    nonce: String,
+    born: Instant,
+    in_flight: AtomicUsize,
+    /// New calls must go elsewhere.
+    retired: AtomicBool,
+    /// Set before the process is killed for a limit, so that its calls can tell.
+    limit: std::sync::OnceLock<String>,
+    last_used: std::sync::Mutex<Instant>,
+    idle: tokio::sync::Notify,
+    _slot: Slot,
+}
+
+impl Worker {
+    /// Starts a generic worker and warms it up.
+    pub async fn spawn(config: &WorkerConfig) -> Result<Worker, StartError> {
+        let nonce = format!("{:032x}", rand::random::<u128>());
+        let failed = |source| StartError::Spawn { deno: config.deno.clone(), source };
+        let slot = config.run_dir.slot().map_err(failed)?;
+        let socket = slot.socket();
+        let (process, output) = Process::spawn(child_spec(config, &slot)).await.map_err(failed)?;
+        let tag = Arc::new(Tag::new(nonce.clone()));
+        tokio::spawn(read_raw(output.stdout, Arc::clone(&tag), config.logs.clone()));
+        tokio::spawn(read_console(output.stderr, Arc::clone(&tag), config.logs.clone()));
+        let now = Instant::now();
+        let worker = Worker {
+            process,
+            connections: Connections::new(socket.clone()),
+            tag,
+            nonce,
+            born: now,
+            in_flight: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            limit: std::sync::OnceLock::new(),
+            last_used: std::sync::Mutex::new(now),
+            idle: tokio::sync::Notify::new(),
+            _slot: slot,
+        };
+        let ready = async {
+            while !socket.exists() {
+                tokio::time::sleep(SOCKET_POLL).await;
+            }
+            for _ in 0..WARM_UPS {
+                let request = request(Method::GET, "/", Body::new(Empty::new().map_err(|never| match never {})));
+                if let Ok(response) = worker.connections.send(request).await {
+                    let _ = response.into_body().collect().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = ready => Ok(worker),
+            reason = worker.process.wait() => Err(StartError::Died(reason)),
+            () = tokio::time::sleep(START_TIMEOUT) => Err(StartError::Slow(START_TIMEOUT)),
+        }
+    }
+
+    /// Makes a generic worker the worker of one function.
+    pub async fn boot(
+        &self,
+        function: &str,
+        bundle: &Bundle,
+        env: &BTreeMap<String, String>,
+        bundles: &Path,
+        timeout: Duration,
+    ) -> Result<(), StartError> {
+        self.tag.assign(function);
+        // a function that reads its static files must keep the permission
+        let revoke: &[&Path] = if bundle.has_static_files { &[] } else { &[bundles] };
+        let message = serde_json::json!({
+            "path": format!("file://{}", bundle.entry.display()),
+            "env": env,
+            "nonce": self.nonce,
+            "revoke": revoke,
+        });
+        let body = Full::new(Bytes::from(message.to_string())).map_err(|never| match never {});
+        let answer = async {
+            match self.connections.send(request(Method::POST, "/", Body::new(body))).await {
+                Ok(response) => Ok((response.status(), text_of(response).await)),
+                Err(_) => Err(self.process.wait().await),
+            }
+        };
+        let (status, text) = match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(reason)) => return Err(StartError::BootDied(reason)),
+            Err(_) => return Err(StartError::BootTimeout(timeout)),
+        };
+        if status.is_success() { Ok(()) } else { Err(StartError::Function(text)) }
+    }
+
+    /// Sends a call's request.
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Reply>, SendError> {
+        self.connections.send(request).await
+    }
+
+    /// Whether the event loop answers within `timeout`.
+    pub async fn answers(&self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.control("/ping")).await.is_ok_and(|sent| sent)
+    }
+
+    /// Dispatches `beforeunload` and waits until the function's background work is done, at most `timeout`.
+    pub async fn unload(&self, reason: &str, timeout: Duration) {
+        let _ = tokio::time::timeout(timeout, self.control(&format!("/beforeunload?reason={reason}"))).await;
+    }
+
+    async fn control(&self, path: &str) -> bool {
+        let mut request = request(Method::GET, path, Body::new(Empty::new().map_err(|never| match never {})));
+        let Ok(nonce) = HeaderValue::from_str(&self.nonce) else { return false };
+        request.headers_mut().insert(CONTROL_HEADER, nonce);
+        match self.connections.send(request).await {
+            Ok(response) => response.into_body().collect().await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Counts a call in. The guard counts it out.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(self))
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub fn alive(&self) -> bool {
+        self.process.exit().is_none()
+    }
+
+    pub fn usable(&self) -> bool {
+        self.alive() && !self.retired.load(Ordering::Acquire)
+    }
+
+    /// Keeps new calls away. True for the first one who asks.
+    pub fn retire(&self) -> bool {
+        !self.retired.swap(true, Ordering::AcqRel)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// Time since the last call ended (or since the start).
+    pub fn idle_for(&self) -> Duration {
+        let last = *self.last_used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        last.elapsed()
+    }
+
+    /// Errors nobody caught in the function.
+    pub fn uncaught(&self) -> u32 {
+        self.tag.uncaught()
+    }
+
+    /// Kills the process for a limit; its calls fail with this message.
+    pub fn kill_for_limit(&self, message: String) {
+        self.retire();
+        let _ = self.limit.set(message);
+        self.process.kill();
+    }
+
+    pub fn limit(&self) -> Option<&str> {
+        self.limit.get().map(String::as_str)
+    }
+
+    pub fn kill(&self) {
+        self.retire();
+        self.process.kill();
+    }
+
+    /// Ends the process, politely at first, and waits until it is gone.
+    pub async fn end(&self) {
+        self.retire();
+        self.process.terminate(TERM_GRACE);
+        self.process.wait().await;
+    }
+
+    pub async fn wait(&self) -> ExitReason {
+        self.process.wait().await
+    }
+
+    /// Waits until no call is in flight.
+    pub async fn until_idle(&self) {
+        loop {
+            let notified = self.idle.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.in_flight() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// A call on a worker.
+#[derive(Debug)]
+pub struct InFlight(Arc<Worker>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        *self.0.last_used.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+fn child_spec(config: &WorkerConfig, slot: &Slot) -> ChildSpec {
+    let socket = slot.socket();
+    let list = |flag: &str, paths: &[&Path]| {
+        let mut argument = OsString::from(flag);
+        for (i, path) in paths.iter().enumerate() {
+            argument.push(if i == 0 { "=" } else { "," });
+            argument.push(path);
+        }
+        argument
+    };
+    let mut args: Vec<OsString> = [
+        "run",
+        "--quiet",
+        "--no-prompt",
+        "--no-config",
+        "--no-lock",
+        "--no-npm",
+        "--no-remote",
+        "--cached-only",
+        "--deny-import",
+        "--unstable-no-legacy-abort",
+        "--allow-net",
+        // cloud machines give out credentials there
+        "--deny-net=169.254.0.0/16",
+    ]
+    .map(OsString::from)
+    .to_vec();
+    args.push(format!("--v8-flags=--max-old-space-size={}", config.memory_mb).into());
+    args.push(list("--allow-read", &[&config.bundles, slot.path()]));
+    args.push(list("--allow-write", &[slot.path()]));
+    args.push(config.bootstrap.clone().into());
+    args.push(socket.into());
+    let env = [
+        ("DENO_DIR", config.deno_dir.clone().into_os_string()),
+        ("NO_COLOR", "1".into()),
+        ("DENO_NO_UPDATE_CHECK", "1".into()),
+        ("TMPDIR", slot.path().to_owned().into_os_string()),
+        // certificates of the machine's own authorities count, as they do for curl
+        ("DENO_TLS_CA_STORE", "mozilla,system".into()),
+    ];
+    ChildSpec {
+        program: config.deno.clone(),
+        args,
+        env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        cwd: slot.path().to_owned(),
+        limits: Rlimits {
+            data_bytes: Some(BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (config.memory_mb << 20)),
+            open_files: OPEN_FILES,
+        },
+    }
+}
+
+fn request(method: Method, path: &str, body: Body) -> Request<Body> {
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("worker"));
+    request
+}
+
+async fn text_of(response: Response<Reply>) -> String {
+    let body = http_body_util::Limited::new(response.into_body(), CONTROL_MAX_BYTES);
+    match body.collect().await {
+        Ok(collected) => String::from_utf8_lossy(&collected.to_bytes()).into_owned(),
+        Err(error) => format!("its answer broke off: {error}"),
+    }
+}

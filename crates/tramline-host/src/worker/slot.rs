@@ -1,0 +1,83 @@
+//! Private folders of workers: the socket and room for temporary files.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// `sun_path` of a unix socket, with its final NUL, is 108 bytes.
+const SOCKET_PATH_MAX: usize = 107;
+/// The longest tail below the run folder: `/<slot number>/s`.
+const SLOT_TAIL: usize = 24;
+const FOLDER_MODE: u32 = 0o700;
+
+/// The folder of all slots of one host. Removed when dropped.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    next: AtomicU64,
+}
+
+impl RunDir {
+    /// Below `state_dir` when socket paths stay short enough there, else below the machine's temporary folder.
+    pub fn create(state_dir: &Path) -> std::io::Result<RunDir> {
+        let base = state_dir.join("run");
+        let name = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let fits = base.as_os_str().len() + 1 + name.len() + SLOT_TAIL <= SOCKET_PATH_MAX;
+        let path = if fits {
+            std::fs::create_dir_all(&base)?;
+            remove_stale(&base);
+            base.join(name)
+        } else {
+            std::env::temp_dir().join(format!("tramline-{name}"))
+        };
+        // never an existing folder: somebody else could own it
+        std::fs::DirBuilder::new().mode(FOLDER_MODE).create(&path)?;
+        Ok(RunDir { path: path.canonicalize()?, next: AtomicU64::new(0) })
+    }
+
+    pub fn slot(&self) -> std::io::Result<Slot> {
+        let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        std::fs::DirBuilder::new().mode(FOLDER_MODE).create(&path)?;
+        Ok(Slot { path })
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Folders of hosts that were killed.
+fn remove_stale(base: &Path) {
+    let Ok(entries) = std::fs::read_dir(base) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// One worker's folder. Removed when dropped.
+#[derive(Debug)]
+pub struct Slot {
+    path: PathBuf,
+}
+
+impl Slot {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path.join("s")
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}

@@ -1,0 +1,52 @@
+-- Ids, shards and partitions. A shard is a pure function of the run id: the low 10 bits of the UUID's last two bytes, modulo the
+-- shard count that was fixed at installation ({{shard_count}} below is replaced then). The same functions exist in tramline-core.
+
+create table tramline.settings (
+  name text primary key,
+  value jsonb not null
+);
+insert into tramline.settings values ('shard_count', '{{shard_count}}');
+
+create function tramline.tail_bits(p_id uuid) returns int language sql immutable strict parallel safe as $$
+  select ((get_byte(uuid_send(p_id), 14) << 8) | get_byte(uuid_send(p_id), 15)) & 1023
+$$;
+create function tramline.shard_of(p_id uuid) returns int language sql immutable strict parallel safe as $$
+  select (((get_byte(uuid_send(p_id), 14) << 8) | get_byte(uuid_send(p_id), 15)) & 1023) % {{shard_count}}
+$$;
+create function tramline.key_bits(p_key text) returns int language sql immutable strict parallel safe as $$
+  select ((get_byte(sha256(convert_to(p_key, 'UTF8')), 0) << 8) | get_byte(sha256(convert_to(p_key, 'UTF8')), 1)) & 1023
+$$;
+create function tramline.key_shard(p_key text) returns int language sql immutable strict parallel safe as $$
+  select tramline.key_bits(p_key) % {{shard_count}}
+$$;
+create function tramline.with_tail_bits(p_id uuid, p_bits int) returns uuid language sql immutable strict parallel safe as $$
+  select encode(set_byte(set_byte(uuid_send(p_id), 15, p_bits & 255),
+                14, (get_byte(uuid_send(p_id), 14) & 252) | ((p_bits >> 8) & 3)), 'hex')::uuid
+$$;
+
+-- Smallest v7 id of an instant: the border of a partition, and a bound for scans.
+create function tramline.uuid_at(p_at timestamptz) returns uuid language sql immutable strict parallel safe as $$
+  select (lpad(to_hex(floor(extract(epoch from p_at) * 1000)::bigint), 12, '0') || '00000000000000000000')::uuid
+$$;
+-- A UUIDv7 made here, for plain SQL that gives no id. (Postgres has one of its own from 18 on.)
+create function tramline.uuid_v7() returns uuid language sql volatile parallel safe as $$
+  select encode(set_byte(overlay(uuid_send(gen_random_uuid())
+           placing decode(lpad(to_hex(floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0'), 'hex') from 1 for 6),
+         6, (get_byte(uuid_send(gen_random_uuid()), 0) & 15) | 112), 'hex')::uuid
+$$;
+
+-- One row for each day that has its partitions. Runs, ends, marks, steps and events are partitioned alike, by range of run id.
+create table tramline.partitions (
+  day date primary key,
+  lo uuid not null,
+  hi uuid not null
+);
+
+-- Does an id belong into the partitions? Only a v7 of about now whose day exists. Every other id lives in the *_foreign siblings,
+-- which the same views and ticks read: no id is refused, and no default partition can block the making of a day.
+create function tramline.is_native(p_id uuid) returns boolean language sql stable strict as $$
+  select (get_byte(uuid_send(p_id), 6) >> 4) = 7
+     and exists (select from tramline.partitions p
+                  where p_id >= p.lo and p_id < p.hi
+                    and p.hi > tramline.uuid_at(now() - interval '1 day') and p.lo <= tramline.uuid_at(now() + interval '1 day'))
+$$;

@@ -1,0 +1,168 @@
+-- The ledger: everything hot is inserted once and never updated or deleted. No foreign keys between hot tables.
+
+create table tramline.runs (
+  run_id uuid not null,
+  shard int not null,
+  kind text not null check (kind in ('function', 'workflow', 'pipeline', 'external')),
+  target text not null,
+  version int,                                       -- of the workflow; pinned at the start
+  executor text not null default 'engine' check (executor in ('engine', 'pull', 'external')),
+  queue text not null default 'default',
+  priority smallint not null default 2 check (priority between 0 and 3),
+  input jsonb not null default '{}',
+  correlation_id text,
+  concurrency_key text,
+  source text not null,
+  created_by uuid,
+  triggered_by text,
+  parent_run_id uuid,
+  root_run_id uuid,
+  project_id text,
+  env text,
+  git_sha text,
+  git_ref text,
+  function_name text,
+  context jsonb,
+  metadata jsonb,
+  queued_at timestamptz not null default now(),
+  scheduled_at timestamptz,
+  enqueued_xid xid8 not null default pg_current_xact_id(),
+  primary key (run_id, shard)
+) partition by range (run_id);
+-- Discovery; immutable columns only. Nobody indexes a status: there is none here.
+create index runs_discovery on tramline.runs (shard, priority, enqueued_xid, run_id);
+create index runs_by_target on tramline.runs (target, run_id);
+create table tramline.runs_foreign (like tramline.runs including all);
+
+create table tramline.run_ends (
+  run_id uuid not null,
+  shard int not null,
+  generation int not null,
+  status text not null check (status in ('completed', 'failed', 'cancelled', 'skipped')),
+  output jsonb,
+  error jsonb,
+  error_step text,
+  attempt int not null default 0,
+  claimed_by text,
+  epoch bigint,                                      -- the ownership that wrote it; null when written by an external worker
+  started_at timestamptz,
+  finished_at timestamptz not null default now(),
+  metadata jsonb,
+  primary key (run_id, shard, generation)
+) partition by range (run_id);
+create table tramline.run_ends_foreign (like tramline.run_ends including all);
+
+-- What lives between start and end: parked, paused, waiting, re-opened, running for longer than a second.
+create table tramline.run_marks (
+  run_id uuid not null,
+  shard int not null,
+  generation int not null,
+  seq bigint not null,                               -- microseconds of the database's clock: rises within a run
+  status text not null check (status in ('scheduled', 'queued', 'claimed', 'running', 'waiting', 'paused', 'compensating')),
+  at timestamptz not null default now(),
+  node text,
+  input jsonb,
+  metadata jsonb,
+  primary key (run_id, shard, generation, seq)
+) partition by range (run_id);
+create table tramline.run_marks_foreign (like tramline.run_marks including all);
+
+-- Ends of step attempts: the checkpoints.
+create table tramline.run_steps (
+  run_id uuid not null,
+  shard int not null,
+  step text not null,
+  step_index int not null default 0,                 -- item of a map step
+  generation int not null,
+  attempt int not null,
+  status text not null check (status in ('pending', 'running', 'waiting', 'completed', 'failed', 'skipped', 'cancelled', 'compensated')),
+  function_name text,
+  output jsonb,
+  error jsonb,
+  started_at timestamptz not null,
+  finished_at timestamptz not null default now(),
+  node text,
+  epoch bigint,
+  primary key (run_id, shard, step, step_index, generation, attempt)
+) partition by range (run_id);
+create table tramline.run_steps_foreign (like tramline.run_steps including all);
+
+create table tramline.run_events (
+  run_id uuid not null,
+  shard int not null,
+  event_id uuid not null,
+  event_type text not null,
+  level text not null default 'info' check (level in ('debug', 'info', 'warn', 'error')),
+  message text not null,
+  payload jsonb,
+  created_at timestamptz not null default now(),
+  primary key (run_id, shard, event_id)
+) partition by range (run_id);
+create table tramline.run_events_foreign (like tramline.run_events including all);
+
+-- Starts that must be durable before the call: repeated after an unclean takeover, so that a step which kills its node is counted.
+create table tramline.step_starts (
+  run_id uuid not null,
+  shard int not null,
+  step text not null,
+  generation int not null,
+  epoch bigint not null,
+  node text,
+  started_at timestamptz not null default now(),
+  deadline timestamptz,
+  primary key (run_id, shard, step, generation, epoch)
+);
+
+create table tramline.artifacts (
+  artifact_id uuid primary key default tramline.uuid_v7(),
+  run_id uuid not null,
+  kind text not null default 'file',
+  name text not null,
+  uri text,
+  sha256 text,
+  bytes bigint,
+  metadata jsonb,
+  created_at timestamptz not null default now()
+);
+create index artifacts_by_run on tramline.artifacts (run_id);
+
+create table tramline.dead_letters (
+  run_id uuid not null,
+  shard int not null,
+  generation int not null,
+  reason text not null,
+  payload jsonb,
+  created_at timestamptz not null default now(),
+  primary key (run_id, shard, generation)
+);
+
+-- Makes the partitions of one day; true when it made them. Run ahead of time by every node, and at installation.
+create function tramline.ensure_partitions(p_day date) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_lo uuid := tramline.uuid_at(p_day::timestamp at time zone 'UTC');
+  v_hi uuid := tramline.uuid_at((p_day + 1)::timestamp at time zone 'UTC');
+  t text;
+begin
+  perform pg_advisory_xact_lock(hashtext('tramline.partitions'));
+  if exists (select from tramline.partitions where day = p_day) then
+    return false;
+  end if;
+  foreach t in array array['runs', 'run_ends', 'run_marks', 'run_steps', 'run_events'] loop
+    execute format('create table tramline.%I partition of tramline.%I for values from (%L) to (%L)',
+                   t || '_' || to_char(p_day, 'YYYYMMDD'), t, v_lo, v_hi);
+  end loop;
+  insert into tramline.partitions values (p_day, v_lo, v_hi);
+  return true;
+end $$;
+select tramline.ensure_partitions((now() at time zone 'UTC')::date + d) from generate_series(-1, 3) d;
+
+create view tramline.all_runs with (security_invoker = true) as
+  select *, false as is_foreign from tramline.runs union all select *, true from tramline.runs_foreign;
+create view tramline.all_ends with (security_invoker = true) as
+  select * from tramline.run_ends union all select * from tramline.run_ends_foreign;
+create view tramline.all_marks with (security_invoker = true) as
+  select * from tramline.run_marks union all select * from tramline.run_marks_foreign;
+create view tramline.all_steps with (security_invoker = true) as
+  select * from tramline.run_steps union all select * from tramline.run_steps_foreign;
+create view tramline.all_events with (security_invoker = true) as
+  select * from tramline.run_events union all select * from tramline.run_events_foreign;

@@ -1,0 +1,134 @@
+-- Small, mutable tables of the engine: shards with their owners, commands, timers, parked runs, correlations; and the configuration
+-- that runs refer to: definitions, functions, schedules, nodes.
+
+create table tramline.shards (
+  shard int primary key,
+  owner uuid,                                        -- made at process start; null = free
+  epoch bigint not null default 0,                   -- rises at every acquisition: the fence
+  beat bigint not null default 0,                    -- rises while the owner lives; nobody reads a clock
+  low_xid xid8,                                      -- low-water mark: below it no unfinished run is without a durable row
+  seen text,                                         -- snapshot of the last completed tick
+  system_id bigint                                   -- of the cluster that both came from
+) with (fillfactor = 50);
+insert into tramline.shards (shard) select generate_series(0, {{shard_count}} - 1);
+
+create table tramline.nodes (
+  node_id uuid primary key,
+  name text not null,
+  version text not null,
+  roles text[] not null default '{}',
+  beat bigint not null default 0,
+  started_at timestamptz not null default now(),
+  seen_at timestamptz not null default now()
+) with (fillfactor = 50);
+
+-- Requests to the owner of a run (or of a schedule). Discovered like runs, deleted by the flush that applies or refuses them.
+create table tramline.commands (
+  shard int not null,
+  command_id uuid not null default tramline.uuid_v7(),
+  subject_kind text not null default 'run' check (subject_kind in ('run', 'schedule')),
+  subject_id text not null,
+  generation int,
+  verb text not null,
+  args jsonb,
+  actor text,
+  reason text,
+  created_at timestamptz not null default now(),
+  xid xid8 not null default pg_current_xact_id(),
+  primary key (shard, command_id)
+) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+create index commands_discovery on tramline.commands (shard, xid, command_id);
+
+-- Inserted and deleted by owners only; read forward through a window.
+create table tramline.timers (
+  shard int not null,
+  due_at timestamptz not null,
+  run_id uuid not null,
+  generation int not null,
+  kind text not null check (kind in ('start', 'retry', 'sleep')),
+  step text not null default '',
+  attempt int not null default 0,
+  created_at timestamptz not null default now(),
+  primary key (shard, due_at, run_id, kind, step, attempt)
+) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+create index timers_by_run on tramline.timers (run_id);
+
+-- A run that the low-water mark may pass although no timer or wait names it.
+create table tramline.parked (
+  shard int not null,
+  run_id uuid not null,
+  why text not null,
+  at timestamptz not null default now(),
+  primary key (shard, run_id)
+) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+create table tramline.correlations (
+  shard int not null,                                -- of the target and the correlation id, not of the run
+  target text not null,
+  correlation_id text not null,
+  run_id uuid not null,
+  input_hash bytea not null,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null,
+  primary key (shard, target, correlation_id)
+);
+
+create table tramline.workflow_definitions (
+  name text not null check (name ~ '^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$'),
+  version int not null,
+  definition jsonb not null,
+  checksum text,
+  status text not null default 'submitted' check (status in ('submitted', 'draft', 'published', 'refused', 'retired')),
+  problems jsonb,
+  required_inputs text[] not null default '{}',
+  created_by text not null default current_user,
+  created_at timestamptz not null default now(),
+  published_at timestamptz,
+  primary key (name, version)
+);
+
+create table tramline.functions (
+  name text primary key,
+  kind text not null default 'edge' check (kind in ('edge', 'handler')),
+  version text,
+  auth text,
+  state text not null default 'pending',
+  reason text,
+  updated_at timestamptz not null default now()
+);
+
+create table tramline.schedules (
+  name text primary key check (name ~ '^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$'),
+  shard int not null,
+  cron text not null,
+  timezone text not null default 'UTC',
+  target text not null,
+  input jsonb not null default '{}',
+  queue text not null default 'default',
+  priority smallint not null default 1 check (priority between 0 and 3),
+  paused boolean not null default false,
+  source text not null default 'sql',
+  last_due timestamptz,                              -- monotonic: retention of periods cannot fire one again
+  revision bigint not null default 1,                -- rises with every change, so that owners notice
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+
+create table tramline.schedule_periods (
+  schedule text not null,
+  due_at timestamptz not null,                       -- the nominal instant, in UTC: the identity of the period
+  run_id uuid,
+  outcome text not null check (outcome in ('prepared', 'started', 'skipped', 'cancelled')),
+  reason text,
+  started_at timestamptz,
+  drift_ms bigint,
+  created_at timestamptz not null default now(),
+  primary key (schedule, due_at)
+);
+
+create table tramline.project_members (
+  project_id text not null,
+  user_id uuid not null,
+  role text not null default 'member',
+  primary key (project_id, user_id)
+);

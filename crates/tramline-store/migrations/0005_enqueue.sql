@@ -1,0 +1,191 @@
+-- Enqueueing. One set-based function holds the rules; the single call, the view's trigger and the HTTP API all come here.
+
+create type tramline.enqueue_row as (
+  ord int, run_id uuid, target text, kind text, version int, input jsonb, correlation_id text, opts jsonb, code text, detail jsonb
+);
+
+-- Where a run comes from when the writer does not say: the calling function, else the role of the token, else the session's user.
+create function tramline.derived_source() returns text language sql stable as $$
+  select coalesce('function:' || nullif(nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-tramline-function', ''),
+                  'role:' || auth.role(), 'sql:' || session_user)
+$$;
+
+-- The run whose step made this request: the host's fetch wrapper sends its id, /rest/v1 hands the headers on.
+create function tramline.calling_run() returns uuid language plpgsql stable as $$
+begin
+  return nullif(nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-tramline-run-id', '')::uuid;
+exception when others then
+  return null;                                       -- not a UUID: nobody's child
+end $$;
+
+-- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
+-- opts: kind, queue, priority, run_at, concurrency_key, source, created_by, triggered_by, parent_run_id, project_id, env, git_sha, git_ref, metadata.
+-- One row per item: the run (new, or the first one of its correlation id), or a code: TL404 unknown target, TL409 correlation id used
+-- with other input (detail.run_id names the first run), TL422 missing fields (detail.missing lists them all). Nothing of a refused item is kept.
+-- Locks: correlations in key order, so that two batches cannot deadlock.
+create function tramline.enqueue_many(p_run_id uuid[], p_target text[], p_input jsonb[], p_correlation_id text[], p_opts jsonb[])
+returns table (ord int, run_id uuid, created boolean, code text, detail jsonb)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  v_rows tramline.enqueue_row[];
+  v_source text := tramline.derived_source();
+  v_user uuid := auth.uid();
+  v_parent uuid := tramline.calling_run();
+  v_root uuid;
+begin
+  if v_parent is not null then
+    select coalesce(r.root_run_id, r.run_id) into v_root from tramline.all_runs r where r.run_id = v_parent;
+    if not found then
+      v_parent := null;
+    end if;
+  end if;
+
+  with targets as materialized (
+    select q.target, coalesce(d.kind, f.kind) as kind, d.version, d.required
+      from (select distinct target from unnest(p_target) as u(target)) q
+      left join lateral (select 'workflow' as kind, w.version, w.required_inputs as required from tramline.workflow_definitions w
+                          where w.name = q.target and w.status = 'published' order by w.version desc limit 1) d on true
+      left join lateral (select 'function' as kind from tramline.functions f where f.name = q.target) f on true)
+  select array_agg(row(
+           u.ord,
+           case when u.run_id is not null then u.run_id
+                when u.opts ->> 'concurrency_key' is not null
+                  then tramline.with_tail_bits(tramline.uuid_v7(), tramline.key_bits(u.opts ->> 'concurrency_key'))
+                when v_parent is not null then tramline.with_tail_bits(tramline.uuid_v7(), tramline.tail_bits(v_parent))
+                else tramline.uuid_v7() end,
+           u.target, t.kind, t.version, u.input, u.correlation_id, u.opts,
+           case when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind) then 'TL404'
+                when m.missing is not null then 'TL422' end,
+           case when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind)
+                  then jsonb_build_object('target', u.target)
+                when m.missing is not null then jsonb_build_object('target', u.target, 'missing', m.missing) end
+         )::tramline.enqueue_row order by u.ord)
+    into v_rows
+    from (select i.ord::int as ord, i.run_id, i.target, coalesce(i.input, '{}') as input, i.correlation_id, i.opts
+            from unnest(p_run_id, p_target, p_input, p_correlation_id, p_opts) with ordinality
+              as i(run_id, target, input, correlation_id, opts, ord)) u
+    left join targets t on t.target = u.target
+    left join lateral (select jsonb_agg(r.name order by r.name) as missing from unnest(t.required) as r(name)
+                        where jsonb_typeof(u.input) <> 'object' or not u.input ? r.name) m on t.required <> '{}';
+
+  if exists (select from unnest(v_rows) r where r.correlation_id is not null and r.code is null) then
+    insert into tramline.correlations as c (shard, target, correlation_id, run_id, input_hash, expires_at)
+    select tramline.key_shard(k.target || chr(31) || k.correlation_id), k.target, k.correlation_id, k.run_id,
+           sha256(convert_to(k.input::text, 'UTF8')), now() + interval '30 days'
+      from (select distinct on (r.target, r.correlation_id) r.target, r.correlation_id, r.run_id, r.input from unnest(v_rows) r
+             where r.correlation_id is not null and r.code is null order by r.target, r.correlation_id, r.ord) k
+     order by 1, 2, 3
+    on conflict (shard, target, correlation_id) do update
+       set run_id = excluded.run_id, input_hash = excluded.input_hash, created_at = now(), expires_at = excluded.expires_at
+     where c.expires_at <= now();
+    -- Read back in a statement of its own: it sees what another transaction committed while this one waited for its key.
+    select array_agg(case
+             when c.run_id is null or c.run_id = r.run_id then r
+             when c.input_hash = sha256(convert_to(r.input::text, 'UTF8'))
+               then row(r.ord, c.run_id, r.target, r.kind, r.version, r.input, r.correlation_id, r.opts, 'known', null)::tramline.enqueue_row
+             else row(r.ord, r.run_id, r.target, r.kind, r.version, r.input, r.correlation_id, r.opts, 'TL409',
+                      jsonb_build_object('target', r.target, 'correlation_id', r.correlation_id, 'run_id', c.run_id))::tramline.enqueue_row
+           end order by r.ord)
+      into v_rows
+      from (select (u).* from unnest(v_rows) u) x
+      cross join lateral (select row(x.*)::tramline.enqueue_row as r) y
+      cross join lateral (select (y.r).*) r
+      left join tramline.correlations c on r.code is null and r.correlation_id is not null
+       and c.shard = tramline.key_shard(r.target || chr(31) || r.correlation_id) and c.target = r.target and c.correlation_id = r.correlation_id;
+  end if;
+
+  return query
+  with fresh as materialized (
+    select r.run_id, tramline.shard_of(r.run_id) as shard, r.kind, r.target, r.version, r.input, r.correlation_id,
+           coalesce(r.opts ->> 'queue', 'default') as queue, coalesce((r.opts ->> 'priority')::smallint, 2::smallint) as priority,
+           r.opts ->> 'concurrency_key' as concurrency_key, coalesce(r.opts ->> 'source', v_source) as source,
+           coalesce((r.opts ->> 'created_by')::uuid, v_user) as created_by, r.opts ->> 'triggered_by' as triggered_by,
+           coalesce((r.opts ->> 'parent_run_id')::uuid, v_parent) as parent_run_id,
+           coalesce((r.opts ->> 'root_run_id')::uuid, v_root) as root_run_id,
+           r.opts ->> 'project_id' as project_id, r.opts ->> 'env' as env, r.opts ->> 'git_sha' as git_sha, r.opts ->> 'git_ref' as git_ref,
+           case when r.kind = 'function' then r.target end as function_name,
+           r.opts -> 'metadata' as metadata, (r.opts ->> 'run_at')::timestamptz as scheduled_at, tramline.is_native(r.run_id) as native
+      from unnest(v_rows) r where r.code is null),
+  a as (
+    insert into tramline.runs (run_id, shard, kind, target, version, input, correlation_id, queue, priority, concurrency_key, source, created_by,
+           triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, metadata, scheduled_at)
+    select f.run_id, f.shard, f.kind, f.target, f.version, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source, f.created_by,
+           f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.metadata, f.scheduled_at
+      from fresh f where f.native on conflict do nothing returning run_id),
+  b as (
+    insert into tramline.runs_foreign (run_id, shard, kind, target, version, input, correlation_id, queue, priority, concurrency_key, source,
+           created_by, triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, metadata, scheduled_at)
+    select f.run_id, f.shard, f.kind, f.target, f.version, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source,
+           f.created_by, f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.metadata,
+           f.scheduled_at
+      from fresh f where not f.native on conflict do nothing returning run_id)
+  select r.ord, r.run_id, n.run_id is not null, nullif(r.code, 'known'), r.detail
+    from unnest(v_rows) r
+    left join (select run_id from a union all select run_id from b) n on n.run_id = r.run_id and r.code is null
+   order by r.ord;
+end $$;
+
+-- Raises what enqueue_many found wrong with one item.
+create function tramline.raise_refusal(p_code text, p_detail jsonb) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  case p_code
+    when 'TL404' then
+      raise exception using errcode = 'TL404', message = format('no workflow or function named "%s" is published', p_detail ->> 'target'),
+        hint = 'publish the workflow or deploy the function first', detail = p_detail::text;
+    when 'TL409' then
+      raise exception using errcode = 'TL409', message = format('correlation id "%s" was used for run %s with other input',
+        p_detail ->> 'correlation_id', p_detail ->> 'run_id'), hint = 'use another correlation id, or the same input', detail = p_detail::text;
+    when 'TL422' then
+      raise exception using errcode = 'TL422', message = format('input of "%s" lacks: %s', p_detail ->> 'target',
+        (select string_agg(v, ', ') from jsonb_array_elements_text(p_detail -> 'missing') v)), detail = p_detail::text;
+    else
+      raise exception using errcode = p_code, message = coalesce(p_detail ->> 'message', 'refused'), detail = p_detail::text;
+  end case;
+end $$;
+
+-- Starts one run and returns its id: the new one, or with a known correlation id and the same input the first one.
+create function ops.enqueue(p_target text, p_input jsonb default '{}', p_correlation_id text default null, p_run_at timestamptz default null,
+  p_queue text default 'default', p_priority int default 2, p_concurrency_key text default null, p_run_id uuid default null,
+  p_metadata jsonb default null, p_source text default null)
+returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare v record;
+begin
+  select * into v from tramline.enqueue_many(array[p_run_id], array[p_target], array[p_input], array[p_correlation_id],
+    array[jsonb_strip_nulls(jsonb_build_object('queue', p_queue, 'priority', p_priority, 'concurrency_key', p_concurrency_key,
+      'run_at', p_run_at, 'metadata', p_metadata, 'source', p_source))]);
+  if v.code is not null then
+    perform tramline.raise_refusal(v.code, v.detail);
+  end if;
+  return v.run_id;
+end $$;
+
+-- Asks the owner of a run for something; applied or refused by it, with an event in either case. Returns the command's id.
+create function tramline.request(p_run_id uuid, p_verb text, p_args jsonb default null, p_reason text default null, p_actor text default null)
+returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare v_id uuid := tramline.uuid_v7();
+begin
+  insert into tramline.commands (shard, command_id, subject_id, verb, args, actor, reason)
+  values (tramline.shard_of(p_run_id), v_id, p_run_id::text, p_verb, p_args,
+          coalesce(p_actor, auth.uid()::text, auth.role(), session_user), p_reason);
+  return v_id;
+end $$;
+
+-- Appends an event to the ledger of a run.
+create function ops.append_event(p_run_id uuid, p_level text, p_message text, p_payload jsonb default '{}', p_event_type text default 'log')
+returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare v_id uuid := tramline.uuid_v7(); v_foreign boolean;
+begin
+  select r.is_foreign into v_foreign from tramline.all_runs r where r.run_id = p_run_id;
+  if not found then
+    raise exception using errcode = 'TL404', message = format('no run %s', p_run_id);
+  end if;
+  if v_foreign then
+    insert into tramline.run_events_foreign (run_id, shard, event_id, event_type, level, message, payload)
+    values (p_run_id, tramline.shard_of(p_run_id), v_id, coalesce(p_event_type, 'log'), coalesce(p_level, 'info'), p_message, p_payload);
+  else
+    insert into tramline.run_events (run_id, shard, event_id, event_type, level, message, payload)
+    values (p_run_id, tramline.shard_of(p_run_id), v_id, coalesce(p_event_type, 'log'), coalesce(p_level, 'info'), p_message, p_payload);
+  end if;
+  return v_id;
+end $$;

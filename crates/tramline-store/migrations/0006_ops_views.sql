@@ -1,0 +1,241 @@
+-- The public face of the ledger: security-invoker views. Plain INSERT, UPDATE and RETURNING work on ops.runs; an UPDATE of a run that
+-- the engine drives becomes a command, because only the owner changes a run.
+
+create view ops.runs with (security_invoker = true) as
+select r.run_id, r.kind, r.target, r.version, r.executor,
+       case when e.generation is not null and e.generation >= coalesce(m.generation, 1) then e.status
+            when m.status is not null then m.status
+            when r.scheduled_at > now() then 'scheduled'
+            else 'queued' end as status,
+       r.queue, r.priority, coalesce(m.input, r.input) as input, r.context,
+       e.output, e.error, e.error_step, r.correlation_id, r.concurrency_key, r.source, r.created_by, r.triggered_by,
+       r.parent_run_id, r.root_run_id, r.project_id, r.env, r.git_sha, r.git_ref, r.function_name,
+       coalesce(e.attempt, 0) as attempt, greatest(coalesce(e.generation, 1), coalesce(m.generation, 1)) as generation,
+       coalesce(case when e.generation >= coalesce(m.generation, 1) then e.claimed_by end, m.node) as claimed_by,
+       r.queued_at, r.scheduled_at,
+       coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end, f.at) as started_at,
+       case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as finished_at,
+       case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as completed_at,
+       coalesce(r.metadata, '{}') || coalesce(m.metadata, '{}') || coalesce(e.metadata, '{}') as metadata
+  from tramline.all_runs r
+  left join lateral (select * from tramline.all_ends x where x.run_id = r.run_id and x.shard = r.shard
+                      order by x.generation desc limit 1) e on true
+  left join lateral (select * from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard
+                      order by x.generation desc, x.seq desc limit 1) m on true
+  left join lateral (select x.at from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.status = 'running'
+                      order by x.generation desc, x.seq limit 1) f on true;
+alter view ops.runs alter column run_id set default tramline.uuid_v7();
+
+create view ops.run_steps with (security_invoker = true) as
+select run_id, step, step_index, generation, attempt, status, function_name, output, error, started_at, finished_at,
+       (extract(epoch from finished_at - started_at) * 1000)::bigint as duration_ms, node
+  from tramline.all_steps;
+create view ops.run_events with (security_invoker = true) as
+select event_id, run_id, event_type, level, message, payload, created_at from tramline.all_events;
+create view ops.artifacts with (security_invoker = true) as select * from tramline.artifacts;
+create view ops.dead_letters with (security_invoker = true) as
+select run_id, generation, reason, payload, created_at from tramline.dead_letters;
+create view ops.workflow_definitions with (security_invoker = true) as
+select name, version, definition, checksum, status, problems, required_inputs, created_by, created_at, published_at from tramline.workflow_definitions;
+create view ops.workflow_executions with (security_invoker = true) as
+select run_id as id, target as workflow_name, version as workflow_version,
+       case status when 'queued' then 'pending' when 'scheduled' then 'pending' when 'claimed' then 'running' when 'waiting' then 'running'
+                   else status end as status,
+       input, output, error, error_step, correlation_id, started_at, completed_at, queued_at as created_at
+  from ops.runs where kind = 'workflow';
+create view ops.functions with (security_invoker = true) as select name, kind, version, auth, state, reason, updated_at from tramline.functions;
+create view ops.schedules with (security_invoker = true) as
+select name, cron, timezone, target, input, queue, priority, paused, source, last_due, created_at, updated_at from tramline.schedules;
+create view ops.schedule_periods with (security_invoker = true) as select * from tramline.schedule_periods;
+create view ops.timers with (security_invoker = true) as
+select run_id, generation, kind, nullif(step, '') as step, attempt, due_at, created_at from tramline.timers;
+create view ops.nodes with (security_invoker = true) as
+select n.node_id, n.name, n.version, n.roles, n.started_at, n.seen_at,
+       (select array_agg(s.shard order by s.shard) from tramline.shards s where s.owner = n.node_id) as shards
+  from tramline.nodes n;
+create view ops.project_members with (security_invoker = true) as select * from tramline.project_members;
+
+create function tramline.runs_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v record;
+  v_status text := coalesce(new.status, 'queued');
+  v_native boolean;
+begin
+  if v_status = 'success' then
+    v_status := 'completed';
+  end if;
+  new.run_id := coalesce(new.run_id, tramline.uuid_v7());
+  if v_status in ('queued', 'scheduled') then
+    select * into v from tramline.enqueue_many(array[new.run_id], array[coalesce(new.target, new.function_name)], array[new.input],
+      array[new.correlation_id],
+      array[jsonb_strip_nulls(jsonb_build_object('kind', new.kind, 'queue', new.queue, 'priority', new.priority, 'run_at', new.scheduled_at,
+        'concurrency_key', new.concurrency_key, 'source', new.source, 'created_by', new.created_by, 'triggered_by', new.triggered_by,
+        'parent_run_id', new.parent_run_id, 'root_run_id', new.root_run_id, 'project_id', new.project_id, 'env', new.env,
+        'git_sha', new.git_sha, 'git_ref', new.git_ref, 'metadata', new.metadata))]);
+    if v.code is not null then
+      perform tramline.raise_refusal(v.code, v.detail);
+    end if;
+    new.run_id := v.run_id;
+  else
+    -- The worker pattern: the writer executes the run and keeps its row; no node takes part.
+    v_native := tramline.is_native(new.run_id);
+    if v_native then
+      insert into tramline.runs (run_id, shard, kind, target, executor, queue, priority, input, correlation_id, source, created_by, triggered_by,
+        parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata)
+      values (new.run_id, tramline.shard_of(new.run_id), coalesce(new.kind, 'external'), coalesce(new.target, new.function_name, 'external'),
+        'external', coalesce(new.queue, 'default'), coalesce(new.priority, 2), coalesce(new.input, '{}'), new.correlation_id,
+        coalesce(new.source, tramline.derived_source()), coalesce(new.created_by, auth.uid()), new.triggered_by,
+        coalesce(new.parent_run_id, tramline.calling_run()), new.root_run_id, new.project_id, new.env, new.git_sha, new.git_ref,
+        new.function_name, new.context, new.metadata);
+    else
+      insert into tramline.runs_foreign (run_id, shard, kind, target, executor, queue, priority, input, correlation_id, source, created_by,
+        triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata)
+      values (new.run_id, tramline.shard_of(new.run_id), coalesce(new.kind, 'external'), coalesce(new.target, new.function_name, 'external'),
+        'external', coalesce(new.queue, 'default'), coalesce(new.priority, 2), coalesce(new.input, '{}'), new.correlation_id,
+        coalesce(new.source, tramline.derived_source()), coalesce(new.created_by, auth.uid()), new.triggered_by,
+        coalesce(new.parent_run_id, tramline.calling_run()), new.root_run_id, new.project_id, new.env, new.git_sha, new.git_ref,
+        new.function_name, new.context, new.metadata);
+    end if;
+    perform tramline.keep_external(new.run_id, v_native, v_status, new.output, new.error, new.error_step, new.claimed_by, new.metadata,
+      coalesce(new.finished_at, new.completed_at));
+  end if;
+  select * into new from ops.runs where run_id = new.run_id;
+  return new;
+end $$;
+
+-- Appends the state of an external run: a mark while it lives, an end when it ended. Terminal states never change.
+create function tramline.keep_external(p_run_id uuid, p_native boolean, p_status text, p_output jsonb, p_error jsonb, p_error_step text,
+  p_worker text, p_metadata jsonb, p_finished_at timestamptz)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_shard int := tramline.shard_of(p_run_id);
+  v_seq bigint := (extract(epoch from clock_timestamp()) * 1000000)::bigint;
+  v_terminal boolean := p_status in ('completed', 'failed', 'cancelled', 'skipped');
+begin
+  if v_terminal and p_native then
+    insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, claimed_by, started_at, finished_at, metadata)
+    values (p_run_id, v_shard, 1, p_status, p_output, p_error, p_error_step, p_worker,
+            (select min(at) from tramline.run_marks m where m.run_id = p_run_id and m.shard = v_shard and m.status = 'running'),
+            coalesce(p_finished_at, clock_timestamp()), p_metadata);
+  elsif v_terminal then
+    insert into tramline.run_ends_foreign (run_id, shard, generation, status, output, error, error_step, claimed_by, started_at, finished_at, metadata)
+    values (p_run_id, v_shard, 1, p_status, p_output, p_error, p_error_step, p_worker,
+            (select min(at) from tramline.run_marks_foreign m where m.run_id = p_run_id and m.shard = v_shard and m.status = 'running'),
+            coalesce(p_finished_at, clock_timestamp()), p_metadata);
+  elsif p_native then
+    insert into tramline.run_marks (run_id, shard, generation, seq, status, at, node, metadata)
+    values (p_run_id, v_shard, 1, v_seq, p_status, clock_timestamp(), p_worker, p_metadata);
+  else
+    insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, at, node, metadata)
+    values (p_run_id, v_shard, 1, v_seq, p_status, clock_timestamp(), p_worker, p_metadata);
+  end if;
+end $$;
+
+-- An UPDATE of ops.runs. On engine runs: status to queued, cancelled or paused, priority, metadata, claimed_by to null; each becomes a
+-- command. On external runs: whatever their writer keeps. Anything else is TL400.
+create function tramline.runs_update() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_native boolean;
+  v_status text := case new.status when 'success' then 'completed' else new.status end;
+  v_changed text[];
+begin
+  if old.executor = 'external' then
+    if old.status in ('completed', 'failed', 'cancelled', 'skipped') then
+      raise exception using errcode = 'TL400', message = format('run %s has ended (%s); its row does not change any more', old.run_id, old.status);
+    end if;
+    select not r.is_foreign into v_native from tramline.all_runs r where r.run_id = old.run_id;
+    perform tramline.keep_external(old.run_id, v_native, v_status, new.output, new.error, new.error_step, new.claimed_by,
+      nullif(new.metadata, old.metadata), coalesce(new.finished_at, new.completed_at));
+    select * into new from ops.runs where run_id = old.run_id;
+    return new;
+  end if;
+
+  select array_agg(n.key order by n.key) into v_changed
+    from jsonb_each(to_jsonb(new)) n join jsonb_each(to_jsonb(old)) o on o.key = n.key
+   where n.value is distinct from o.value and n.key not in ('status', 'priority', 'metadata', 'claimed_by', 'started_at', 'finished_at', 'completed_at');
+  if v_changed is not null then
+    raise exception using errcode = 'TL400', message = format('column %s of a run that the engine drives cannot be changed', v_changed[1]),
+      hint = 'status (to queued, cancelled or paused), priority, metadata and claimed_by can';
+  end if;
+  if v_status is distinct from old.status then
+    case v_status
+      when 'cancelled' then perform tramline.request(old.run_id, 'cancel', null, 'update of ops.runs');
+      when 'paused' then perform tramline.request(old.run_id, 'pause', null, 'update of ops.runs');
+      when 'queued' then
+        perform tramline.request(old.run_id, case when old.status = 'paused' then 'resume'
+          when old.status in ('failed', 'cancelled') then 'retry' else 'requeue' end, null, 'update of ops.runs');
+      else
+        raise exception using errcode = 'TL400', message = format('status cannot be set to %s: only the engine does that', v_status),
+          hint = 'queued, cancelled and paused can be asked for';
+    end case;
+  end if;
+  if new.priority is distinct from old.priority then
+    perform tramline.request(old.run_id, 'priority', to_jsonb(new.priority), 'update of ops.runs');
+  end if;
+  if new.metadata is distinct from old.metadata then
+    perform tramline.request(old.run_id, 'metadata', new.metadata, 'update of ops.runs');
+  end if;
+  return new;
+end $$;
+
+create trigger runs_insert instead of insert on ops.runs for each row execute function tramline.runs_insert();
+create trigger runs_update instead of update on ops.runs for each row execute function tramline.runs_update();
+
+-- Cancels a run; true when it was still to be cancelled. An external run ends at once, any other by its owner.
+create function ops.cancel_run(p_run_id uuid, p_reason text default null) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare v ops.runs;
+begin
+  select * into v from ops.runs where run_id = p_run_id;
+  if not found then
+    raise exception using errcode = 'TL404', message = format('no run %s', p_run_id);
+  end if;
+  if v.status in ('completed', 'failed', 'cancelled', 'skipped') then
+    return false;
+  end if;
+  if v.executor = 'external' then
+    update ops.runs set status = 'cancelled', error = jsonb_build_object('code', 'cancelled', 'message', p_reason) where run_id = p_run_id;
+  else
+    perform tramline.request(p_run_id, 'cancel', null, p_reason);
+  end if;
+  return true;
+end $$;
+
+-- Re-opens an ended run with the next generation: finished steps keep their results, the failed one is tried again. p_input replaces
+-- the input, p_from_step also forgets that step and the later ones.
+create function ops.retry_run(p_run_id uuid, p_reason text default null, p_input jsonb default null, p_from_step text default null)
+returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare v ops.runs;
+begin
+  select * into v from ops.runs where run_id = p_run_id;
+  if not found then
+    raise exception using errcode = 'TL404', message = format('no run %s', p_run_id);
+  end if;
+  if v.executor <> 'engine' then
+    raise exception using errcode = 'TL400', message = format('run %s is kept by its own writer; only that can repeat it', p_run_id);
+  end if;
+  if v.status not in ('failed', 'cancelled') then
+    raise exception using errcode = 'TL409', message = format('run %s is %s; only failed and cancelled runs can be retried', p_run_id, v.status);
+  end if;
+  perform tramline.request(p_run_id, 'retry', jsonb_strip_nulls(jsonb_build_object('input', p_input, 'from_step', p_from_step,
+    'generation', v.generation)), p_reason);
+  return p_run_id;
+end $$;
+
+-- from('ops.runs') of clients that know one schema only.
+create view public."ops.runs" with (security_invoker = true) as select * from ops.runs;
+alter view public."ops.runs" alter column run_id set default tramline.uuid_v7();
+create view public."ops.run_events" with (security_invoker = true) as select * from ops.run_events;
+create view public."ops.artifacts" with (security_invoker = true) as select * from ops.artifacts;
+
+-- Events and artifacts may be inserted through their views: each derives what the writer left out.
+create function tramline.events_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  new.level := coalesce(new.level, 'info');
+  new.event_type := coalesce(new.event_type, 'log');
+  new.message := coalesce(new.message, new.event_type);
+  new.event_id := ops.append_event(new.run_id, new.level, new.message, new.payload, new.event_type);
+  new.created_at := now();
+  return new;
+end $$;
+create trigger events_insert instead of insert on ops.run_events for each row execute function tramline.events_insert();

@@ -1,0 +1,181 @@
+-- The flush: everything a node has to record, over all its shards, in one call and one commit. Only appended; repeatable: every row has
+-- a key made by the client and "on conflict do nothing", so a flush whose outcome is unknown is sent again as it is.
+--
+-- The fence: rows of the touched shards are locked in shard order for no key update. That conflicts with the update of a takeover:
+-- either this commits before the epoch rises, or it waits, reads the row again and finds that it is no longer the owner.
+--
+-- p_foreign names the runs of this batch that live in the *_foreign siblings; null when there is none, which is nearly always.
+-- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, commands_done, dead_letters, periods,
+-- period_starts. Answers the shards that were still held, and the ends that were not ours to write (somebody else's end exists).
+create function tramline.flush(
+  p_owner uuid, p_node text, p_shards int[], p_epochs bigint[],
+  p_step_run uuid[], p_step_name text[], p_step_generation int[], p_step_attempt int[], p_step_status text[], p_step_function text[],
+  p_step_output jsonb[], p_step_error jsonb[], p_step_started timestamptz[], p_step_finished timestamptz[],
+  p_end_run uuid[], p_end_generation int[], p_end_status text[], p_end_output jsonb[], p_end_error jsonb[], p_end_error_step text[],
+  p_end_attempt int[], p_end_started timestamptz[], p_end_finished timestamptz[],
+  p_foreign uuid[], p_cold jsonb,
+  out held int[], out not_ended uuid[])
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_epoch bigint[];                                  -- epoch by shard + 1
+  v_rows bigint;
+begin
+  select array_agg(q.shard) into held from (
+    select s.shard from tramline.shards s join unnest(p_shards, p_epochs) as e(shard, epoch) on e.shard = s.shard
+     where s.epoch = e.epoch and s.owner = p_owner order by s.shard for no key update of s) q;
+  if held is null then
+    held := '{}';
+    return;
+  end if;
+  select array_agg(e.epoch order by g) into v_epoch
+    from generate_series(0, (select max(s) from unnest(p_shards) s)) g left join unnest(p_shards, p_epochs) as e(shard, epoch) on e.shard = g;
+
+  if p_step_run is not null then
+    insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at, node, epoch)
+    select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error,
+           u.started_at, u.finished_at, p_node, v_epoch[tramline.shard_of(u.run_id) + 1]
+      from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output, p_step_error,
+                  p_step_started, p_step_finished)
+        as u(run_id, step, generation, attempt, status, function_name, output, error, started_at, finished_at)
+     where tramline.shard_of(u.run_id) = any (held) and (p_foreign is null or u.run_id <> all (p_foreign))
+    on conflict do nothing;
+    if p_foreign is not null then
+      insert into tramline.run_steps_foreign (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at,
+             node, epoch)
+      select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error,
+             u.started_at, u.finished_at, p_node, v_epoch[tramline.shard_of(u.run_id) + 1]
+        from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output, p_step_error,
+                    p_step_started, p_step_finished)
+          as u(run_id, step, generation, attempt, status, function_name, output, error, started_at, finished_at)
+       where tramline.shard_of(u.run_id) = any (held) and u.run_id = any (p_foreign)
+      on conflict do nothing;
+    end if;
+  end if;
+
+  if p_end_run is not null then
+    insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at, finished_at)
+    select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node,
+           v_epoch[tramline.shard_of(u.run_id) + 1], u.started_at, u.finished_at
+      from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt, p_end_started, p_end_finished)
+        as u(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at)
+     where tramline.shard_of(u.run_id) = any (held) and (p_foreign is null or u.run_id <> all (p_foreign))
+    on conflict do nothing;
+    get diagnostics v_rows = row_count;
+    if p_foreign is not null then
+      insert into tramline.run_ends_foreign (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at,
+             finished_at)
+      select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node,
+             v_epoch[tramline.shard_of(u.run_id) + 1], u.started_at, u.finished_at
+        from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt, p_end_started,
+                    p_end_finished)
+          as u(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at)
+       where tramline.shard_of(u.run_id) = any (held) and u.run_id = any (p_foreign)
+      on conflict do nothing;
+    end if;
+    if p_foreign is not null or v_rows <> cardinality(p_end_run) then
+      -- Some end existed already: ours (this batch was sent before) or somebody else's, which memory must follow.
+      select array_agg(u.run_id) into not_ended
+        from unnest(p_end_run, p_end_generation, p_end_status) as u(run_id, generation, status)
+       where tramline.shard_of(u.run_id) = any (held)
+         and not exists (select from tramline.all_ends x
+                          where x.run_id = u.run_id and x.shard = tramline.shard_of(u.run_id) and x.generation = u.generation
+                            and x.status = u.status and x.epoch = v_epoch[tramline.shard_of(u.run_id) + 1]);
+    end if;
+  end if;
+
+  if p_cold is not null then
+    perform tramline.flush_cold(p_node, held, v_epoch, p_foreign, p_cold);
+  end if;
+end $$;
+
+-- The rare rows of a flush, under the same locks and in the same transaction.
+create function tramline.flush_cold(p_node text, p_held int[], p_epoch bigint[], p_foreign uuid[], p jsonb)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if p ? 'marks' then
+    insert into tramline.run_marks (run_id, shard, generation, seq, status, at, node, input, metadata)
+    select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata
+      from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb)
+     where tramline.shard_of(r.run_id) = any (p_held) and (p_foreign is null or r.run_id <> all (p_foreign)) on conflict do nothing;
+    if p_foreign is not null then
+      insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, at, node, input, metadata)
+      select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata
+        from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb)
+       where tramline.shard_of(r.run_id) = any (p_held) and r.run_id = any (p_foreign) on conflict do nothing;
+    end if;
+  end if;
+  if p ? 'events' then
+    insert into tramline.run_events (run_id, shard, event_id, event_type, level, message, payload, created_at)
+    select r.run_id, tramline.shard_of(r.run_id), r.event_id, r.event_type, r.level, r.message, r.payload, r.at
+      from jsonb_to_recordset(p -> 'events') as r(run_id uuid, event_id uuid, event_type text, level text, message text, payload jsonb, at timestamptz)
+     where tramline.shard_of(r.run_id) = any (p_held) and (p_foreign is null or r.run_id <> all (p_foreign)) on conflict do nothing;
+    if p_foreign is not null then
+      insert into tramline.run_events_foreign (run_id, shard, event_id, event_type, level, message, payload, created_at)
+      select r.run_id, tramline.shard_of(r.run_id), r.event_id, r.event_type, r.level, r.message, r.payload, r.at
+        from jsonb_to_recordset(p -> 'events') as r(run_id uuid, event_id uuid, event_type text, level text, message text, payload jsonb, at timestamptz)
+       where tramline.shard_of(r.run_id) = any (p_held) and r.run_id = any (p_foreign) on conflict do nothing;
+    end if;
+  end if;
+  if p ? 'starts' then
+    insert into tramline.step_starts (run_id, shard, step, generation, epoch, node, started_at, deadline)
+    select r.run_id, tramline.shard_of(r.run_id), r.step, r.generation, p_epoch[tramline.shard_of(r.run_id) + 1], p_node, r.at, r.deadline
+      from jsonb_to_recordset(p -> 'starts') as r(run_id uuid, step text, generation int, at timestamptz, deadline timestamptz)
+     where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
+  end if;
+  if p ? 'timers_clear' then
+    delete from tramline.timers t using jsonb_to_recordset(p -> 'timers_clear') as r(run_id uuid, kind text, step text, attempt int, due_at timestamptz)
+     where t.shard = tramline.shard_of(r.run_id) and t.due_at = r.due_at and t.run_id = r.run_id and t.kind = r.kind and t.step = r.step
+       and t.attempt = r.attempt and t.shard = any (p_held);
+  end if;
+  if p ? 'timers_set' then
+    insert into tramline.timers (shard, due_at, run_id, generation, kind, step, attempt)
+    select tramline.shard_of(r.run_id), r.due_at, r.run_id, r.generation, r.kind, r.step, r.attempt
+      from jsonb_to_recordset(p -> 'timers_set') as r(run_id uuid, generation int, kind text, step text, attempt int, due_at timestamptz)
+     where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
+  end if;
+  if p ? 'unparked' then
+    delete from tramline.parked t using jsonb_array_elements_text(p -> 'unparked') as r(run_id)
+     where t.run_id = r.run_id::uuid and t.shard = tramline.shard_of(r.run_id::uuid) and t.shard = any (p_held);
+  end if;
+  if p ? 'parked' then
+    insert into tramline.parked (shard, run_id, why)
+    select tramline.shard_of(r.run_id), r.run_id, r.why from jsonb_to_recordset(p -> 'parked') as r(run_id uuid, why text)
+     where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
+  end if;
+  if p ? 'dead_letters' then
+    insert into tramline.dead_letters (run_id, shard, generation, reason, payload)
+    select r.run_id, tramline.shard_of(r.run_id), r.generation, r.reason, r.payload
+      from jsonb_to_recordset(p -> 'dead_letters') as r(run_id uuid, generation int, reason text, payload jsonb)
+     where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
+  end if;
+  if p ? 'commands_done' then
+    delete from tramline.commands c using jsonb_to_recordset(p -> 'commands_done') as r(shard int, command_id uuid)
+     where c.shard = r.shard and c.command_id = r.command_id and c.shard = any (p_held);
+  end if;
+  if p ? 'periods' then
+    -- A period that exists already starts nothing: its run is inserted only with it.
+    with made as (
+      insert into tramline.schedule_periods (schedule, due_at, run_id, outcome, reason)
+      select r.schedule, r.due_at, r.run_id, r.outcome, r.reason
+        from jsonb_to_recordset(p -> 'periods') as r(schedule text, due_at timestamptz, run_id uuid, outcome text, reason text)
+       where tramline.key_shard(r.schedule) = any (p_held) order by r.schedule, r.due_at
+      on conflict do nothing returning schedule, due_at, run_id, outcome),
+    last as (
+      update tramline.schedules s set last_due = greatest(s.last_due, m.due_at)
+        from (select schedule, max(due_at) as due_at from made group by schedule) m where s.name = m.schedule)
+    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, scheduled_at)
+    select m.run_id, tramline.shard_of(m.run_id), case when d.version is null then 'function' else 'workflow' end, s.target, d.version, s.input,
+           s.queue, s.priority, 'schedule:' || s.name, 'schedule', case when d.version is null then s.target end,
+           jsonb_build_object('schedule', s.name, 'period', m.due_at), m.due_at
+      from made m join tramline.schedules s on s.name = m.schedule
+      left join lateral (select w.version from tramline.workflow_definitions w where w.name = s.target and w.status = 'published'
+                          order by w.version desc limit 1) d on true
+     where m.outcome = 'prepared' and m.run_id is not null
+    on conflict do nothing;
+  end if;
+  if p ? 'period_starts' then
+    update tramline.schedule_periods q set outcome = r.outcome, started_at = r.started_at, drift_ms = r.drift_ms, reason = r.reason
+      from jsonb_to_recordset(p -> 'period_starts') as r(schedule text, due_at timestamptz, outcome text, started_at timestamptz, drift_ms bigint, reason text)
+     where q.schedule = r.schedule and q.due_at = r.due_at and q.outcome = 'prepared' and tramline.key_shard(r.schedule) = any (p_held);
+  end if;
+end $$;

@@ -1,0 +1,109 @@
+//! Connections. The engine's hot path holds connections of its own; everything else borrows from a small pool.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::StoreError;
+
+/// A node uses at most 20 connections in all: this many for the API, four for the engine, the rest for `/rest/v1`.
+pub const POOL_MAX: usize = 8;
+
+/// Longest statement of the API and of maintenance: beyond it something is wrong, and a caller has long gone.
+const STATEMENT_TIMEOUT: &str = "30s";
+/// Longest wait for a lock outside the engine: a duplicate behind an open transaction is answered, not held.
+const LOCK_TIMEOUT: &str = "10s";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A handle to the database; cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    pool: Pool,
+    config: Config,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("status", &self.pool.status()).finish_non_exhaustive()
+    }
+}
+
+impl Db {
+    /// A pool of at most `size` connections to `url`; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the URL cannot be read.
+    pub fn new(url: &str, size: usize) -> Result<Self, StoreError> {
+        let config = parse(url)?;
+        let manager = Manager::from_config(
+            config.clone(),
+            NoTls,
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let setup = format!(
+            "set default_transaction_isolation = 'read committed'; set statement_timeout = '{STATEMENT_TIMEOUT}'; set lock_timeout = '{LOCK_TIMEOUT}'"
+        );
+        let pool = Pool::builder(manager)
+            .max_size(size)
+            .post_create(Hook::async_fn(move |client, _| {
+                let setup = setup.clone();
+                Box::pin(async move { client.batch_execute(&setup).await.map_err(HookError::Backend) })
+            }))
+            .build()
+            .map_err(|e| StoreError::Config { reason: e.to_string() })?;
+        Ok(Self { pool, config })
+    }
+
+    /// A connection of the pool.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn get(&self) -> Result<deadpool_postgres::Object, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+
+    /// A connection outside the pool, for one owner: READ COMMITTED, no statement timeout unless given. It ends when
+    /// the client is dropped.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn dedicated(&self, name: &str, statement_timeout: &str) -> Result<Client, StoreError> {
+        let mut config = self.config.clone();
+        config.application_name(format!("tramline {name}"));
+        let (client, connection) = config.connect(NoTls).await.map_err(|source| StoreError::Connect { source })?;
+        tokio::spawn(async move {
+            // The owner of the client sees the error at its next statement.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "database connection ended");
+            }
+        });
+        let setup = format!(
+            "set default_transaction_isolation = 'read committed'; set statement_timeout = '{statement_timeout}'; \
+             set lock_timeout = '{LOCK_TIMEOUT}'; set jit = off"
+        );
+        client.batch_execute(&setup).await.map_err(|source| StoreError::Query { what: "connection settings", source })?;
+        Ok(client)
+    }
+
+    /// Idle and used connections of the pool.
+    pub fn status(&self) -> (usize, usize) {
+        let status = self.pool.status();
+        (status.size.saturating_sub(status.available), status.size)
+    }
+}
+
+fn parse(url: &str) -> Result<Config, StoreError> {
+    let mut config: Config =
+        url.parse().map_err(|e: tokio_postgres::Error| StoreError::Config { reason: format!("the database URL: {e}") })?;
+    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
+        return Err(StoreError::Config {
+            reason: "the database URL asks for TLS (sslmode=require), which this version does not offer yet".into(),
+        });
+    }
+    config.connect_timeout(CONNECT_TIMEOUT).keepalives_idle(Duration::from_secs(30));
+    if config.get_application_name().is_none() {
+        config.application_name("tramline");
+    }
+    Ok(config)
+}

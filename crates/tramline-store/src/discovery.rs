@@ -1,0 +1,321 @@
+//! Finding work by the difference of two snapshots: nothing is locked, updated or deleted to find a run, and a run whose
+//! transaction commits late is found when it commits. All reads are autocommit statements of one connection, because a
+//! snapshot is valid for one server start only: after a restart of Postgres transaction ids can be used again.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_postgres::{Client, Row, Statement};
+use tramline_core::Millis;
+use tramline_core::snapshot::Snapshot;
+use uuid::Uuid;
+
+use crate::rows::millis;
+use crate::{Db, NIL, StoreError};
+
+/// Rows of one page of one shard and class: large enough that a backlog is read at full speed, small enough that an
+/// urgent run waits for milliseconds only.
+pub const PAGE: i64 = 500;
+
+/// A discovered run, without its input: small, so that a large backlog fits into memory.
+#[derive(Debug, Clone)]
+pub struct Header {
+    pub run_id: Uuid,
+    pub shard: u16,
+    /// 0 (urgent) to 3 (whenever).
+    pub priority: u8,
+    pub scheduled_at: Option<Millis>,
+    /// The transaction that enqueued it.
+    pub xid: u64,
+    /// Lives in the `*_foreign` siblings.
+    pub foreign: bool,
+}
+
+/// Where reading goes on in one shard and class.
+#[derive(Debug, Clone)]
+pub struct Cursor {
+    pub shard: u16,
+    pub priority: u8,
+    /// Position: the last row read, or `(xmax of the last snapshot, nil)`.
+    pub xid: u64,
+    pub run_id: Uuid,
+    /// The end of a tick that is read in pages; `None` = the snapshot of this statement.
+    pub upto: Option<Snapshot>,
+}
+
+/// The answer of one poll.
+#[derive(Debug)]
+pub struct Page {
+    pub snapshot: Snapshot,
+    /// The database's clock.
+    pub now: Millis,
+    pub headers: Vec<Header>,
+}
+
+/// A request to the owner of a run.
+#[derive(Debug, Clone)]
+pub struct Command {
+    pub command_id: Uuid,
+    pub shard: u16,
+    pub subject_kind: String,
+    pub subject_id: String,
+    pub generation: Option<i32>,
+    pub verb: String,
+    pub args: Option<Value>,
+    pub actor: Option<String>,
+    pub reason: Option<String>,
+    pub xid: u64,
+}
+
+/// The connection that discovers.
+pub struct Reader {
+    client: Client,
+    poll: Statement,
+    late: Statement,
+    commands: Statement,
+    unfinished: Statement,
+}
+
+const HEADER: &str = "r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid as xid";
+
+impl Reader {
+    /// Connects and prepares.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect(db: &Db) -> Result<Self, StoreError> {
+        let client = db.dedicated("discovery", "60s").await?;
+        // Index ranges only: the table is partitioned and may be huge, so no plan but the index scan is ever right here.
+        client
+            .batch_execute("set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_generic_plan")
+            .await
+            .map_err(|e| StoreError::query("discovery settings", e))?;
+        let part = |table: &str, foreign: bool, rest: &str| {
+            let bound = if foreign { "" } else { " and r.run_id >= $6" };
+            format!(
+                "(select {HEADER}, {foreign} as is_foreign from tramline.{table} r where r.shard = c.shard and r.priority = c.priority \
+                 and r.executor = 'engine'{bound} and {rest} limit $7)"
+            )
+        };
+        let range = "(r.enqueued_xid, r.run_id) > (c.xid, c.run_id) and r.enqueued_xid < pg_snapshot_xmax(c.upto) \
+                     and pg_visible_in_snapshot(r.enqueued_xid, c.upto) order by r.enqueued_xid, r.run_id";
+        // One cursor, one bound: a second condition on the id would start the scan at the wrong place.
+        let poll = format!(
+            "with n as materialized (select pg_current_snapshot() as snap, clock_timestamp() as at)
+             select n.snap::text, n.at, d.run_id, d.shard, d.priority, d.scheduled_at, d.xid::text, d.is_foreign
+               from n left join lateral (
+                 select r.* from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id, coalesce(i.upto::pg_snapshot, n.snap) as upto
+                                    from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, upto)
+                                  offset 0) c
+                   cross join lateral ({} union all {} order by 5, 1 limit $7) r
+                  where n.snap::text <> $8) d on true",
+            part("runs", false, range),
+            part("runs_foreign", true, range),
+        );
+        let exact = "r.enqueued_xid = c.xid and r.run_id > c.run_id order by r.run_id";
+        let late = format!(
+            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
+               from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id
+                       from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, unused) offset 0) c
+              cross join lateral ({} union all {} order by 1 limit $7) r",
+            part("runs", false, exact),
+            part("runs_foreign", true, exact),
+        );
+        let commands = "select command_id, shard, subject_kind, subject_id, generation, verb, args, actor, reason, xid::text
+               from tramline.commands
+              where shard = any ($1) and xid >= pg_snapshot_xmin($2::text::pg_snapshot)
+                and not pg_visible_in_snapshot(xid, $2::text::pg_snapshot) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
+              order by xid, command_id";
+        // Ends are looked up one by one: with a page of rows that is a few hundred index probes, whatever the history.
+        let open = |table: &str, ends: &str, foreign: bool| {
+            format!(
+                "(select {HEADER}, {foreign} as is_foreign from tramline.{table} r
+                   left join lateral (select true as ended from tramline.{ends} e where e.run_id = r.run_id and e.shard = r.shard limit 1) e on true
+                  where r.shard = $1 and r.priority = $2 and r.executor = 'engine' and (r.enqueued_xid, r.run_id) > ($3::text::xid8, $4::uuid)
+                    and e.ended is null order by r.enqueued_xid, r.run_id limit $5)"
+            )
+        };
+        let unfinished = format!(
+            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
+               from ({} union all {} order by 5, 1 limit $5) r",
+            open("runs", "run_ends", false),
+            open("runs_foreign", "run_ends_foreign", true),
+        );
+        let prepare = |what: &'static str, sql: String| {
+            let client = &client;
+            async move { client.prepare(&sql).await.map_err(|e| StoreError::query(what, e)) }
+        };
+        Ok(Self {
+            poll: prepare("discovery poll", poll).await?,
+            late: prepare("discovery late", late).await?,
+            commands: prepare("discovery commands", commands.to_owned()).await?,
+            unfinished: prepare("discovery unfinished", unfinished).await?,
+            client,
+        })
+    }
+
+    /// The present snapshot and clock.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn snapshot(&self) -> Result<(Snapshot, Millis), StoreError> {
+        let row = self
+            .client
+            .query_one("select pg_current_snapshot()::text, clock_timestamp()", &[])
+            .await
+            .map_err(|e| StoreError::query("snapshot", e))?;
+        Ok((parse_snapshot(row.get(0))?, millis(row.get::<_, Timestamp>(1))))
+    }
+
+    /// One page for every cursor, with the snapshot that was read in the same statement. Reads nothing when the snapshot
+    /// is still `unless`. Only ids from `bound` on are looked at: the partitions of the last days.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn poll(&self, cursors: &[Cursor], unless: Option<&Snapshot>, bound: Uuid) -> Result<Page, StoreError> {
+        let (shards, priorities, xids, ids) = columns(cursors);
+        let upto: Vec<Option<String>> = cursors.iter().map(|c| c.upto.as_ref().map(Snapshot::to_string)).collect();
+        let unless = unless.map(Snapshot::to_string).unwrap_or_default();
+        let rows = self
+            .client
+            .query(&self.poll, &[&shards, &priorities, &xids, &ids, &upto, &bound, &PAGE, &unless])
+            .await
+            .map_err(|e| StoreError::query("discovery poll", e))?;
+        let first = rows.first().ok_or_else(|| StoreError::Decode { what: "a poll", reason: "no row".into() })?;
+        let snapshot = parse_snapshot(first.get(0))?;
+        let now = millis(first.get::<_, Timestamp>(1));
+        let headers = rows
+            .iter()
+            .filter(|r| r.get::<_, Option<Uuid>>(2).is_some())
+            .map(|r| header(r, 2))
+            .collect::<Result<_, _>>()?;
+        Ok(Page { snapshot, now, headers })
+    }
+
+    /// One page of runs enqueued by exactly these transactions, which were in progress at the last tick.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn late(&self, cursors: &[Cursor], bound: Uuid) -> Result<Vec<Header>, StoreError> {
+        let (shards, priorities, xids, ids) = columns(cursors);
+        let unused: Vec<Option<String>> = vec![None; cursors.len()];
+        let rows = self
+            .client
+            .query(&self.late, &[&shards, &priorities, &xids, &ids, &unused, &bound, &PAGE])
+            .await
+            .map_err(|e| StoreError::query("discovery late", e))?;
+        rows.iter().map(|r| header(r, 0)).collect()
+    }
+
+    /// Commands that became visible between two snapshots.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn commands(&self, shards: &[u16], old: &Snapshot, new: &Snapshot) -> Result<Vec<Command>, StoreError> {
+        let shards: Vec<i32> = shards.iter().map(|s| i32::from(*s)).collect();
+        let rows = self
+            .client
+            .query(&self.commands, &[&shards, &old.to_string(), &new.to_string()])
+            .await
+            .map_err(|e| StoreError::query("discovery commands", e))?;
+        rows.iter().map(command).collect()
+    }
+
+    /// All open commands of a shard: what a new owner begins with.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn open_commands(&self, shard: u16) -> Result<Vec<Command>, StoreError> {
+        let rows = self
+            .client
+            .query(
+                "select command_id, shard, subject_kind, subject_id, generation, verb, args, actor, reason, xid::text
+                   from tramline.commands where shard = $1 order by xid, command_id",
+                &[&i32::from(shard)],
+            )
+            .await
+            .map_err(|e| StoreError::query("open commands", e))?;
+        rows.iter().map(command).collect()
+    }
+
+    /// One page of the unfinished runs of a shard and class after a position: what a new owner scans from the low-water
+    /// mark on.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn unfinished(&self, shard: u16, priority: u8, xid: u64, after: Uuid) -> Result<Vec<Header>, StoreError> {
+        let rows = self
+            .client
+            .query(&self.unfinished, &[&i32::from(shard), &i16::from(priority), &xid.to_string(), &after, &PAGE])
+            .await
+            .map_err(|e| StoreError::query("discovery unfinished", e))?;
+        rows.iter().map(|r| header(r, 0)).collect()
+    }
+
+    /// Headers of the runs that a `parked` row names: the low-water mark may have passed them.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn parked(&self, shard: u16) -> Result<Vec<Header>, StoreError> {
+        let rows = self
+            .client
+            .query(
+                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid::text, r.is_foreign
+                   from tramline.parked p join tramline.all_runs r on r.run_id = p.run_id and r.shard = p.shard where p.shard = $1",
+                &[&i32::from(shard)],
+            )
+            .await
+            .map_err(|e| StoreError::query("parked runs", e))?;
+        rows.iter().map(|r| header(r, 0)).collect()
+    }
+}
+
+impl Cursor {
+    /// The start of a tick after a snapshot.
+    pub fn after(shard: u16, priority: u8, last: &Snapshot) -> Self {
+        Self { shard, priority, xid: last.xmax, run_id: NIL, upto: None }
+    }
+}
+
+fn columns(cursors: &[Cursor]) -> (Vec<i32>, Vec<i16>, Vec<String>, Vec<Uuid>) {
+    (
+        cursors.iter().map(|c| i32::from(c.shard)).collect(),
+        cursors.iter().map(|c| i16::from(c.priority)).collect(),
+        cursors.iter().map(|c| c.xid.to_string()).collect(),
+        cursors.iter().map(|c| c.run_id).collect(),
+    )
+}
+
+fn header(row: &Row, at: usize) -> Result<Header, StoreError> {
+    Ok(Header {
+        run_id: row.get(at),
+        shard: u16::try_from(row.get::<_, i32>(at + 1)).unwrap_or_default(),
+        priority: u8::try_from(row.get::<_, i16>(at + 2)).unwrap_or_default(),
+        scheduled_at: row.get::<_, Option<Timestamp>>(at + 3).map(millis),
+        xid: parse_xid(row.get(at + 4))?,
+        foreign: row.get(at + 5),
+    })
+}
+
+fn command(row: &Row) -> Result<Command, StoreError> {
+    Ok(Command {
+        command_id: row.get(0),
+        shard: u16::try_from(row.get::<_, i32>(1)).unwrap_or_default(),
+        subject_kind: row.get(2),
+        subject_id: row.get(3),
+        generation: row.get(4),
+        verb: row.get(5),
+        args: row.get(6),
+        actor: row.get(7),
+        reason: row.get(8),
+        xid: parse_xid(row.get(9))?,
+    })
+}
+
+fn parse_xid(text: &str) -> Result<u64, StoreError> {
+    text.parse().map_err(|_| StoreError::Decode { what: "a transaction id", reason: text.to_owned() })
+}
+
+/// Reads a snapshot as the database prints it.
+pub(crate) fn parse_snapshot(text: &str) -> Result<Snapshot, StoreError> {
+    text.parse().map_err(|e| StoreError::Decode { what: "a snapshot", reason: format!("{e}") })
+}

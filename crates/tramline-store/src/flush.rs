@@ -1,0 +1,262 @@
+//! The flush: everything a node has to record, over all its shards, in one call and one commit.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tokio_postgres::{Client, Statement};
+use tramline_core::Millis;
+use tramline_core::machine::{EndRow, Row, StepRow};
+use uuid::Uuid;
+
+use crate::rows::{Jsonb, timestamp};
+use crate::{Db, StoreError};
+
+/// A batch as it is sent, and sent again unchanged when its outcome is unknown.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    shards: Vec<i32>,
+    epochs: Vec<i64>,
+    step_run: Vec<Uuid>,
+    step_name: Vec<String>,
+    step_generation: Vec<i32>,
+    step_attempt: Vec<i32>,
+    step_status: Vec<&'static str>,
+    step_function: Vec<Option<String>>,
+    step_output: Vec<Option<Jsonb>>,
+    step_error: Vec<Option<Jsonb>>,
+    step_started: Vec<Timestamp>,
+    step_finished: Vec<Timestamp>,
+    end_run: Vec<Uuid>,
+    end_generation: Vec<i32>,
+    end_status: Vec<&'static str>,
+    end_output: Vec<Option<Jsonb>>,
+    end_error: Vec<Option<Jsonb>>,
+    end_error_step: Vec<Option<String>>,
+    end_attempt: Vec<i32>,
+    end_started: Vec<Option<Timestamp>>,
+    end_finished: Vec<Timestamp>,
+    foreign: Vec<Uuid>,
+    cold: Map<String, Value>,
+    items: usize,
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, Default)]
+pub struct Flushed {
+    /// Shards of the batch that this node still owned; rows of the others were not written.
+    pub held: Vec<u16>,
+    /// Ends that were not written because another end exists: memory must follow the ledger.
+    pub not_ended: Vec<Uuid>,
+}
+
+/// Whose row it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject {
+    pub run_id: Uuid,
+    pub generation: u32,
+    pub foreign: bool,
+}
+
+impl Batch {
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.items == 0
+    }
+
+    /// Rows in the batch.
+    pub fn len(&self) -> usize {
+        self.items
+    }
+
+    /// Names a shard that the batch touches, with the epoch it is held by.
+    pub fn touch(&mut self, shard: u16, epoch: i64) {
+        if !self.shards.contains(&i32::from(shard)) {
+            self.shards.push(i32::from(shard));
+            self.epochs.push(epoch);
+        }
+    }
+
+    /// Adds one row of a run. `now` stamps rows that carry no time of their own, `seq` orders marks.
+    pub fn push(&mut self, of: Subject, row: &Row, now: Millis, seq: i64) {
+        self.items += 1;
+        if of.foreign && !self.foreign.contains(&of.run_id) {
+            self.foreign.push(of.run_id);
+        }
+        let run_id = of.run_id;
+        match row {
+            Row::Step(step) => self.push_step(of, step),
+            Row::End(end) => self.push_end(of, end),
+            Row::Mark { status, input, metadata } => self.cold(
+                "marks",
+                json!({ "run_id": run_id, "generation": of.generation, "seq": seq, "status": status.as_str(),
+                        "at": timestamp(now).to_string(), "input": input, "metadata": metadata }),
+            ),
+            Row::Event { event_type, level, message, payload } => self.cold(
+                "events",
+                json!({ "run_id": run_id, "event_id": Uuid::now_v7(), "event_type": event_type, "level": level,
+                        "message": message, "payload": payload, "at": timestamp(now).to_string() }),
+            ),
+            Row::TimerSet { kind, step, attempt, due_at } => self.cold(
+                "timers_set",
+                json!({ "run_id": run_id, "generation": of.generation, "kind": kind.as_str(), "step": step,
+                        "attempt": attempt, "due_at": timestamp(*due_at).to_string() }),
+            ),
+            Row::TimerClear { kind, step, attempt, due_at } => self.cold(
+                "timers_clear",
+                json!({ "run_id": run_id, "kind": kind.as_str(), "step": step, "attempt": attempt,
+                        "due_at": timestamp(*due_at).to_string() }),
+            ),
+            Row::Start { step, deadline } => self.cold(
+                "starts",
+                json!({ "run_id": run_id, "step": step, "generation": of.generation, "at": timestamp(now).to_string(),
+                        "deadline": timestamp(*deadline).to_string() }),
+            ),
+            Row::Parked { why } => self.cold("parked", json!({ "run_id": run_id, "why": why })),
+            Row::Unparked => self.cold("unparked", json!(run_id)),
+            Row::DeadLetter { reason } => self.cold(
+                "dead_letters",
+                json!({ "run_id": run_id, "generation": of.generation, "reason": reason, "payload": null }),
+            ),
+        }
+    }
+
+    /// Removes an applied or refused command, in the same transaction as its effect.
+    pub fn command_done(&mut self, shard: u16, command_id: Uuid) {
+        self.items += 1;
+        self.cold("commands_done", json!({ "shard": shard, "command_id": command_id }));
+    }
+
+    /// Adds a period of a schedule; `run_id` names the run that starts with it. A period that exists already starts none.
+    pub fn period(&mut self, schedule: &str, due_at: Millis, run_id: Option<Uuid>, outcome: &str, reason: Option<&str>) {
+        self.items += 1;
+        self.cold(
+            "periods",
+            json!({ "schedule": schedule, "due_at": timestamp(due_at).to_string(), "run_id": run_id, "outcome": outcome, "reason": reason }),
+        );
+    }
+
+    /// Records how a prepared period went.
+    pub fn period_outcome(&mut self, schedule: &str, due_at: Millis, started_at: Option<Millis>, outcome: &str, reason: Option<&str>) {
+        self.items += 1;
+        self.cold(
+            "period_starts",
+            json!({ "schedule": schedule, "due_at": timestamp(due_at).to_string(), "outcome": outcome, "reason": reason,
+                    "started_at": started_at.map(|at| timestamp(at).to_string()), "drift_ms": started_at.map(|at| at - due_at) }),
+        );
+    }
+
+    fn push_step(&mut self, of: Subject, step: &StepRow) {
+        self.step_run.push(of.run_id);
+        self.step_name.push(step.step.clone());
+        self.step_generation.push(int(of.generation));
+        self.step_attempt.push(int(step.attempt));
+        self.step_status.push(step.status.as_str());
+        self.step_function.push(step.function.clone());
+        self.step_output.push(step.output.as_deref().map(Jsonb::of));
+        self.step_error.push(step.error.as_deref().map(Jsonb::of));
+        self.step_started.push(timestamp(step.started_at));
+        self.step_finished.push(timestamp(step.finished_at));
+    }
+
+    fn push_end(&mut self, of: Subject, end: &EndRow) {
+        self.end_run.push(of.run_id);
+        self.end_generation.push(int(of.generation));
+        self.end_status.push(end.status.as_str());
+        self.end_output.push(end.output.as_deref().map(Jsonb::of));
+        self.end_error.push(end.error.as_deref().map(Jsonb::of));
+        self.end_error_step.push(end.error_step.clone());
+        self.end_attempt.push(int(end.attempt));
+        self.end_started.push(end.started_at.map(timestamp));
+        self.end_finished.push(timestamp(end.finished_at));
+    }
+
+    fn cold(&mut self, table: &str, row: Value) {
+        match self.cold.entry(table).or_insert_with(|| Value::Array(Vec::new())) {
+            Value::Array(rows) => rows.push(row),
+            other => *other = Value::Array(vec![row]),
+        }
+    }
+}
+
+/// The connection that flushes: one flush in flight at a time.
+pub struct Flusher {
+    client: Client,
+    flush: Statement,
+}
+
+impl Flusher {
+    /// Connects and prepares.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect(db: &Db) -> Result<Self, StoreError> {
+        let client = db.dedicated("flush", "60s").await?;
+        let flush = client
+            .prepare(
+                "select held, not_ended from tramline.flush($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25)",
+            )
+            .await
+            .map_err(|e| StoreError::query("flush", e))?;
+        Ok(Self { client, flush })
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Sends a batch and waits for its commit.
+    ///
+    /// # Errors
+    /// With [`StoreError::is_unknown_outcome`] the same batch must be sent again before anything else; with
+    /// [`StoreError::is_poison`] nothing was written and some row cannot be.
+    pub async fn send(&self, owner: Uuid, node: &str, b: &Batch) -> Result<Flushed, StoreError> {
+        let steps = !b.step_run.is_empty();
+        let ends = !b.end_run.is_empty();
+        let foreign = (!b.foreign.is_empty()).then_some(&b.foreign);
+        let cold = (!b.cold.is_empty()).then(|| Jsonb(Value::Object(b.cold.clone()).to_string()));
+        let row = self
+            .client
+            .query_one(
+                &self.flush,
+                &[
+                    &owner,
+                    &node,
+                    &b.shards,
+                    &b.epochs,
+                    &steps.then_some(&b.step_run),
+                    &steps.then_some(&b.step_name),
+                    &steps.then_some(&b.step_generation),
+                    &steps.then_some(&b.step_attempt),
+                    &steps.then_some(&b.step_status),
+                    &steps.then_some(&b.step_function),
+                    &steps.then_some(&b.step_output),
+                    &steps.then_some(&b.step_error),
+                    &steps.then_some(&b.step_started),
+                    &steps.then_some(&b.step_finished),
+                    &ends.then_some(&b.end_run),
+                    &ends.then_some(&b.end_generation),
+                    &ends.then_some(&b.end_status),
+                    &ends.then_some(&b.end_output),
+                    &ends.then_some(&b.end_error),
+                    &ends.then_some(&b.end_error_step),
+                    &ends.then_some(&b.end_attempt),
+                    &ends.then_some(&b.end_started),
+                    &ends.then_some(&b.end_finished),
+                    &foreign,
+                    &cold,
+                ],
+            )
+            .await
+            .map_err(|e| StoreError::query("flush", e))?;
+        let held: Vec<i32> = row.get(0);
+        let not_ended: Option<Vec<Uuid>> = row.get(1);
+        Ok(Flushed {
+            held: held.into_iter().filter_map(|s| u16::try_from(s).ok()).collect(),
+            not_ended: not_ended.unwrap_or_default(),
+        })
+    }
+}
+
+fn int(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}

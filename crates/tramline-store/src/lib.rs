@@ -1,0 +1,23 @@
+//! Everything that speaks SQL: migrations, the engine's statements, the queries of the API, and the embedded Postgres.
+//!
+//! Each statement stands beside the one function that sends it. Rules are not decided here: they are in `tramline-core`
+//! (pure) or in the SQL functions of `migrations/`, which hold what must be atomic.
+
+pub mod api;
+mod db;
+pub mod discovery;
+pub mod embedded;
+mod error;
+pub mod flush;
+mod migrate;
+pub mod rows;
+pub mod runs;
+pub mod schedules;
+pub mod shards;
+
+pub use db::{Db, POOL_MAX};
+pub use error::StoreError;
+pub use migrate::{MigrateReport, SHARD_COUNT, check_durable, migrate};
+
+/// The smallest UUID: where a cursor begins.
+pub const NIL: uuid::Uuid = uuid::Uuid::nil();

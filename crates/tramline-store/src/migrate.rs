@@ -1,0 +1,109 @@
+//! Migrations of tramline's own schema: forward only, each in one transaction, under a lock, once.
+
+use tokio_postgres::Client;
+
+use crate::{Db, StoreError};
+
+/// Shards of a new installation: enough for 16 nodes, few enough that a node's flush touches few rows.
+pub const SHARD_COUNT: u16 = 16;
+
+/// Key of the advisory lock under which one node at a time migrates ("tram").
+const LOCK_KEY: i64 = 0x7472_616d;
+
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_roles_and_auth", include_str!("../migrations/0001_roles_and_auth.sql")),
+    ("0002_ids_and_partitions", include_str!("../migrations/0002_ids_and_partitions.sql")),
+    ("0003_ledger_tables", include_str!("../migrations/0003_ledger_tables.sql")),
+    ("0004_engine_tables", include_str!("../migrations/0004_engine_tables.sql")),
+    ("0005_enqueue", include_str!("../migrations/0005_enqueue.sql")),
+    ("0006_ops_views", include_str!("../migrations/0006_ops_views.sql")),
+    ("0007_flush", include_str!("../migrations/0007_flush.sql")),
+    ("0008_definitions_and_schedules", include_str!("../migrations/0008_definitions_and_schedules.sql")),
+    ("0009_grants_and_policies", include_str!("../migrations/0009_grants_and_policies.sql")),
+];
+
+/// What a migration run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrateReport {
+    /// Names of the migrations applied now.
+    pub applied: Vec<&'static str>,
+    /// Schema version afterwards.
+    pub version: i32,
+}
+
+/// Brings the database at `url` to the schema of this binary. Needs CREATEROLE, no superuser, no extension.
+///
+/// # Errors
+/// When the database cannot be reached, is newer than this binary, or refuses a statement; nothing is half-applied.
+pub async fn migrate(url: &str) -> Result<MigrateReport, StoreError> {
+    let db = Db::new(url, 1)?;
+    let mut client = db.dedicated("migrate", "5min").await?;
+    migrate_with(&mut client, MIGRATIONS).await
+}
+
+async fn migrate_with(
+    client: &mut Client,
+    migrations: &[(&'static str, &'static str)],
+) -> Result<MigrateReport, StoreError> {
+    let query = |source| StoreError::query("migrations", source);
+    client.execute("select pg_advisory_lock($1)", &[&LOCK_KEY]).await.map_err(query)?;
+    client
+        .batch_execute(
+            "create schema if not exists tramline;
+             create table if not exists tramline.migrations (
+               version int primary key, name text not null, applied_at timestamptz not null default now())",
+        )
+        .await
+        .map_err(query)?;
+    let row = client.query_one("select coalesce(max(version), 0) from tramline.migrations", &[]).await.map_err(query)?;
+    let found: i32 = row.get(0);
+    let known = i32::try_from(migrations.len()).unwrap_or(i32::MAX);
+    if found > known {
+        return Err(StoreError::NewerSchema { found, known });
+    }
+    let mut applied = Vec::new();
+    for (version, (name, sql)) in (1i32..).zip(migrations).skip(usize::try_from(found).unwrap_or(0)) {
+        let sql = sql.replace("{{shard_count}}", &SHARD_COUNT.to_string());
+        let tx = client.transaction().await.map_err(query)?;
+        tx.batch_execute(&sql).await.map_err(|e| StoreError::Migration { name, message: describe(&e, &sql) })?;
+        tx.execute("insert into tramline.migrations (version, name) values ($1, $2)", &[&version, name])
+            .await
+            .map_err(query)?;
+        tx.commit().await.map_err(query)?;
+        applied.push(*name);
+    }
+    client.execute("select pg_advisory_unlock($1)", &[&LOCK_KEY]).await.map_err(query)?;
+    Ok(MigrateReport { applied, version: known })
+}
+
+/// The database's words with the line they are about.
+fn describe(error: &tokio_postgres::Error, sql: &str) -> String {
+    let Some(db) = error.as_db_error() else { return error.to_string() };
+    let line = match db.position() {
+        Some(tokio_postgres::error::ErrorPosition::Original(at)) => {
+            let upto: String = sql.chars().take(*at as usize).collect();
+            format!("line {}: ", upto.matches('\n').count() + 1)
+        }
+        _ => String::new(),
+    };
+    format!("{line}{}{}", db.message(), db.detail().map(|d| format!(" ({d})")).unwrap_or_default())
+}
+
+/// Refuses a server that may lose what it acknowledged.
+///
+/// # Errors
+/// [`StoreError::NotDurable`] naming the setting.
+pub async fn check_durable(db: &Db) -> Result<(), StoreError> {
+    let client = db.get().await?;
+    for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
+        let row = client
+            .query_one("select current_setting($1)", &[&setting])
+            .await
+            .map_err(|e| StoreError::query("settings", e))?;
+        let value: String = row.get(0);
+        if value == "off" {
+            return Err(StoreError::NotDurable { setting: setting.to_owned() });
+        }
+    }
+    Ok(())
+}

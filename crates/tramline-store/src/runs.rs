@@ -1,0 +1,205 @@
+//! Loading runs into the memory of their owner: the row, and all that was recorded about it.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_postgres::Client;
+use tramline_core::Millis;
+use tramline_core::machine::{Past, PastMark, PastStep, TimerKind};
+use uuid::Uuid;
+
+use crate::rows::millis;
+use crate::{Db, StoreError};
+
+/// The row of a run, as far as its owner needs it.
+#[derive(Debug, Clone)]
+pub struct Body {
+    pub run_id: Uuid,
+    pub kind: String,
+    pub target: String,
+    pub version: Option<i32>,
+    pub input: Value,
+    pub correlation_id: Option<String>,
+    pub source: String,
+    pub queued_at: Millis,
+    pub scheduled_at: Option<Millis>,
+    pub metadata: Option<Value>,
+    pub parent_run_id: Option<Uuid>,
+    pub foreign: bool,
+}
+
+/// A published definition.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    pub name: String,
+    pub version: i32,
+    pub definition: Value,
+}
+
+/// The connection that loads runs.
+pub struct Loader {
+    client: Client,
+}
+
+const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id";
+
+impl Loader {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect(db: &Db) -> Result<Self, StoreError> {
+        let client = db.dedicated("loader", "60s").await?;
+        client
+            .batch_execute("set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_custom_plan")
+            .await
+            .map_err(|e| StoreError::query("loader settings", e))?;
+        Ok(Self { client })
+    }
+
+    /// Rows of these runs by primary key; `foreign` says in which table they are. Ids that are gone are left out.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn bodies(&self, ids: &[Uuid], foreign: bool) -> Result<Vec<Body>, StoreError> {
+        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else { return Ok(Vec::new()) };
+        let table = if foreign { "runs_foreign" } else { "runs" };
+        // The bounds let the planner leave out all partitions but the batch's own.
+        let sql = format!("select {BODY} from tramline.{table} where run_id = any ($1) and run_id between $2 and $3");
+        let statement = self.client.prepare_typed(&sql, &[]).await.map_err(|e| StoreError::query("run bodies", e))?;
+        let rows =
+            self.client.query(&statement, &[&ids, low, high]).await.map_err(|e| StoreError::query("run bodies", e))?;
+        Ok(rows
+            .iter()
+            .map(|r| Body {
+                run_id: r.get(0),
+                kind: r.get(1),
+                target: r.get(2),
+                version: r.get(3),
+                input: r.get(4),
+                correlation_id: r.get(5),
+                source: r.get(6),
+                queued_at: millis(r.get::<_, Timestamp>(7)),
+                scheduled_at: r.get::<_, Option<Timestamp>>(8).map(millis),
+                metadata: r.get(9),
+                parent_run_id: r.get(10),
+                foreign,
+            })
+            .collect())
+    }
+
+    /// Which of these runs live in the `*_foreign` siblings. Ids that are unknown are in neither list.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn locate(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, bool)>, StoreError> {
+        let rows = self
+            .client
+            .query("select run_id, is_foreign from tramline.all_runs where run_id = any ($1)", &[&ids])
+            .await
+            .map_err(|e| StoreError::query("locate runs", e))?;
+        Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
+    }
+
+    /// All that was recorded about these runs; every id has an entry.
+    ///
+    /// # Errors
+    /// When the connection broke, or a row holds what this version does not know.
+    pub async fn pasts(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Past>, StoreError> {
+        let mut pasts: HashMap<Uuid, Past> = ids.iter().map(|id| (*id, Past::default())).collect();
+        let bad = |what: &'static str, word: String| StoreError::Decode { what, reason: word };
+        let query = |what: &'static str, sql: &'static str| async move {
+            self.client.query(sql, &[&ids]).await.map_err(|e| StoreError::query(what, e))
+        };
+        let (steps, marks, ends, timers, starts, parked) = tokio::try_join!(
+            query(
+                "past steps",
+                "select run_id, step, generation, attempt, status, output, error, started_at, finished_at from tramline.all_steps where run_id = any ($1)"
+            ),
+            query(
+                "past marks",
+                "select run_id, generation, seq, status, input, metadata ->> 'from_step' from tramline.all_marks where run_id = any ($1)"
+            ),
+            query("past ends", "select run_id, generation, status from tramline.all_ends where run_id = any ($1)"),
+            query(
+                "timers of runs",
+                "select run_id, kind, step, attempt, due_at from tramline.timers where run_id = any ($1)"
+            ),
+            query("starts of steps", "select run_id, step, generation from tramline.step_starts where run_id = any ($1)"),
+            query("parked runs", "select run_id from tramline.parked where run_id = any ($1)"),
+        )?;
+        let past = |pasts: &mut HashMap<Uuid, Past>, id: Uuid, f: &mut dyn FnMut(&mut Past)| {
+            if let Some(past) = pasts.get_mut(&id) {
+                f(past);
+            }
+        };
+        for r in &steps {
+            let status: String = r.get(4);
+            let status = status.parse().map_err(|_| bad("a step status", status))?;
+            past(&mut pasts, r.get(0), &mut |p| {
+                p.steps.push(PastStep {
+                    step: r.get(1),
+                    generation: number(r.get(2)),
+                    attempt: number(r.get(3)),
+                    status,
+                    output: r.get(5),
+                    error: r.get(6),
+                    started_at: millis(r.get::<_, Timestamp>(7)),
+                    finished_at: millis(r.get::<_, Timestamp>(8)),
+                });
+            });
+        }
+        for r in &marks {
+            let status: String = r.get(3);
+            let status = status.parse().map_err(|_| bad("a run status", status))?;
+            past(&mut pasts, r.get(0), &mut |p| {
+                p.marks.push(PastMark {
+                    generation: number(r.get(1)),
+                    seq: r.get(2),
+                    status,
+                    input: r.get(4),
+                    from_step: r.get(5),
+                });
+            });
+        }
+        for r in &ends {
+            let status: String = r.get(2);
+            let status = status.parse().map_err(|_| bad("a run status", status))?;
+            past(&mut pasts, r.get(0), &mut |p| p.ends.push((number(r.get(1)), status)));
+        }
+        for r in &timers {
+            let kind: String = r.get(1);
+            let kind = TimerKind::parse(&kind).ok_or_else(|| bad("a timer kind", kind))?;
+            let timer = (kind, r.get::<_, String>(2), number(r.get(3)), millis(r.get::<_, Timestamp>(4)));
+            past(&mut pasts, r.get(0), &mut |p| p.timers.push(timer.clone()));
+        }
+        for r in &starts {
+            past(&mut pasts, r.get(0), &mut |p| p.starts.push((r.get(1), number(r.get(2)))));
+        }
+        for r in &parked {
+            past(&mut pasts, r.get(0), &mut |p| p.parked = true);
+        }
+        Ok(pasts)
+    }
+
+    /// A published (or retired) version of a workflow.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn definition(&self, name: &str, version: i32) -> Result<Option<Definition>, StoreError> {
+        let row = self
+            .client
+            .query_opt(
+                "select definition from tramline.workflow_definitions where name = $1 and version = $2 and status in ('published', 'retired')",
+                &[&name, &version],
+            )
+            .await
+            .map_err(|e| StoreError::query("a definition", e))?;
+        Ok(row.map(|r| Definition { name: name.to_owned(), version, definition: r.get(0) }))
+    }
+}
+
+fn number(n: i32) -> u32 {
+    u32::try_from(n).unwrap_or_default()
+}

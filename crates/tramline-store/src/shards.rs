@@ -1,0 +1,180 @@
+//! Ownership of shards, as rows: taken by compare-and-set, kept by beats, never by a clock.
+
+use tokio_postgres::Client;
+use tramline_core::ownership::{NodeRow, ShardRow};
+use tramline_core::snapshot::Snapshot;
+use uuid::Uuid;
+
+use crate::discovery::parse_snapshot;
+use crate::{Db, StoreError};
+
+/// A shard that was taken.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    pub shard: u16,
+    pub epoch: i64,
+    /// Transaction from which on unfinished runs must be scanned; `None` = all of them.
+    pub low_xid: Option<u64>,
+}
+
+/// The connection that keeps ownership.
+pub struct Keeper {
+    client: Client,
+    node: Uuid,
+}
+
+impl Keeper {
+    /// Connects as a node and registers it.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect(db: &Db, node: Uuid, name: &str, version: &str, roles: &[String]) -> Result<Self, StoreError> {
+        let client = db.dedicated("ownership", "30s").await?;
+        // Waiting longer than this for a shard row means that its owner's backend is stopped: try again later.
+        client
+            .batch_execute("set lock_timeout = '2s'")
+            .await
+            .map_err(|e| StoreError::query("ownership settings", e))?;
+        client
+            .execute(
+                "insert into tramline.nodes (node_id, name, version, roles) values ($1, $2, $3, $4)
+                 on conflict (node_id) do update set seen_at = now()",
+                &[&node, &name, &version, &roles],
+            )
+            .await
+            .map_err(|e| StoreError::query("register node", e))?;
+        Ok(Self { client, node })
+    }
+
+    /// Raises the beat of the node and of its shards, with what a successor needs to know, and returns the shards that
+    /// were still held. `marks` are (shard, epoch, low-water mark); `seen` is the snapshot of the last completed tick.
+    ///
+    /// # Errors
+    /// When the connection broke: ownership is then unknown, the fence decides.
+    pub async fn beat(&self, marks: &[(u16, i64, u64)], seen: Option<&Snapshot>) -> Result<Vec<u16>, StoreError> {
+        let shards: Vec<i32> = marks.iter().map(|m| i32::from(m.0)).collect();
+        let epochs: Vec<i64> = marks.iter().map(|m| m.1).collect();
+        let lows: Vec<String> = marks.iter().map(|m| m.2.to_string()).collect();
+        let rows = self
+            .client
+            .query(
+                "with me as (update tramline.nodes set beat = beat + 1, seen_at = now() where node_id = $1),
+                      held as materialized (
+                        select s.shard, m.low from tramline.shards s join unnest($2::int[], $3::bigint[], $4::text[]) as m(shard, epoch, low)
+                            on m.shard = s.shard and m.epoch = s.epoch
+                         where s.owner = $1 order by s.shard for update of s)
+                 update tramline.shards s set beat = s.beat + 1, low_xid = h.low::xid8, seen = coalesce($5, s.seen),
+                        system_id = (select system_identifier from pg_control_system())
+                   from held h where h.shard = s.shard returning s.shard",
+                &[&self.node, &shards, &epochs, &lows, &seen.map(Snapshot::to_string)],
+            )
+            .await
+            .map_err(|e| StoreError::query("heartbeat", e))?;
+        Ok(rows.iter().filter_map(|r| u16::try_from(r.get::<_, i32>(0)).ok()).collect())
+    }
+
+    /// All shards and nodes as they are now.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn observe(&self) -> Result<(Vec<ShardRow>, Vec<NodeRow>), StoreError> {
+        let shards = self
+            .client
+            .query("select shard, owner, epoch, beat from tramline.shards order by shard", &[])
+            .await
+            .map_err(|e| StoreError::query("observe shards", e))?;
+        // A node that has not been seen for a day is history.
+        let nodes = self
+            .client
+            .query("select node_id, beat from tramline.nodes where seen_at > now() - interval '1 day'", &[])
+            .await
+            .map_err(|e| StoreError::query("observe nodes", e))?;
+        Ok((
+            shards
+                .iter()
+                .map(|r| ShardRow {
+                    shard: u16::try_from(r.get::<_, i32>(0)).unwrap_or_default(),
+                    owner: r.get(1),
+                    epoch: r.get(2),
+                    beat: r.get(3),
+                })
+                .collect(),
+            nodes.iter().map(|r| NodeRow { node: r.get(0), beat: r.get(1) }).collect(),
+        ))
+    }
+
+    /// Takes a shard if nothing changed since it was observed. The epoch is committed before anything of the shard is
+    /// read: a read in the same statement would see the time before the old owner's last flush.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn take(&self, shard: u16, epoch: i64, beat: i64) -> Result<Option<Taken>, StoreError> {
+        let row = self
+            .client
+            .query_opt(
+                "update tramline.shards s set owner = $2, epoch = s.epoch + 1, beat = 0
+                  where s.shard = $1 and s.epoch = $3 and s.beat = $4
+                 returning s.epoch, s.low_xid::text, s.seen, s.system_id,
+                   (select system_identifier from pg_control_system()), pg_snapshot_xmax(pg_current_snapshot())::text",
+                &[&i32::from(shard), &self.node, &epoch, &beat],
+            )
+            .await
+            .map_err(|e| StoreError::query("take shard", e))?;
+        let Some(row) = row else { return Ok(None) };
+        let low: Option<u64> = row.get::<_, Option<String>>(1).and_then(|t| t.parse().ok());
+        let seen = row.get::<_, Option<String>>(2).map(|t| parse_snapshot(&t)).transpose()?;
+        let same_cluster = row.get::<_, Option<i64>>(3) == Some(row.get::<_, i64>(4));
+        let now_xmax: u64 = row.get::<_, String>(5).parse().unwrap_or(u64::MAX);
+        // A mark of another cluster, or of a future that was lost, hides runs: then everything unfinished is scanned.
+        let trusted = same_cluster && seen.as_ref().is_some_and(|s| s.xmax <= now_xmax);
+        Ok(Some(Taken { shard, epoch: row.get(0), low_xid: low.filter(|_| trusted) }))
+    }
+
+    /// Gives shards up, so that another node may take them at once.
+    ///
+    /// # Errors
+    /// When the connection broke: they are then taken after a lease.
+    pub async fn release(&self, shards: &[(u16, i64)]) -> Result<(), StoreError> {
+        let ids: Vec<i32> = shards.iter().map(|s| i32::from(s.0)).collect();
+        let epochs: Vec<i64> = shards.iter().map(|s| s.1).collect();
+        self.client
+            .execute(
+                "with held as materialized (
+                   select s.shard from tramline.shards s join unnest($2::int[], $3::bigint[]) as m(shard, epoch)
+                       on m.shard = s.shard and m.epoch = s.epoch where s.owner = $1 order by s.shard for update of s)
+                 update tramline.shards s set owner = null, beat = s.beat + 1 from held h where h.shard = s.shard",
+                &[&self.node, &ids, &epochs],
+            )
+            .await
+            .map_err(|e| StoreError::query("release shards", e))?;
+        Ok(())
+    }
+
+    /// Takes the node off the list: it stopped in order.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        self.client
+            .execute("delete from tramline.nodes where node_id = $1", &[&self.node])
+            .await
+            .map_err(|e| StoreError::query("deregister node", e))?;
+        Ok(())
+    }
+
+    /// Makes the partitions of the coming days. True when some were made.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn ensure_partitions(&self) -> Result<bool, StoreError> {
+        let row = self
+            .client
+            .query_one(
+                "select coalesce(bool_or(tramline.ensure_partitions((now() at time zone 'UTC')::date + d)), false) from generate_series(-1, 3) d",
+                &[],
+            )
+            .await
+            .map_err(|e| StoreError::query("make partitions", e))?;
+        Ok(row.get(0))
+    }
+}
