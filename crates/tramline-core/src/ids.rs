@@ -47,7 +47,10 @@ pub fn v7_millis(id: Uuid) -> Option<Millis> {
         return None;
     }
     let b = id.as_bytes();
-    Some(Millis::from(u16::from_be_bytes([b[0], b[1]])) << 32 | Millis::from(u32::from_be_bytes([b[2], b[3], b[4], b[5]])))
+    Some(
+        Millis::from(u16::from_be_bytes([b[0], b[1]])) << 32
+            | Millis::from(u32::from_be_bytes([b[2], b[3], b[4], b[5]])),
+    )
 }
 
 #[cfg(test)]
@@ -84,7 +87,10 @@ mod tests {
 
     #[test]
     fn v7_time_is_read_and_other_versions_have_none() {
-        assert_eq!(v7_millis(id("017f22e2-79b0-7cc3-98c4-dc0c0c07398f")), Some(1_645_557_742_000));
+        assert_eq!(
+            v7_millis(id("017f22e2-79b0-7cc3-98c4-dc0c0c07398f")),
+            Some(1_645_557_742_000)
+        );
         assert_eq!(v7_millis(id("017f22e2-79b0-4cc3-98c4-dc0c0c07398f")), None);
         assert_eq!(v7_millis(Uuid::nil()), None);
     }

@@ -57,7 +57,10 @@ pub fn check_storable(value: &Value) -> Result<(), JsonProblem> {
             Trail::Key(key) => crate::definition::join(&path, &key.replace('\0', "\u{fffd}")),
             Trail::Index(i) => format!("{path}[{i}]"),
         });
-        JsonProblem { path: if path.is_empty() { "value".to_owned() } else { path }, reason }
+        JsonProblem {
+            path: if path.is_empty() { "value".to_owned() } else { path },
+            reason,
+        }
     })
 }
 
@@ -108,7 +111,9 @@ fn check(value: &Value, depth: usize) -> Result<(), (JsonReason, Vec<Trail<'_>>)
 
 /// The absolute decimal exponent as written, 0 without one.
 fn exponent(number: &str) -> i64 {
-    number.split_once(['e', 'E']).map_or(0, |(_, exponent)| exponent.parse::<i64>().map_or(i64::MAX, i64::saturating_abs))
+    number.split_once(['e', 'E']).map_or(0, |(_, exponent)| {
+        exponent.parse::<i64>().map_or(i64::MAX, i64::saturating_abs)
+    })
 }
 
 /// Canonical JSON: keys sorted by their bytes, no white space. Independent of the order in which the parser keeps keys.

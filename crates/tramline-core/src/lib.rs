@@ -8,8 +8,11 @@ pub mod definition;
 pub mod expr;
 pub mod ids;
 pub mod json;
+pub mod machine;
 pub mod ownership;
 pub mod retry;
+pub mod schema;
+pub mod snapshot;
 pub mod status;
 pub mod template;
 

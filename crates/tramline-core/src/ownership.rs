@@ -85,7 +85,14 @@ impl Observer {
     /// An observer for the node `me`. `lease_ms` is how long an owner may be silent; call [`Observer::observe`] at
     /// least every half of it.
     pub fn new(me: Uuid, lease_ms: u64) -> Self {
-        Self { me, lease_ms, shards: HashMap::new(), nodes: HashMap::new(), last_observed: None, keep_until: 0 }
+        Self {
+            me,
+            lease_ms,
+            shards: HashMap::new(),
+            nodes: HashMap::new(),
+            last_observed: None,
+            keep_until: 0,
+        }
     }
 
     /// Forgets all times of observation. To be called whenever the database did not answer: silence seen through a
@@ -100,7 +107,10 @@ impl Observer {
     /// takes up to this node's share, or at most one release.
     pub fn observe(&mut self, mono_ms: u64, shards: &[ShardRow], nodes: &[NodeRow]) -> Vec<Move> {
         // a long gap between two looks is an interruption too, whatever its cause: a beat may have come and gone
-        if self.last_observed.is_some_and(|last| mono_ms.saturating_sub(last) > self.lease_ms / 2) {
+        if self
+            .last_observed
+            .is_some_and(|last| mono_ms.saturating_sub(last) > self.lease_ms / 2)
+        {
             self.database_interrupted();
         }
         self.last_observed = Some(mono_ms);
@@ -111,8 +121,9 @@ impl Observer {
         let mine = held.get(&self.me).copied().unwrap_or(0);
         let my_target = targets.get(&self.me).copied().unwrap_or(0);
         if mine > my_target {
-            let somebody_waits =
-                targets.iter().any(|(node, target)| *node != self.me && held.get(node).is_some_and(|n| n < target));
+            let somebody_waits = targets
+                .iter()
+                .any(|(node, target)| *node != self.me && held.get(node).is_some_and(|n| n < target));
             let nothing_free = shards.iter().all(|row| row.owner.is_some());
             if somebody_waits && nothing_free && mono_ms >= self.keep_until {
                 return self.release(shards).into_iter().collect();
@@ -123,15 +134,24 @@ impl Observer {
 
     fn note(&mut self, now: u64, shards: &[ShardRow], nodes: &[NodeRow]) {
         for row in shards {
-            let fresh = Sighting { owner: row.owner, epoch: row.epoch, beat: row.beat, since: now };
+            let fresh = Sighting {
+                owner: row.owner,
+                epoch: row.epoch,
+                beat: row.beat,
+                since: now,
+            };
             let known = self.shards.entry(row.shard).or_insert(fresh);
             if (known.owner, known.epoch, known.beat) != (row.owner, row.epoch, row.beat) {
                 *known = fresh;
             }
         }
-        self.nodes.retain(|node, _| nodes.iter().any(|row| row.node == *node));
+        self.nodes
+            .retain(|node, _| nodes.iter().any(|row| row.node == *node));
         for row in nodes {
-            let fresh = Heard { beat: row.beat, since: now };
+            let fresh = Heard {
+                beat: row.beat,
+                since: now,
+            };
             let known = self.nodes.entry(row.node).or_insert(fresh);
             if known.beat != row.beat {
                 *known = fresh;
@@ -145,7 +165,10 @@ impl Observer {
 
     /// How many shards each live node holds, this one included.
     fn held_by_live_nodes(&self, now: u64, shards: &[ShardRow]) -> HashMap<Uuid, usize> {
-        let live = self.nodes.iter().filter(|(_, heard)| !self.silent_for_a_lease(heard.since, now));
+        let live = self
+            .nodes
+            .iter()
+            .filter(|(_, heard)| !self.silent_for_a_lease(heard.since, now));
         let mut held: HashMap<Uuid, usize> = live.map(|(node, _)| (*node, 0)).collect();
         held.insert(self.me, 0);
         for owner in shards.iter().filter_map(|row| row.owner) {
@@ -159,15 +182,24 @@ impl Observer {
     /// The last of one's own: any would do, but the choice must not depend on the order of a map.
     fn release(&self, shards: &[ShardRow]) -> Option<Move> {
         let own = shards.iter().filter(|row| row.owner == Some(self.me));
-        own.map(|row| row.shard).max().map(|shard| Move::Release { shard })
+        own.map(|row| row.shard)
+            .max()
+            .map(|shard| Move::Release { shard })
     }
 
     fn take(&mut self, now: u64, shards: &[ShardRow], mut wanted: usize) -> Vec<Move> {
         let mut moves = Vec::new();
         // each node starts elsewhere, so that several joining at once seldom race for the same rows
-        let start = if shards.is_empty() { 0 } else { (self.me.as_u128() % shards.len() as u128) as usize };
+        let start = if shards.is_empty() {
+            0
+        } else {
+            (self.me.as_u128() % shards.len() as u128) as usize
+        };
         for row in shards[start..].iter().chain(&shards[..start]) {
-            let silent = self.shards.get(&row.shard).is_some_and(|seen| self.silent_for_a_lease(seen.since, now));
+            let silent = self
+                .shards
+                .get(&row.shard)
+                .is_some_and(|seen| self.silent_for_a_lease(seen.since, now));
             let clean = row.owner.is_none();
             let takeable = row.owner != Some(self.me) && (clean || silent);
             // free for a whole lease: whoever it was meant for does not come, and a shard must not lie idle
@@ -179,7 +211,12 @@ impl Observer {
                 self.keep_until = now.saturating_add(self.lease_ms.saturating_mul(KEEP_LEASES));
             }
             wanted = wanted.saturating_sub(1);
-            moves.push(Move::Take { shard: row.shard, epoch: row.epoch, beat: row.beat, clean });
+            moves.push(Move::Take {
+                shard: row.shard,
+                epoch: row.epoch,
+                beat: row.beat,
+                clean,
+            });
         }
         moves
     }
@@ -191,7 +228,11 @@ fn targets(held: &HashMap<Uuid, usize>, shards: usize) -> HashMap<Uuid, usize> {
     let mut ranked: Vec<(Uuid, usize)> = held.iter().map(|(node, count)| (*node, *count)).collect();
     ranked.sort_unstable_by_key(|(node, count)| (std::cmp::Reverse(*count), *node));
     let (each, remainder) = (shards / ranked.len().max(1), shards % ranked.len().max(1));
-    ranked.into_iter().enumerate().map(|(rank, (node, _))| (node, each + usize::from(rank < remainder))).collect()
+    ranked
+        .into_iter()
+        .enumerate()
+        .map(|(rank, (node, _))| (node, each + usize::from(rank < remainder)))
+        .collect()
 }
 
 #[cfg(test)]

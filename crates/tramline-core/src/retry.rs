@@ -43,7 +43,13 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     /// The default curve (exponential, one second to five minutes, with jitter) with this many attempts in all.
     pub const fn attempts(max_attempts: u32) -> Self {
-        Self { max_attempts, backoff: Backoff::Exponential, initial_ms: INITIAL_MS, max_ms: MAX_MS, jitter: true }
+        Self {
+            max_attempts,
+            backoff: Backoff::Exponential,
+            initial_ms: INITIAL_MS,
+            max_ms: MAX_MS,
+            jitter: true,
+        }
     }
 
     /// Milliseconds to wait after attempt number `attempt_just_failed` (from one), or `None` when it was the last.
@@ -83,7 +89,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn policy(backoff: Backoff, jitter: bool) -> RetryPolicy {
-        RetryPolicy { max_attempts: 10, backoff, initial_ms: 100, max_ms: 1_000, jitter }
+        RetryPolicy {
+            max_attempts: 10,
+            backoff,
+            initial_ms: 100,
+            max_ms: 1_000,
+            jitter,
+        }
     }
 
     #[test]
@@ -95,7 +107,11 @@ mod tests {
 
     #[test]
     fn curves_grow_as_named_up_to_the_cap() {
-        let delays = |backoff| (1..=6).map(|n| policy(backoff, false).delay_ms(n, 0).unwrap()).collect::<Vec<_>>();
+        let delays = |backoff| {
+            (1..=6)
+                .map(|n| policy(backoff, false).delay_ms(n, 0).unwrap())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(delays(Backoff::Fixed), [100, 100, 100, 100, 100, 100]);
         assert_eq!(delays(Backoff::Linear), [100, 200, 300, 400, 500, 600]);
         assert_eq!(delays(Backoff::Exponential), [100, 200, 400, 800, 1_000, 1_000]);
@@ -117,7 +133,11 @@ mod tests {
     }
 
     fn any_policy() -> impl Strategy<Value = RetryPolicy> {
-        let backoff = prop_oneof![Just(Backoff::Fixed), Just(Backoff::Linear), Just(Backoff::Exponential)];
+        let backoff = prop_oneof![
+            Just(Backoff::Fixed),
+            Just(Backoff::Linear),
+            Just(Backoff::Exponential)
+        ];
         (any::<u32>(), backoff, any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
             |(max_attempts, backoff, initial_ms, max_ms, jitter)| RetryPolicy {
                 max_attempts,

@@ -73,14 +73,20 @@ statuses! {
 impl RunStatus {
     /// Whether a run in this state has ended (for its generation).
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Skipped)
+        matches!(
+            self,
+            Self::Completed | Self::Failed | Self::Cancelled | Self::Skipped
+        )
     }
 }
 
 impl StepStatus {
     /// Whether the step will not run again in this generation.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Skipped | Self::Cancelled | Self::Compensated)
+        matches!(
+            self,
+            Self::Completed | Self::Failed | Self::Skipped | Self::Cancelled | Self::Compensated
+        )
     }
 }
 
@@ -95,7 +101,11 @@ pub struct UnknownStatus {
 }
 
 fn unknown(kind: &'static str, word: &str, known: impl Iterator<Item = &'static str>) -> UnknownStatus {
-    UnknownStatus { kind, word: word.to_owned(), expected: known.collect::<Vec<_>>().join(", ") }
+    UnknownStatus {
+        kind,
+        word: word.to_owned(),
+        expected: known.collect::<Vec<_>>().join(", "),
+    }
 }
 
 impl FromStr for RunStatus {
@@ -154,17 +164,59 @@ pub fn run_transition(from: RunStatus, to: RunStatus) -> Result<(), IllegalTrans
     let allowed: &[RunStatus] = match from {
         Scheduled => &[Queued, Claimed, Running, Paused, Failed, Cancelled, Skipped],
         // a run of pure steps can end before anybody saw it run
-        Queued => &[Scheduled, Claimed, Running, Waiting, Paused, Completed, Failed, Cancelled, Skipped],
+        Queued => &[
+            Scheduled, Claimed, Running, Waiting, Paused, Completed, Failed, Cancelled, Skipped,
+        ],
         // back to `queued` when its worker is lost or gives it up
-        Claimed => &[Queued, Running, Waiting, Paused, Compensating, Completed, Failed, Cancelled, Skipped],
-        Running => &[Queued, Waiting, Paused, Compensating, Completed, Failed, Cancelled, Skipped],
-        Waiting => &[Queued, Running, Paused, Compensating, Completed, Failed, Cancelled, Skipped],
-        Paused => &[Scheduled, Queued, Running, Waiting, Compensating, Failed, Cancelled],
+        Claimed => &[
+            Queued,
+            Running,
+            Waiting,
+            Paused,
+            Compensating,
+            Completed,
+            Failed,
+            Cancelled,
+            Skipped,
+        ],
+        Running => &[
+            Queued,
+            Waiting,
+            Paused,
+            Compensating,
+            Completed,
+            Failed,
+            Cancelled,
+            Skipped,
+        ],
+        Waiting => &[
+            Queued,
+            Running,
+            Paused,
+            Compensating,
+            Completed,
+            Failed,
+            Cancelled,
+            Skipped,
+        ],
+        Paused => &[
+            Scheduled,
+            Queued,
+            Running,
+            Waiting,
+            Compensating,
+            Failed,
+            Cancelled,
+        ],
         // what was undone can only have failed or been cancelled
         Compensating => &[Paused, Failed, Cancelled],
         Completed | Failed | Cancelled | Skipped => &[],
     };
-    if allowed.contains(&to) { Ok(()) } else { Err(IllegalTransition { from, to }) }
+    if allowed.contains(&to) {
+        Ok(())
+    } else {
+        Err(IllegalTransition { from, to })
+    }
 }
 
 #[cfg(test)]
@@ -197,7 +249,11 @@ mod tests {
             let cells: Vec<&str> = cells.split(' ').collect();
             assert_eq!(cells.len(), RunStatus::ALL.len());
             for (&to, cell) in RunStatus::ALL.iter().zip(cells) {
-                let expected = if cell == "x" { Ok(()) } else { Err(IllegalTransition { from, to }) };
+                let expected = if cell == "x" {
+                    Ok(())
+                } else {
+                    Err(IllegalTransition { from, to })
+                };
                 assert_eq!(run_transition(from, to), expected, "{from} -> {to}");
             }
         }
@@ -206,8 +262,16 @@ mod tests {
     #[test]
     fn nothing_follows_an_end_and_every_open_state_can_be_cancelled() {
         for &from in RunStatus::ALL {
-            assert_eq!(run_transition(from, RunStatus::Cancelled).is_ok(), !from.is_terminal(), "{from}");
-            assert_eq!(run_transition(from, RunStatus::Failed).is_ok(), !from.is_terminal(), "{from}");
+            assert_eq!(
+                run_transition(from, RunStatus::Cancelled).is_ok(),
+                !from.is_terminal(),
+                "{from}"
+            );
+            assert_eq!(
+                run_transition(from, RunStatus::Failed).is_ok(),
+                !from.is_terminal(),
+                "{from}"
+            );
         }
     }
 
@@ -219,7 +283,10 @@ mod tests {
             "change a run from `failed` to `queued`: it has ended; a retry opens a new generation"
         );
         let same = run_transition(RunStatus::Running, RunStatus::Running).unwrap_err();
-        assert_eq!(same.to_string(), "change a run from `running` to `running`: it is already there");
+        assert_eq!(
+            same.to_string(),
+            "change a run from `running` to `running`: it is already there"
+        );
     }
 
     #[test]

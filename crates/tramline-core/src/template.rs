@@ -40,7 +40,14 @@ impl Template {
     pub fn compile(value: &Value, path: &str) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let root = compile_node(value, path, &mut problems);
-        if problems.is_empty() { Ok(Self { root, place: path.to_owned() }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self {
+                root,
+                place: path.to_owned(),
+            })
+        } else {
+            Err(problems)
+        }
     }
 
     /// Fills the template in.
@@ -49,7 +56,10 @@ impl Template {
     /// [`RenderError`] of the first expression that has no value, or when the whole passes
     /// [`VALUE_MAX_BYTES`](crate::expr::VALUE_MAX_BYTES).
     pub fn render(&self, scope: &Scope<'_>) -> Result<Value, RenderError> {
-        let mut budget = Budget { left: VALUE_MAX_BYTES, place: &self.place };
+        let mut budget = Budget {
+            left: VALUE_MAX_BYTES,
+            place: &self.place,
+        };
         render_node(&self.root, scope, &mut budget)
     }
 
@@ -232,9 +242,12 @@ fn render_node(node: &Node, scope: &Scope<'_>, budget: &mut Budget<'_>) -> Resul
             }
             Value::String(text)
         }
-        Node::List(nodes) => {
-            Value::Array(nodes.iter().map(|node| render_node(node, scope, budget)).collect::<Result<_, _>>()?)
-        }
+        Node::List(nodes) => Value::Array(
+            nodes
+                .iter()
+                .map(|node| render_node(node, scope, budget))
+                .collect::<Result<_, _>>()?,
+        ),
         Node::Object(fields) => Value::Object(
             fields
                 .iter()
@@ -260,7 +273,10 @@ fn approximate_bytes(value: &Value) -> usize {
         Value::String(text) => text.len() + 2,
         Value::Array(list) => 2 + list.iter().map(|item| approximate_bytes(item) + 1).sum::<usize>(),
         Value::Object(object) => {
-            2 + object.iter().map(|(key, item)| key.len() + 4 + approximate_bytes(item)).sum::<usize>()
+            2 + object
+                .iter()
+                .map(|(key, item)| key.len() + 4 + approximate_bytes(item))
+                .sum::<usize>()
         }
     }
 }

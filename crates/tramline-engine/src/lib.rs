@@ -1,1 +1,38 @@
-//! tramline-engine
+//! The engine: shards with one owner, Postgres as the log.
+//!
+//! A node owns shards and drives their runs from memory. Five tasks, one channel:
+//!
+//! - `discovery` finds new runs and commands by the difference of two snapshots;
+//! - `loading` reads bodies and pasts and builds [`tramline_core::machine::Run`]s;
+//! - `ownership` keeps beats, takes and releases shards;
+//! - `flushing` sends one batch at a time, again and again until its outcome is known;
+//! - `driver` holds all state and is the only one that changes it: it feeds events to the pure machine, puts the rows
+//!   into the next batch and takes the actions after the commit.
+//!
+//! Work is called through [`Invoke`]; the engine knows neither functions nor HTTP.
+
+mod clock;
+mod config;
+mod discovery;
+mod driver;
+mod flushing;
+mod handle;
+mod invoke;
+mod loading;
+mod maintenance;
+mod message;
+mod ownership;
+
+pub use config::EngineConfig;
+pub use handle::{Engine, EngineHandle, EngineStats, RunUpdate, WaitOutcome};
+pub use invoke::{Call, Handlers, Invoke};
+pub use tramline_core::machine::{Failure, Outcome};
+
+/// Failure to start or run an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("start the engine")]
+    Store(#[from] tramline_store::StoreError),
+    #[error("the engine has stopped")]
+    Stopped,
+}

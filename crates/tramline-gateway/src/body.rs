@@ -24,7 +24,9 @@ pub fn empty() -> Body {
 
 /// A body of known bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// Boxes any body.
@@ -85,7 +87,16 @@ pub(crate) struct GuardedBody<B> {
 impl<B> GuardedBody<B> {
     pub(crate) fn new(inner: B, bytes_max: u64, idle: Duration) -> (Self, BodyWatch) {
         let watch = BodyWatch::default();
-        (Self { inner, left: bytes_max, idle, timer: None, watch: watch.clone() }, watch)
+        (
+            Self {
+                inner,
+                left: bytes_max,
+                idle,
+                timer: None,
+                watch: watch.clone(),
+            },
+            watch,
+        )
     }
 }
 
@@ -119,7 +130,9 @@ where
             }
             Poll::Pending => {
                 let idle = this.idle;
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                let timer = this
+                    .timer
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
                 match timer.as_mut().poll(cx) {
                     Poll::Ready(()) => Poll::Ready(Some(Err(this.watch.set(BodyCut::Stalled)))),
                     Poll::Pending => Poll::Pending,

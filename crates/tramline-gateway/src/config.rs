@@ -91,7 +91,7 @@ pub struct GatewayConfig {
     pub auth: Option<axum::Router>,
     /// Gets every path that the gateway does not know, such as the dashboard's.
     pub fallback: Option<axum::Router>,
-    /// Called for requests to `auth` and `rest` with a verified token.
+    /// Called for requests to `auth` with verified claims, and for all to `rest`, where nobody is `{role: anon}`.
     pub claims_hook: Option<ClaimsHook>,
     /// The functions.
     pub functions: Arc<dyn Functions>,
@@ -148,14 +148,19 @@ impl GatewayConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        for (name, secret) in
-            [("auth.jwt_secret", &self.keys.jwt_secret), ("internal secret", &self.internal_secret)]
-        {
+        for (name, secret) in [
+            ("auth.jwt_secret", &self.keys.jwt_secret),
+            ("internal secret", &self.internal_secret),
+        ] {
             if secret.expose().len() < SECRET_BYTES_MIN {
                 return Err(ConfigError::ShortSecret { name });
             }
         }
-        if self.cron_secrets.iter().any(|secret| secret.expose().trim().is_empty()) {
+        if self
+            .cron_secrets
+            .iter()
+            .any(|secret| secret.expose().trim().is_empty())
+        {
             return Err(ConfigError::EmptyCronSecret);
         }
         let opaque = self.keys.publishable_keys.iter().chain(&self.keys.secret_keys);
@@ -169,7 +174,9 @@ impl GatewayConfig {
 /// Refuses guards that are not offered.
 pub(crate) fn check_guards(guards: &BTreeMap<String, Guard>) -> Result<(), ConfigError> {
     match guards.iter().find(|(_, guard)| guard.auth == GuardAuth::Webhook) {
-        Some((name, _)) => Err(ConfigError::WebhookGuard { function: name.clone() }),
+        Some((name, _)) => Err(ConfigError::WebhookGuard {
+            function: name.clone(),
+        }),
         None => Ok(()),
     }
 }

@@ -49,7 +49,7 @@ impl Origin {
         let host = authority.host();
         let odd = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "-.[]:".contains(c));
         let canonical = format!("{}://{authority}", uri.scheme_str().unwrap_or_default());
-        if canonical != text || host.is_empty() || host.ends_with('.') || host.contains(odd) {
+        if canonical != text || canonical.contains('@') || host.is_empty() || host.ends_with('.') || host.contains(odd) {
             return Err(bad());
         }
         Ok(Self(canonical))
@@ -81,8 +81,14 @@ impl Cors {
         headers.remove(CONTENT_LENGTH);
         if let Some(allowed) = self.allowed(origin) {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(ALLOW_METHODS));
-            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOW_HEADERS));
+            headers.insert(
+                ACCESS_CONTROL_ALLOW_METHODS,
+                HeaderValue::from_static(ALLOW_METHODS),
+            );
+            headers.insert(
+                ACCESS_CONTROL_ALLOW_HEADERS,
+                HeaderValue::from_static(ALLOW_HEADERS),
+            );
             headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
         }
         response
@@ -94,9 +100,10 @@ impl Cors {
         };
         match self {
             Self::AnyOrigin => Some(HeaderValue::from_static("*")),
-            Self::Origins(known) => {
-                known.iter().any(|known| known.0.as_bytes() == origin.as_bytes()).then(|| origin.clone())
-            }
+            Self::Origins(known) => known
+                .iter()
+                .any(|known| known.0.as_bytes() == origin.as_bytes())
+                .then(|| origin.clone()),
         }
     }
 }
@@ -124,7 +131,8 @@ impl RequestOrigin {
 fn vary_on_origin(headers: &mut HeaderMap) {
     let names_it = |value: &HeaderValue| {
         value.to_str().is_ok_and(|text| {
-            text.split(',').any(|name| name.trim() == "*" || name.trim().eq_ignore_ascii_case("origin"))
+            text.split(',')
+                .any(|name| name.trim() == "*" || name.trim().eq_ignore_ascii_case("origin"))
         })
     };
     if !headers.get_all(VARY).iter().any(names_it) {

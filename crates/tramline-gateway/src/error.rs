@@ -50,7 +50,13 @@ pub(crate) struct Fault {
 
 impl Fault {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), details: None, headers: Vec::new() }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            details: None,
+            headers: Vec::new(),
+        }
     }
 
     pub(crate) fn with_details(mut self, details: Value) -> Self {
@@ -66,6 +72,16 @@ impl Fault {
     /// Ends the connection with the answer: for requests after which its framing is in doubt.
     pub(crate) fn closing(self) -> Self {
         self.with_header(CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    /// As one item of a list.
+    pub(crate) fn into_item(self) -> Value {
+        let mut item =
+            json!({ "status": self.status.as_u16(), "code": self.code, "message": self.message });
+        if let Some(details) = self.details {
+            item["details"] = details;
+        }
+        item
     }
 
     pub(crate) fn into_response(self, shape: Shape, request_id: Uuid) -> Response<Body> {
@@ -100,7 +116,11 @@ impl Fault {
     }
 
     pub(crate) fn invalid_url() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "INVALID_URL", "Path of the request is malformed")
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "INVALID_URL",
+            "Path of the request is malformed",
+        )
     }
 
     pub(crate) fn too_many_headers() -> Self {
@@ -116,12 +136,20 @@ impl Fault {
     }
 
     pub(crate) fn no_backend(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", format!("{what} is not served by this node"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "NOT_FOUND",
+            format!("{what} is not served by this node"),
+        )
     }
 
     pub(crate) fn method(allow: &'static str) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", format!("Use {allow}"))
-            .with_header(ALLOW, HeaderValue::from_static(allow))
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "METHOD_NOT_ALLOWED",
+            format!("Use {allow}"),
+        )
+        .with_header(ALLOW, HeaderValue::from_static(allow))
     }
 
     pub(crate) fn body_cut(cut: BodyCut, bytes_max: u64) -> Self {
@@ -131,9 +159,11 @@ impl Fault {
                 "PAYLOAD_TOO_LARGE",
                 format!("Request body is larger than {bytes_max} bytes"),
             ),
-            BodyCut::Stalled => {
-                Self::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", "Request body did not arrive in time")
-            }
+            BodyCut::Stalled => Self::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "REQUEST_TIMEOUT",
+                "Request body did not arrive in time",
+            ),
         }
         .closing()
     }
@@ -147,8 +177,12 @@ impl Fault {
     }
 
     pub(crate) fn json(fault: &JsonFault) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "INVALID_JSON", format!("Body is not acceptable JSON: {fault}"))
-            .with_details(json!({ "line": fault.line, "column": fault.column }))
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "INVALID_JSON",
+            format!("Body is not acceptable JSON: {fault}"),
+        )
+        .with_details(json!({ "line": fault.line, "column": fault.column }))
     }
 
     pub(crate) fn not_json() -> Self {
@@ -161,20 +195,31 @@ impl Fault {
 
     /// Several things are wrong with the fields of a body or query.
     pub(crate) fn fields(problems: Vec<Value>) -> Self {
-        let first = problems.first().and_then(|problem| problem["message"].as_str()).unwrap_or("bad field");
+        let first = problems
+            .first()
+            .and_then(|problem| problem["message"].as_str())
+            .unwrap_or("bad field");
         Self::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", first)
             .with_details(json!({ "problems": problems }))
     }
 
     pub(crate) fn stopping() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", "Node is stopping, use another one")
-            .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "STOPPING",
+            "Node is stopping, use another one",
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     // ---- /functions/v1 --------------------------------------------------------------------------------------
 
     pub(crate) fn missing_function_name() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "MISSING_FUNCTION_NAME", "missing function name in request")
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "MISSING_FUNCTION_NAME",
+            "missing function name in request",
+        )
     }
 
     pub(crate) fn depth() -> Self {
@@ -186,14 +231,18 @@ impl Fault {
     }
 
     pub(crate) fn bad_upgrade() -> Self {
-        Self::call(&CallError::WorkerError { message: "101 without an upgraded connection".into() })
+        Self::call(&CallError::WorkerError {
+            message: "101 for a request that asked for no upgrade".into(),
+        })
     }
 
     pub(crate) fn call(error: &CallError) -> Self {
         let (status, code, message) = match error {
-            CallError::NotFound => {
-                (StatusCode::NOT_FOUND, "NOT_FOUND", "Requested function was not found")
-            }
+            CallError::NotFound => (
+                StatusCode::NOT_FOUND,
+                "NOT_FOUND",
+                "Requested function was not found",
+            ),
             CallError::Boot { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "BOOT_ERROR",
@@ -209,9 +258,11 @@ impl Fault {
                 "WORKER_LIMIT",
                 "Worker failed to respond due to a resource limit (please check logs)",
             ),
-            CallError::IdleTimeout => {
-                (StatusCode::GATEWAY_TIMEOUT, "IDLE_TIMEOUT", "Function did not respond in time")
-            }
+            CallError::IdleTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "IDLE_TIMEOUT",
+                "Function did not respond in time",
+            ),
             CallError::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "OVERLOADED",
@@ -229,9 +280,7 @@ impl Fault {
     pub(crate) fn guard(failure: &GuardFailure) -> Self {
         match failure {
             GuardFailure::Auth(failure) => Self::auth(failure),
-            GuardFailure::NotCron => {
-                Self::unauthorized("UNAUTHORIZED_CRON", "Invalid cron secret")
-            }
+            GuardFailure::NotCron => Self::unauthorized("UNAUTHORIZED_CRON", "Invalid cron secret"),
         }
     }
 
@@ -244,20 +293,17 @@ impl Fault {
                 ("UNAUTHORIZED_INVALID_JWT_FORMAT", "Invalid JWT")
             }
             AuthFailure::UnknownKey => ("UNAUTHORIZED_INVALID_API_KEY", "Invalid API key"),
-            AuthFailure::SecretKeyInBrowser => {
-                ("UNAUTHORIZED_SECRET_KEY_IN_BROWSER", "Forbidden use of secret API key in browser")
-            }
-            AuthFailure::Token(TokenError::Asymmetric(_)) => {
-                ("UNAUTHORIZED_ASYMMETRIC_JWT", "Invalid JWT")
-            }
-            AuthFailure::Token(TokenError::UnsupportedAlgorithm(_)) => {
-                ("UNAUTHORIZED_UNSUPPORTED_TOKEN_ALGORITHM", "Unsupported JWT algorithm")
-            }
+            AuthFailure::SecretKeyInBrowser => (
+                "UNAUTHORIZED_SECRET_KEY_IN_BROWSER",
+                "Forbidden use of secret API key in browser",
+            ),
+            AuthFailure::Token(TokenError::Asymmetric(_)) => ("UNAUTHORIZED_ASYMMETRIC_JWT", "Invalid JWT"),
+            AuthFailure::Token(TokenError::UnsupportedAlgorithm(_)) => (
+                "UNAUTHORIZED_UNSUPPORTED_TOKEN_ALGORITHM",
+                "Unsupported JWT algorithm",
+            ),
             AuthFailure::Token(
-                TokenError::Signature
-                | TokenError::Expired
-                | TokenError::NotYetValid
-                | TokenError::Claim(_),
+                TokenError::Signature | TokenError::Expired | TokenError::NotYetValid | TokenError::Claim(_),
             ) => ("UNAUTHORIZED_LEGACY_JWT", "Invalid JWT"),
         };
         Self::unauthorized(code, message)
@@ -304,19 +350,22 @@ impl Fault {
         match error {
             ControlError::InvalidInput { missing, problems } => {
                 let message = if missing.is_empty() {
-                    problems
-                        .first()
-                        .map_or_else(|| "invalid input".to_owned(), |p| format!("{}: {}", p.path, p.message))
+                    problems.first().map_or_else(
+                        || "invalid input".to_owned(),
+                        |p| format!("{}: {}", p.path, p.message),
+                    )
                 } else {
                     format!("Missing required fields: {}", missing.join(", "))
                 };
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID_INPUT", message)
                     .with_details(json!({ "missing": missing, "problems": problems }))
             }
-            ControlError::UnknownTarget { target } => {
-                Self::new(StatusCode::NOT_FOUND, "UNKNOWN_TARGET", format!("No function or workflow {target:?}"))
-                    .with_details(json!({ "target": target }))
-            }
+            ControlError::UnknownTarget { target } => Self::new(
+                StatusCode::NOT_FOUND,
+                "UNKNOWN_TARGET",
+                format!("No function or workflow {target:?}"),
+            )
+            .with_details(json!({ "target": target })),
             ControlError::NotFound { what, name } => Self::not_found(what, &name),
             ControlError::Conflict { message, run_id } => {
                 let fault = Self::new(StatusCode::CONFLICT, "CONFLICT", message);
@@ -327,8 +376,12 @@ impl Fault {
             }
             ControlError::Unavailable { reason } => {
                 tracing::warn!(%reason, "answered 503");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "Temporarily unavailable, try again")
-                    .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "UNAVAILABLE",
+                    "Temporarily unavailable, try again",
+                )
+                .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
             }
             ControlError::Internal { reason } => {
                 tracing::error!(%reason, "answered 500");

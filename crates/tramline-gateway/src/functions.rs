@@ -124,7 +124,8 @@ pub trait Functions: Send + Sync + 'static {
     fn exists(&self, name: &str) -> bool;
 
     /// Calls a function. The request's path is `/<name>/<rest>`. Both bodies stream; dropping the future or the
-    /// answer's body aborts the call. A 101 answer carries `hyper::upgrade::OnUpgrade` in its extensions.
+    /// answer's body aborts the call. A request for a WebSocket carries the client's `hyper::upgrade::OnUpgrade` in
+    /// its extensions; who answers it with 101 joins that with the function's end.
     fn call(
         &self,
         name: &str,
@@ -147,5 +148,7 @@ pub fn is_function_name(name: &str) -> bool {
     const NAME_MAX: usize = 63;
     name.len() <= NAME_MAX
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }

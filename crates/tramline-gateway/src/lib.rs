@@ -1,1 +1,41 @@
-//! tramline-gateway
+//! The HTTP side of tramline: `/functions/v1`, `/rest/v1`, `/auth/v1`, `/api/v1`, health and metrics.
+//!
+//! It owns the accept loop with its timeouts and caps, the check of every credential, the rewrite of headers, CORS
+//! and the shape of every error. It does not run functions ([`Functions`]), know SQL or drive runs ([`Control`]).
+//!
+//! The tricky part is who may cut what: a client's socket has timers only while none of its requests is in flight,
+//! a request's body has its own, an answer is bounded by the function host. A request lives in one future, so a
+//! client that goes away aborts everything done for it.
+
+mod api;
+mod auth;
+mod backend;
+mod body;
+mod config;
+mod cors;
+mod error;
+mod functions;
+mod host;
+pub mod limits;
+mod metrics;
+mod proxy;
+mod router;
+mod server;
+mod strict_json;
+
+pub use api::control;
+pub use api::{ROUTES, Right, Route};
+pub use auth::{Claims, Guard, GuardAuth, Preflight, Secret, TokenError, TokenRules};
+pub use body::{Body, BoxError, boxed, empty, full};
+pub use config::{
+    ApiPolicy, ClaimsHook, ConfigError, DEFAULT_PORT, ForwardedTrust, GatewayConfig, InFlightRuns,
+    InvocationObserver, Keys, MetricsAccess, Readiness,
+};
+pub use cors::{BadOrigin, Cors, Origin};
+pub use functions::{
+    CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine, is_function_name,
+};
+pub use host::HostFunctions;
+pub use limits::Limits;
+pub use metrics::{Metric, MetricKind, MetricsSource};
+pub use server::{Gateway, GatewayHandle, StartError};

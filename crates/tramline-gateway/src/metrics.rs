@@ -87,7 +87,12 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn answered(&self, class: RouteClass, status: u16, took: Duration) {
-        *self.requests.lock().unwrap_or_else(PoisonError::into_inner).entry((class, status)).or_insert(0) += 1;
+        *self
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((class, status))
+            .or_insert(0) += 1;
         let histogram = &self.durations[class as usize];
         let seconds = took.as_secs_f64();
         // Cumulative sums are made when reading; each observation touches one bucket.
@@ -95,7 +100,9 @@ impl Metrics {
             histogram.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         }
         histogram.count.fetch_add(1, Ordering::Relaxed);
-        histogram.sum_us.fetch_add(took.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        histogram
+            .sum_us
+            .fetch_add(took.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Counts an invocation; the caller has checked that the function exists.
@@ -115,19 +122,54 @@ impl Metrics {
     /// The Prometheus text.
     pub(crate) fn render(&self, connections: usize, further: &[Metric]) -> String {
         let mut text = String::new();
-        head(&mut text, "tramline_http_requests_total", "Answered requests by route class and status.", "counter");
-        for ((class, status), count) in self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        head(
+            &mut text,
+            "tramline_http_requests_total",
+            "Answered requests by route class and status.",
+            "counter",
+        );
+        for ((class, status), count) in self
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             let class = class.as_str();
-            line(&mut text, "tramline_http_requests_total", &format!("route=\"{class}\",status=\"{status}\""), count);
+            line(
+                &mut text,
+                "tramline_http_requests_total",
+                &format!("route=\"{class}\",status=\"{status}\""),
+                count,
+            );
         }
         self.render_durations(&mut text);
-        head(&mut text, "tramline_http_connections", "Open client connections.", "gauge");
+        head(
+            &mut text,
+            "tramline_http_connections",
+            "Open client connections.",
+            "gauge",
+        );
         line(&mut text, "tramline_http_connections", "", connections);
         let refused = self.connections_refused.load(Ordering::Relaxed);
-        head(&mut text, "tramline_http_connections_refused_total", "Connections beyond a cap.", "counter");
+        head(
+            &mut text,
+            "tramline_http_connections_refused_total",
+            "Connections beyond a cap.",
+            "counter",
+        );
         line(&mut text, "tramline_http_connections_refused_total", "", refused);
-        head(&mut text, "tramline_function_invocations_total", "Invocations by function and status class.", "counter");
-        for (name, counts) in self.functions.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        head(
+            &mut text,
+            "tramline_function_invocations_total",
+            "Invocations by function and status class.",
+            "counter",
+        );
+        for (name, counts) in self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             for (index, count) in counts.by_class.iter().enumerate() {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
@@ -161,12 +203,27 @@ impl Metrics {
             let mut below = 0;
             for (bound, bucket) in BUCKETS.iter().zip(&histogram.buckets) {
                 below += bucket.load(Ordering::Relaxed);
-                line(text, &format!("{NAME}_bucket"), &format!("route=\"{class}\",le=\"{bound}\""), below);
+                line(
+                    text,
+                    &format!("{NAME}_bucket"),
+                    &format!("route=\"{class}\",le=\"{bound}\""),
+                    below,
+                );
             }
-            line(text, &format!("{NAME}_bucket"), &format!("route=\"{class}\",le=\"+Inf\""), count);
+            line(
+                text,
+                &format!("{NAME}_bucket"),
+                &format!("route=\"{class}\",le=\"+Inf\""),
+                count,
+            );
             let sum = histogram.sum_us.load(Ordering::Relaxed) as f64 / 1e6;
             line(text, &format!("{NAME}_sum"), &format!("route=\"{class}\""), sum);
-            line(text, &format!("{NAME}_count"), &format!("route=\"{class}\""), count);
+            line(
+                text,
+                &format!("{NAME}_count"),
+                &format!("route=\"{class}\""),
+                count,
+            );
         }
     }
 }
@@ -182,8 +239,11 @@ fn render_further(text: &mut String, further: &[Metric]) {
             head(text, &metric.name, metric.help, kind);
             last = &metric.name;
         }
-        let labels: Vec<String> =
-            metric.labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+        let labels: Vec<String> = metric
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
+            .collect();
         line(text, &metric.name, &labels.join(","), metric.value);
     }
 }
@@ -202,5 +262,8 @@ fn line(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Displ
 }
 
 fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }

@@ -21,15 +21,26 @@ pub(crate) struct JsonFault {
 pub(crate) fn parse(bytes: &[u8], depth_max: usize) -> Result<Value, JsonFault> {
     // Two passes over small texts: serde_json's own map keeps the last of duplicate members silently.
     let mut shape = serde_json::Deserializer::from_slice(bytes);
-    Shape { depth_left: depth_max }.deserialize(&mut shape).map_err(|error| fault(&error))?;
+    Shape {
+        depth_left: depth_max,
+    }
+    .deserialize(&mut shape)
+    .map_err(|error| fault(&error))?;
     shape.end().map_err(|error| fault(&error))?;
     serde_json::from_slice(bytes).map_err(|error| fault(&error))
 }
 
 fn fault(error: &serde_json::Error) -> JsonFault {
     let text = error.to_string();
-    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message).to_owned();
-    JsonFault { message, line: error.line(), column: error.column() }
+    let message = text
+        .rsplit_once(" at line ")
+        .map_or(text.as_str(), |(message, _)| message)
+        .to_owned();
+    JsonFault {
+        message,
+        line: error.line(),
+        column: error.column(),
+    }
 }
 
 /// Visits a value only to refuse duplicates and depth.

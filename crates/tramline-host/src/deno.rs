@@ -35,14 +35,21 @@ pub enum DenoError {
 
 /// The user's cache folder: `$XDG_CACHE_HOME/tramline`, else `~/.cache/tramline`.
 pub fn default_cache_dir() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("tramline"))
 }
 
 /// The Deno to use, without installing anything: `TRAMLINE_DENO`, the pinned version on `PATH`, the cache folder.
 pub fn find_deno(cache_dir: &Path) -> Result<PathBuf, DenoError> {
-    if let Some(path) = std::env::var_os(DENO_ENV).filter(|v| !v.is_empty()).map(PathBuf::from) {
+    if let Some(path) = std::env::var_os(DENO_ENV)
+        .filter(|v| !v.is_empty())
+        .map(PathBuf::from)
+    {
         return match version_of(&path) {
             Some(_) => Ok(path),
             None => Err(DenoError::Override {
@@ -55,7 +62,9 @@ pub fn find_deno(cache_dir: &Path) -> Result<PathBuf, DenoError> {
     on_path("deno")
         .filter(|path| is_elf(path) && version_of(path).as_deref() == Some(DENO_VERSION))
         .or_else(|| Some(cached).filter(|path| is_elf(path)))
-        .ok_or_else(|| DenoError::Missing { cache_dir: cache_dir.to_owned() })
+        .ok_or_else(|| DenoError::Missing {
+            cache_dir: cache_dir.to_owned(),
+        })
 }
 
 /// As [`find_deno`], and installs the pinned version by `npm` into the cache folder when there is none.
@@ -81,12 +90,17 @@ pub fn install_deno(cache_dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf
     let staging = cache_dir.join(format!("deno-{DENO_VERSION}.{}.tmp", std::process::id()));
     std::fs::create_dir_all(&staging).map_err(failed(&staging))?;
     let cleanup = RemoveOnDrop(staging.clone());
-    progress(&format!("installing deno {DENO_VERSION} ({package}, 96 MB, once)"));
+    progress(&format!(
+        "installing deno {DENO_VERSION} ({package}, 96 MB, once)"
+    ));
     let output = npm_install(&npm, &staging, &format!("{package}@{DENO_VERSION}"));
     let output = output.map_err(failed(&npm))?;
     let binary = staging.join("node_modules").join(package).join("deno");
     if !output.status.success() || !is_elf(&binary) {
-        return Err(DenoError::Npm { package: format!("{package}@{DENO_VERSION}"), output: last_lines(&output) });
+        return Err(DenoError::Npm {
+            package: format!("{package}@{DENO_VERSION}"),
+            output: last_lines(&output),
+        });
     }
     let mode = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(&binary, mode).map_err(failed(&binary))?;
@@ -101,7 +115,15 @@ pub fn install_deno(cache_dir: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf
 fn npm_install(npm: &Path, folder: &Path, package: &str) -> std::io::Result<Output> {
     // install scripts are not needed: the package is the binary
     Command::new(npm)
-        .args(["install", "--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"])
+        .args([
+            "install",
+            "--ignore-scripts",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "--no-package-lock",
+            "--prefix",
+        ])
         .arg(folder)
         .arg(package)
         .current_dir(folder)
@@ -114,7 +136,11 @@ fn last_lines(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let tail = &lines[lines.len().saturating_sub(LINES)..];
-    if tail.is_empty() { format!("npm ended with {}", output.status) } else { tail.join("\n") }
+    if tail.is_empty() {
+        format!("npm ended with {}", output.status)
+    } else {
+        tail.join("\n")
+    }
 }
 
 fn cached_binary(cache_dir: &Path) -> PathBuf {
@@ -125,17 +151,27 @@ fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(program))
-        .find(|file| std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
+        .find(|file| {
+            std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
 }
 
 fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .is_ok()
+        && magic == *b"\x7fELF"
 }
 
 /// What `<path> --version` says, if it is a Deno.
 fn version_of(path: &Path) -> Option<String> {
-    let output = Command::new(path).arg("--version").env_clear().stdin(Stdio::null()).output().ok()?;
+    let output = Command::new(path)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let version = text.strip_prefix("deno ")?.split_whitespace().next()?;
     Some(version.to_owned())

@@ -1,1 +1,23 @@
-//! tramline-host
+//! Runs a project's edge functions in supervised Deno processes.
+//!
+//! It owns: finding Deno, bundling, one process per function instance, its limits and its output. It does not own: who
+//! may call a function (the gateway), why it is called (the engine), or where its environment comes from.
+//!
+//! The way of a call: [`Host::call`] finds the function's instance (`host/function.rs`), starting one from the pool if
+//! needed, and streams the request over the instance's unix socket (`worker/connections.rs`) to the handler that
+//! `worker/bootstrap.ts` registered.
+
+mod bundle;
+mod deno;
+mod host;
+mod logs;
+mod process;
+mod types;
+mod worker;
+
+pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, find_deno, install_deno};
+pub use host::Host;
+pub use types::{
+    Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, FunctionInfo, FunctionSpec, FunctionState,
+    HostConfig, HostError, Level, Limits, LogLine, Policy, Stream,
+};

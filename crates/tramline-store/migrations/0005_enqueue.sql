@@ -19,7 +19,7 @@ exception when others then
 end $$;
 
 -- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
--- opts: kind, queue, priority, run_at, concurrency_key, source, created_by, triggered_by, parent_run_id, project_id, env, git_sha, git_ref, metadata.
+-- opts: kind, queue, priority, run_at, delay_ms, concurrency_key, source, created_by, triggered_by, parent_run_id, project_id, env, git_sha, git_ref, metadata.
 -- One row per item: the run (new, or the first one of its correlation id), or a code: TL404 unknown target, TL409 correlation id used
 -- with other input (detail.run_id names the first run), TL422 missing fields (detail.missing lists them all). Nothing of a refused item is kept.
 -- Locks: correlations in key order, so that two batches cannot deadlock.
@@ -105,7 +105,8 @@ begin
            coalesce((r.opts ->> 'root_run_id')::uuid, v_root) as root_run_id,
            r.opts ->> 'project_id' as project_id, r.opts ->> 'env' as env, r.opts ->> 'git_sha' as git_sha, r.opts ->> 'git_ref' as git_ref,
            case when r.kind = 'function' then r.target end as function_name,
-           r.opts -> 'metadata' as metadata, (r.opts ->> 'run_at')::timestamptz as scheduled_at, tramline.is_native(r.run_id) as native
+           r.opts -> 'metadata' as metadata,
+           coalesce((r.opts ->> 'run_at')::timestamptz, now() + (r.opts ->> 'delay_ms')::bigint * interval '1 millisecond') as scheduled_at, tramline.is_native(r.run_id) as native
       from unnest(v_rows) r where r.code is null),
   a as (
     insert into tramline.runs (run_id, shard, kind, target, version, input, correlation_id, queue, priority, concurrency_key, source, created_by,

@@ -182,7 +182,7 @@ create trigger runs_insert instead of insert on ops.runs for each row execute fu
 create trigger runs_update instead of update on ops.runs for each row execute function tramline.runs_update();
 
 -- Cancels a run; true when it was still to be cancelled. An external run ends at once, any other by its owner.
-create function ops.cancel_run(p_run_id uuid, p_reason text default null) returns boolean
+create function ops.cancel_run(p_run_id uuid, p_reason text default null, p_actor text default null) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare v ops.runs;
 begin
@@ -196,14 +196,15 @@ begin
   if v.executor = 'external' then
     update ops.runs set status = 'cancelled', error = jsonb_build_object('code', 'cancelled', 'message', p_reason) where run_id = p_run_id;
   else
-    perform tramline.request(p_run_id, 'cancel', null, p_reason);
+    perform tramline.request(p_run_id, 'cancel', null, p_reason, p_actor);
   end if;
   return true;
 end $$;
 
 -- Re-opens an ended run with the next generation: finished steps keep their results, the failed one is tried again. p_input replaces
 -- the input, p_from_step also forgets that step and the later ones.
-create function ops.retry_run(p_run_id uuid, p_reason text default null, p_input jsonb default null, p_from_step text default null)
+create function ops.retry_run(p_run_id uuid, p_reason text default null, p_input jsonb default null, p_from_step text default null,
+  p_actor text default null)
 returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare v ops.runs;
 begin
@@ -218,7 +219,7 @@ begin
     raise exception using errcode = 'TL409', message = format('run %s is %s; only failed and cancelled runs can be retried', p_run_id, v.status);
   end if;
   perform tramline.request(p_run_id, 'retry', jsonb_strip_nulls(jsonb_build_object('input', p_input, 'from_step', p_from_step,
-    'generation', v.generation)), p_reason);
+    'generation', v.generation)), p_reason, p_actor);
   return p_run_id;
 end $$;
 

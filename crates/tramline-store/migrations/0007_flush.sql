@@ -153,7 +153,8 @@ begin
      where c.shard = r.shard and c.command_id = r.command_id and c.shard = any (p_held);
   end if;
   if p ? 'periods' then
-    -- A period that exists already starts nothing: its run is inserted only with it.
+    -- A period that exists already starts nothing: its run is inserted only with it. A skipped period has a run too, which is
+    -- ended at once: that is where its event is kept.
     with made as (
       insert into tramline.schedule_periods (schedule, due_at, run_id, outcome, reason)
       select r.schedule, r.due_at, r.run_id, r.outcome, r.reason
@@ -170,7 +171,7 @@ begin
       from made m join tramline.schedules s on s.name = m.schedule
       left join lateral (select w.version from tramline.workflow_definitions w where w.name = s.target and w.status = 'published'
                           order by w.version desc limit 1) d on true
-     where m.outcome = 'prepared' and m.run_id is not null
+     where m.run_id is not null
     on conflict do nothing;
   end if;
   if p ? 'period_starts' then

@@ -35,6 +35,8 @@ pub struct Batch {
     end_started: Vec<Option<Timestamp>>,
     end_finished: Vec<Timestamp>,
     foreign: Vec<Uuid>,
+    /// Parked (with the reason) or not parked any more: the last word of the batch counts.
+    parked: std::collections::HashMap<Uuid, Option<&'static str>>,
     cold: Map<String, Value>,
     items: usize,
 }
@@ -110,8 +112,12 @@ impl Batch {
                 json!({ "run_id": run_id, "step": step, "generation": of.generation, "at": timestamp(now).to_string(),
                         "deadline": timestamp(*deadline).to_string() }),
             ),
-            Row::Parked { why } => self.cold("parked", json!({ "run_id": run_id, "why": why })),
-            Row::Unparked => self.cold("unparked", json!(run_id)),
+            Row::Parked { why } => {
+                self.parked.insert(run_id, Some(why));
+            }
+            Row::Unparked => {
+                self.parked.insert(run_id, None);
+            }
             Row::DeadLetter { reason } => self.cold(
                 "dead_letters",
                 json!({ "run_id": run_id, "generation": of.generation, "reason": reason, "payload": null }),
@@ -169,6 +175,27 @@ impl Batch {
         self.end_finished.push(timestamp(end.finished_at));
     }
 
+    /// The rare rows as one document; `None` when there are none.
+    fn cold_json(&self) -> Option<Jsonb> {
+        if self.cold.is_empty() && self.parked.is_empty() {
+            return None;
+        }
+        let mut cold = self.cold.clone();
+        let parked: Vec<Value> = self
+            .parked
+            .iter()
+            .filter_map(|(id, why)| why.map(|why| json!({ "run_id": id, "why": why })))
+            .collect();
+        let unparked: Vec<Value> =
+            self.parked.iter().filter(|(_, why)| why.is_none()).map(|(id, _)| json!(id)).collect();
+        for (table, rows) in [("parked", parked), ("unparked", unparked)] {
+            if !rows.is_empty() {
+                cold.insert(table.into(), Value::Array(rows));
+            }
+        }
+        Some(Jsonb(Value::Object(cold).to_string()))
+    }
+
     fn cold(&mut self, table: &str, row: Value) {
         match self.cold.entry(table).or_insert_with(|| Value::Array(Vec::new())) {
             Value::Array(rows) => rows.push(row),
@@ -213,7 +240,7 @@ impl Flusher {
         let steps = !b.step_run.is_empty();
         let ends = !b.end_run.is_empty();
         let foreign = (!b.foreign.is_empty()).then_some(&b.foreign);
-        let cold = (!b.cold.is_empty()).then(|| Jsonb(Value::Object(b.cold.clone()).to_string()));
+        let cold = b.cold_json();
         let row = self
             .client
             .query_one(

@@ -14,6 +14,7 @@ pub mod rows;
 pub mod runs;
 pub mod schedules;
 pub mod shards;
+pub mod timers;
 
 pub use db::{Db, POOL_MAX};
 pub use error::StoreError;

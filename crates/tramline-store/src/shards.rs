@@ -86,7 +86,7 @@ impl Keeper {
         // A node that has not been seen for a day is history.
         let nodes = self
             .client
-            .query("select node_id, beat from tramline.nodes where seen_at > now() - interval '1 day'", &[])
+            .query("select node_id, beat from tramline.nodes where seen_at > now() - interval '1 day' and 'engine' = any (roles)", &[])
             .await
             .map_err(|e| StoreError::query("observe nodes", e))?;
         Ok((
@@ -160,21 +160,5 @@ impl Keeper {
             .await
             .map_err(|e| StoreError::query("deregister node", e))?;
         Ok(())
-    }
-
-    /// Makes the partitions of the coming days. True when some were made.
-    ///
-    /// # Errors
-    /// When the connection broke.
-    pub async fn ensure_partitions(&self) -> Result<bool, StoreError> {
-        let row = self
-            .client
-            .query_one(
-                "select coalesce(bool_or(tramline.ensure_partitions((now() at time zone 'UTC')::date + d)), false) from generate_series(-1, 3) d",
-                &[],
-            )
-            .await
-            .map_err(|e| StoreError::query("make partitions", e))?;
-        Ok(row.get(0))
     }
 }

@@ -64,7 +64,9 @@ impl ChaosProxy {
     pub async fn start(url: &str) -> Self {
         let (user, rest) = url.split_once('@').expect("the url holds a user");
         let (server, database) = rest.split_once('/').expect("the url holds a database");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a loopback port is free");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a loopback port is free");
         let address: SocketAddr = listener.local_addr().expect("a bound listener has an address");
         let faults = Arc::new(Faults {
             mode: watch::Sender::new(Mode::Forward),
@@ -74,7 +76,11 @@ impl ChaosProxy {
         });
         let mut accept = JoinSet::new();
         accept.spawn(accept_loop(listener, server.to_owned(), Arc::clone(&faults)));
-        Self { url: format!("{user}@{address}/{database}"), faults, _accept: accept }
+        Self {
+            url: format!("{user}@{address}/{database}"),
+            faults,
+            _accept: accept,
+        }
     }
 
     /// The URL that leads through the proxy.
@@ -117,7 +123,9 @@ impl ChaosProxy {
     /// Waits until a total of `count` replies have been cut.
     pub async fn wait_for_cuts(&self, count: u64) {
         let mut done = self.faults.cuts_done.subscribe();
-        done.wait_for(|done| *done >= count).await.expect("the sender lives as long as the proxy");
+        done.wait_for(|done| *done >= count)
+            .await
+            .expect("the sender lives as long as the proxy");
     }
 }
 
@@ -144,7 +152,9 @@ impl Faults {
     /// Waits while stalled; false when the connection has to end.
     async fn may_forward(&self) -> bool {
         let mut mode = self.mode.subscribe();
-        mode.wait_for(|mode| *mode != Mode::Stalled).await.is_ok_and(|mode| *mode == Mode::Forward)
+        mode.wait_for(|mode| *mode != Mode::Stalled)
+            .await
+            .is_ok_and(|mode| *mode == Mode::Forward)
     }
 
     async fn broken(&self) {
@@ -231,7 +241,9 @@ fn scan(buffer: &[u8], body_left: &mut usize, faults: &Faults) -> (usize, bool) 
         at += here;
         *body_left -= here;
         let rest = &buffer[at..];
-        let [kind, a, b, c, d, ..] = *rest else { return (at, false) };
+        let [kind, a, b, c, d, ..] = *rest else {
+            return (at, false);
+        };
         // the length counts itself, not the type byte
         let length = 1 + u32::from_be_bytes([a, b, c, d]) as usize;
         if kind == b'C' || kind == b'Z' {

@@ -33,7 +33,9 @@ pub struct TestCluster {
 /// The binaries that `TRAMLINE_PG_BINARIES` asks for.
 pub fn binaries() -> Binaries {
     let value = std::env::var("TRAMLINE_PG_BINARIES").unwrap_or_default();
-    value.parse().unwrap_or_else(|error| panic!("failed to read TRAMLINE_PG_BINARIES: {error}"))
+    value
+        .parse()
+        .unwrap_or_else(|error| panic!("failed to read TRAMLINE_PG_BINARIES: {error}"))
 }
 
 /// The server that all tests of this process share.
@@ -45,7 +47,9 @@ pub(crate) async fn shared() -> &'static TestCluster {
 impl TestCluster {
     /// A server of the test's own, which it may stop, crash and start again.
     pub async fn private() -> Self {
-        Self::try_private().await.unwrap_or_else(|error| panic!("failed to start a test server: {error:#}"))
+        Self::try_private()
+            .await
+            .unwrap_or_else(|error| panic!("failed to start a test server: {error:#}"))
     }
 
     async fn try_private() -> Result<Self> {
@@ -59,7 +63,13 @@ impl TestCluster {
                 settings: settings(),
             };
             match EmbeddedPostgres::start(config, &|_| {}).await {
-                Ok(postgres) => return Ok(Self { postgres, folder, _lock: lock }),
+                Ok(postgres) => {
+                    return Ok(Self {
+                        postgres,
+                        folder,
+                        _lock: lock,
+                    });
+                }
                 Err(EmbeddedError::PortInUse { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -69,7 +79,10 @@ impl TestCluster {
 
     /// The URL of a database of this server, as superuser.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.postgres.port())
+        format!(
+            "postgres://postgres@127.0.0.1:{}/{database}",
+            self.postgres.port()
+        )
     }
 
     /// The port on 127.0.0.1; it stays the same over [`start`](Self::start).
@@ -116,9 +129,13 @@ impl Drop for TestCluster {
 
 fn settings() -> Vec<(String, String)> {
     // many small pools run at once; the rest keeps the machine free for the tests
-    [("shared_buffers", "128MB"), ("max_wal_size", "512MB"), ("max_connections", "300")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+    [
+        ("shared_buffers", "128MB"),
+        ("max_wal_size", "1GB"),
+        ("max_connections", "300"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
 }
 
 fn free_port() -> Result<u16> {
@@ -135,7 +152,7 @@ fn free_port() -> Result<u16> {
     bail!("no port between {} and {} is free", PORTS.start, PORTS.end)
 }
 
-/// A new folder, locked for the life of this process; folders of processes that are gone are removed on the way.
+/// A new folder, locked for the life of this process. Folders of processes that are gone are removed meanwhile.
 fn own_folder() -> Result<(PathBuf, ProjectLock)> {
     let uid = nix::unistd::geteuid();
     let base = std::env::temp_dir().join(format!("tramline-testkit-{uid}"));
@@ -147,12 +164,23 @@ fn own_folder() -> Result<(PathBuf, ProjectLock)> {
     // between its creation and its lock, a folder looks like one that was left behind
     let guard = File::create(base.join("lock"))?;
     guard.lock()?;
+    let mut left_behind = Vec::new();
     for entry in fs::read_dir(&base)? {
         let folder = entry?.path();
         if folder.is_dir() {
-            sweep(&folder).with_context(|| format!("remove {}", folder.display()))?;
+            match ProjectLock::acquire(&folder.join("state")) {
+                Ok(lock) => left_behind.push((folder, lock)),
+                Err(EmbeddedError::ProjectInUse { .. }) => {}
+                Err(error) => return Err(error).with_context(|| format!("sweep {}", folder.display())),
+            }
         }
     }
+    // thousands of files; no test has to wait for that, and what is not done by the end is found again
+    std::thread::spawn(move || {
+        left_behind
+            .into_iter()
+            .try_for_each(|(folder, lock)| sweep(&folder, &lock))
+    });
     let folder = tempfile::Builder::new().prefix("c").tempdir_in(&base)?.keep();
     open_to_enter(&folder)?;
     fs::create_dir(folder.join("state"))?;
@@ -166,15 +194,10 @@ fn open_to_enter(folder: &Path) -> Result<()> {
     Ok(fs::set_permissions(folder, Permissions::from_mode(0o755))?)
 }
 
-fn sweep(folder: &Path) -> Result<()> {
-    let state_dir = folder.join("state");
-    match ProjectLock::acquire(&state_dir) {
-        Err(EmbeddedError::ProjectInUse { .. }) => return Ok(()),
-        lock => {
-            let _lock = lock?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(EmbeddedPostgres::erase(&state_dir, &|_| {}))?;
-        }
-    }
+fn sweep(folder: &Path, lock: &ProjectLock) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(EmbeddedPostgres::erase(lock.state_dir(), &|_| {}))?;
     Ok(fs::remove_dir_all(folder)?)
 }

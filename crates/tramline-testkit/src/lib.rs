@@ -12,4 +12,4 @@ mod database;
 
 pub use chaos_proxy::{ChaosProxy, Reply};
 pub use cluster::{TestCluster, binaries};
-pub use database::{TestDb, connect, empty_db, kill_backend, test_db_with};
+pub use database::{TestDb, connect, empty_db, kill_backend, test_db, test_db_with};

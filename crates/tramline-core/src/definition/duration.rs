@@ -10,19 +10,28 @@ pub const DURATION_MAX_MS: u64 = 10 * 366 * 24 * 3_600 * 1_000;
 /// Why a text is no duration or point in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    #[error("read the duration `{0}`: write it like 500ms, 30s, 5m, 24h, 7d or 1h30m; a plain number is seconds")]
+    #[error(
+        "read the duration `{0}`: write it like 500ms, 30s, 5m, 24h, 7d or 1h30m; a plain number is seconds"
+    )]
     Malformed(String),
     #[error("read the duration `{0}`: the longest is ten years")]
     TooLong(String),
     #[error("read the duration: {0} is neither text nor a number of seconds")]
     WrongType(&'static str),
-    #[error("read the point in time `{0}`: write it like 2026-01-31T08:00:00Z, with an offset, or as milliseconds since 1970")]
+    #[error(
+        "read the point in time `{0}`: write it like 2026-01-31T08:00:00Z, with an offset, or as milliseconds since 1970"
+    )]
     NotAnInstant(String),
 }
 
 /// Units from long to short, so that `1h30m` is in order; milliseconds come before minutes because of their letter.
-const UNITS: [(&str, u64); 5] =
-    [("d", 86_400_000), ("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1_000)];
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("ms", 1),
+    ("m", 60_000),
+    ("s", 1_000),
+];
 
 /// Reads `"500ms"`, `"30s"`, `"5m"`, `"24h"`, `"7d"`, `"1h30m"`, `"1.5h"`; a plain number is seconds. The answer is in
 /// milliseconds.
@@ -39,14 +48,19 @@ pub fn parse_duration(text: &str) -> Result<u64, DurationError> {
     // each unit at most once and from long to short, as people write them
     let mut last_unit = u64::MAX;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
+        let digits = rest
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .unwrap_or(rest.len());
         let (number, after) = rest.split_at(digits);
         let number: f64 = number.parse().map_err(|_| malformed())?;
         let unit = if after.is_empty() && last_unit == u64::MAX {
             rest = after;
             1_000
         } else {
-            let (word, unit) = UNITS.iter().find(|(word, _)| after.starts_with(word)).ok_or_else(malformed)?;
+            let (word, unit) = UNITS
+                .iter()
+                .find(|(word, _)| after.starts_with(word))
+                .ok_or_else(malformed)?;
             rest = &after[word.len()..];
             *unit
         };
@@ -84,14 +98,20 @@ pub(super) fn of_json(value: &Value) -> Result<u64, DurationError> {
 pub(super) fn instant_of_json(value: &Value) -> Result<Millis, DurationError> {
     let refused = |text: &str| DurationError::NotAnInstant(clip(text));
     match value {
-        Value::String(text) => {
-            text.trim().parse::<jiff::Timestamp>().map(|at| at.as_millisecond()).map_err(|_| refused(text))
-        }
+        Value::String(text) => text
+            .trim()
+            .parse::<jiff::Timestamp>()
+            .map(|at| at.as_millisecond())
+            .map_err(|_| refused(text)),
         Value::Number(ms) => {
             let at = ms.as_i64().ok_or_else(|| refused(&ms.to_string()))?;
-            jiff::Timestamp::from_millisecond(at).map(|at| at.as_millisecond()).map_err(|_| refused(&ms.to_string()))
+            jiff::Timestamp::from_millisecond(at)
+                .map(|at| at.as_millisecond())
+                .map_err(|_| refused(&ms.to_string()))
         }
-        other => Err(DurationError::NotAnInstant(crate::expr::describe(other).to_owned())),
+        other => Err(DurationError::NotAnInstant(
+            crate::expr::describe(other).to_owned(),
+        )),
     }
 }
 
@@ -132,11 +152,20 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", " ", "h", "5 m", "-5m", "5x", "5m5h", "5m5m", "1h30", "1..5h", ".", "5M", "1e3s", "∞", "5ms1m"] {
-            assert!(matches!(parse_duration(text), Err(DurationError::Malformed(_))), "{text}");
+        for text in [
+            "", " ", "h", "5 m", "-5m", "5x", "5m5h", "5m5m", "1h30", "1..5h", ".", "5M", "1e3s", "∞",
+            "5ms1m",
+        ] {
+            assert!(
+                matches!(parse_duration(text), Err(DurationError::Malformed(_))),
+                "{text}"
+            );
         }
         assert!(matches!(parse_duration("5000d"), Err(DurationError::TooLong(_))));
-        assert!(matches!(parse_duration(&"9".repeat(400)), Err(DurationError::TooLong(_))));
+        assert!(matches!(
+            parse_duration(&"9".repeat(400)),
+            Err(DurationError::TooLong(_))
+        ));
     }
 
     #[test]
@@ -153,7 +182,10 @@ mod tests {
     fn rendered_instants_are_rfc_3339_or_milliseconds() {
         assert_eq!(instant_of_json(&json!("1970-01-01T01:00:01+01:00")), Ok(1_000));
         assert_eq!(instant_of_json(&json!("1970-01-01T00:00:00.250Z")), Ok(250));
-        assert_eq!(instant_of_json(&json!(1_700_000_000_000i64)), Ok(1_700_000_000_000));
+        assert_eq!(
+            instant_of_json(&json!(1_700_000_000_000i64)),
+            Ok(1_700_000_000_000)
+        );
         // without an offset nobody knows when it is
         assert!(instant_of_json(&json!("2026-01-31T08:00:00")).is_err());
         assert!(instant_of_json(&json!("tomorrow")).is_err());

@@ -26,9 +26,17 @@ pub(super) fn build(steps: &[Needs<'_>], problems: &mut Problems) -> Graph {
         })
         .collect();
     for cycle in cycles(&deps) {
-        let names: Vec<&str> = cycle.iter().chain(cycle.first()).map(|i| steps[*i].name).collect();
+        let names: Vec<&str> = cycle
+            .iter()
+            .chain(cycle.first())
+            .map(|i| steps[*i].name)
+            .collect();
         // reported where it is written: one of a cycle's steps has a `needs`, or it could not be one
-        let at = cycle.iter().copied().find(|i| steps[*i].needs.is_some()).unwrap_or(cycle[0]);
+        let at = cycle
+            .iter()
+            .copied()
+            .find(|i| steps[*i].needs.is_some())
+            .unwrap_or(cycle[0]);
         problems.add(
             &format!("steps[{at}].needs"),
             format!("the steps wait for each other: {}", names.join(" -> ")),

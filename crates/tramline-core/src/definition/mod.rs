@@ -8,6 +8,7 @@ mod duration;
 mod graph;
 mod reader;
 mod requirements;
+mod step;
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ use crate::Millis;
 use crate::expr::Expr;
 use crate::json::sha256_of_canonical;
 use crate::retry::RetryPolicy;
+use crate::schema::InputSchema;
 use crate::template::Template;
 
 pub use compile::parse;
@@ -44,7 +46,10 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(path: &str, message: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), message: message.into() }
+        Self {
+            path: path.to_owned(),
+            message: message.into(),
+        }
     }
 }
 
@@ -66,6 +71,8 @@ pub struct Workflow {
     /// of first use.
     pub required_inputs: Vec<String>,
     pub input_schema: Option<Value>,
+    /// [`Workflow::input_schema`], compiled.
+    pub(crate) schema: Option<InputSchema>,
     /// Deadline of the run, from `timeout_seconds`.
     pub timeout_ms: Option<u64>,
     /// Deadline of one attempt as written in `visibility_timeout`; each step carries the value that holds for it.
@@ -84,6 +91,19 @@ impl Workflow {
         self.steps.iter().position(|step| step.name == name)
     }
 
+    /// Everything that keeps a run from starting with this input: missing required inputs and violations of the
+    /// schema, each with its place in the input.
+    pub fn check_input(&self, input: &Value) -> Vec<Problem> {
+        let missing = self.missing_inputs(input);
+        let mut problems: Vec<Problem> = missing.iter().map(|name| Problem::new(name, "is missing")).collect();
+        for violation in self.schema.iter().flat_map(|schema| schema.check(input)) {
+            if !problems.contains(&violation) {
+                problems.push(violation);
+            }
+        }
+        problems
+    }
+
     /// The required inputs that this input lacks, in order. A `required_fields` entry that is null counts as missing,
     /// a derived one only when it is absent: null renders.
     pub fn missing_inputs(&self, input: &Value) -> Vec<&str> {
@@ -91,7 +111,11 @@ impl Workflow {
             None => true,
             Some(value) => value.is_null() && self.required_fields.contains(name),
         };
-        self.required_inputs.iter().filter(lacks).map(String::as_str).collect()
+        self.required_inputs
+            .iter()
+            .filter(lacks)
+            .map(String::as_str)
+            .collect()
     }
 }
 
@@ -116,7 +140,11 @@ pub struct Step {
 #[derive(Debug)]
 pub enum StepKind {
     /// Calls a function with `{action, payload}`.
-    Function { function: String, action: Option<String>, payload: Template },
+    Function {
+        function: String,
+        action: Option<String>,
+        payload: Template,
+    },
     /// Waits for a length of time; see [`sleep_ms`].
     Sleep { duration: Template },
     /// Waits until a point in time; see [`wake_at`].

@@ -9,7 +9,9 @@ use crate::expr::describe;
 pub(crate) fn join(path: &str, key: &str) -> String {
     let plain = !key.is_empty()
         && !key.starts_with(|c: char| c.is_ascii_digit())
-        && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+        && key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     match (plain, path.is_empty()) {
         (true, true) => key.to_owned(),
         (true, false) => format!("{path}.{key}"),
@@ -22,7 +24,12 @@ pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     let word = word.to_lowercase();
     known
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (
+                strsim::damerau_levenshtein(&word, &candidate.to_lowercase()),
+                candidate,
+            )
+        })
         .filter(|(distance, candidate)| *distance <= (candidate.chars().count() / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -59,7 +66,10 @@ impl<'v> Reader<'v> {
     /// Begins to read an object; a problem when it is none.
     pub(super) fn new(value: &'v Value, path: &str, problems: &mut Problems) -> Option<Self> {
         match value {
-            Value::Object(object) => Some(Self { object, path: path.to_owned() }),
+            Value::Object(object) => Some(Self {
+                object,
+                path: path.to_owned(),
+            }),
             other => {
                 let place = if path.is_empty() { "definition" } else { path };
                 problems.add(place, format!("must be an object, not {}", describe(other)));
@@ -97,7 +107,10 @@ impl<'v> Reader<'v> {
     }
 
     fn wrong_type<T>(&self, key: &str, expected: &str, found: &Value, problems: &mut Problems) -> Option<T> {
-        problems.add(&self.path(key), format!("must be {expected}, not {}", describe(found)));
+        problems.add(
+            &self.path(key),
+            format!("must be {expected}, not {}", describe(found)),
+        );
         None
     }
 
@@ -137,15 +150,35 @@ impl<'v> Reader<'v> {
     }
 
     /// A whole number within bounds.
-    pub(super) fn count(&self, key: &str, range: std::ops::RangeInclusive<u32>, problems: &mut Problems) -> Option<u32> {
+    pub(super) fn count(
+        &self,
+        key: &str,
+        range: std::ops::RangeInclusive<u32>,
+        problems: &mut Problems,
+    ) -> Option<u32> {
         let value = self.get(key)?;
-        let whole = value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
-        match whole.and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n)) {
+        let whole = value.as_u64().or_else(|| {
+            value
+                .as_f64()
+                .filter(|f| f.fract() == 0.0 && *f >= 0.0)
+                .map(|f| f as u64)
+        });
+        match whole
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| range.contains(n))
+        {
             Some(n) => Some(n),
             None => {
-                let given = if value.is_number() { value.to_string() } else { describe(value).to_owned() };
+                let given = if value.is_number() {
+                    value.to_string()
+                } else {
+                    describe(value).to_owned()
+                };
                 let (low, high) = (range.start(), range.end());
-                problems.add(&self.path(key), format!("must be a whole number from {low} to {high}, not {given}"));
+                problems.add(
+                    &self.path(key),
+                    format!("must be a whole number from {low} to {high}, not {given}"),
+                );
                 None
             }
         }

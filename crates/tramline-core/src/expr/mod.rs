@@ -13,6 +13,8 @@
 
 mod cel_plan;
 mod path;
+mod rewrite;
+mod syntax;
 mod to_cel;
 
 use serde_json::Value;
@@ -20,7 +22,8 @@ use serde_json::Value;
 use crate::status::StepStatus;
 
 use cel_plan::CelPlan;
-pub(crate) use path::{Found, Path, Root};
+pub(crate) use path::Found;
+use path::Path;
 
 /// Longest expression: what is longer belongs into a function. Also bounds the parser's work.
 pub const EXPRESSION_MAX_BYTES: usize = 4_096;
@@ -141,7 +144,9 @@ impl Expr {
     pub fn compile(source: &str, place: &str) -> Result<Self, ExprProblem> {
         let trimmed = source.trim();
         if trimmed.is_empty() {
-            return Err(ExprProblem { message: "the expression is empty".to_owned() });
+            return Err(ExprProblem {
+                message: "the expression is empty".to_owned(),
+            });
         }
         if trimmed.len() > EXPRESSION_MAX_BYTES {
             return Err(ExprProblem {
@@ -155,7 +160,11 @@ impl Expr {
             Some(path) => Plan::Path(path),
             None => Plan::Cel(Box::new(CelPlan::compile(trimmed)?)),
         };
-        Ok(Self { source: trimmed.to_owned(), place: place.to_owned(), plan })
+        Ok(Self {
+            source: trimmed.to_owned(),
+            place: place.to_owned(),
+            plan,
+        })
     }
 
     /// The source, trimmed.
@@ -176,7 +185,10 @@ impl Expr {
     /// Every name it reads, in the order of the source, repeats included.
     pub fn names(&self) -> Vec<NameUse> {
         match &self.plan {
-            Plan::Path(path) => vec![NameUse { kind: path.kind(), needed: true }],
+            Plan::Path(path) => vec![NameUse {
+                kind: path.kind(),
+                needed: true,
+            }],
             Plan::Cel(plan) => plan.names(),
         }
     }
@@ -204,7 +216,11 @@ impl Expr {
             other => Err(self.error(
                 RenderCode::NotABoolean,
                 &self.source,
-                format!("evaluate the condition `{}`: it gives {}, not true or false", self.source, describe(other)),
+                format!(
+                    "evaluate the condition `{}`: it gives {}, not true or false",
+                    self.source,
+                    describe(other)
+                ),
             )),
         }
     }
@@ -212,16 +228,19 @@ impl Expr {
     pub(crate) fn eval_found<'a>(&self, scope: &Scope<'a>) -> Result<Found<'a>, RenderError> {
         match &self.plan {
             Plan::Path(path) => path.look_up(scope).ok_or_else(|| self.missing(path)),
-            Plan::Cel(plan) => plan.eval(scope).map(Found::Made).map_err(|failure| match failure {
-                cel_plan::Failure::Missing(path) => self.missing(path),
-                cel_plan::Failure::MissingKey(key) => self.missing_name(&key),
-                cel_plan::Failure::TooLarge => self.too_large(),
-                cel_plan::Failure::Other(words) => self.error(
-                    RenderCode::ExpressionFailed,
-                    &self.source,
-                    format!("evaluate `{}`: {words}", self.source),
-                ),
-            }),
+            Plan::Cel(plan) => plan
+                .eval(scope)
+                .map(Found::Made)
+                .map_err(|failure| match failure {
+                    cel_plan::Failure::Missing(path) => self.missing(path),
+                    cel_plan::Failure::MissingKey(key) => self.missing_name(&key),
+                    cel_plan::Failure::TooLarge => self.too_large(),
+                    cel_plan::Failure::Other(words) => self.error(
+                        RenderCode::ExpressionFailed,
+                        &self.source,
+                        format!("evaluate `{}`: {words}", self.source),
+                    ),
+                }),
         }
     }
 
@@ -240,12 +259,20 @@ impl Expr {
         self.error(
             RenderCode::TooLarge,
             &self.source,
-            format!("render `{}`: the value passes the limit of {VALUE_MAX_BYTES} bytes", self.source),
+            format!(
+                "render `{}`: the value passes the limit of {VALUE_MAX_BYTES} bytes",
+                self.source
+            ),
         )
     }
 
     fn error(&self, code: RenderCode, name: &str, message: String) -> RenderError {
-        RenderError { code, name: name.to_owned(), place: self.place.clone(), message }
+        RenderError {
+            code,
+            name: name.to_owned(),
+            place: self.place.clone(),
+            message,
+        }
     }
 }
 

@@ -74,7 +74,9 @@ impl Path {
     /// Makes a path of its segments, the first of which must be a name.
     pub(crate) fn from_segments(segments: Vec<Segment>) -> Option<Self> {
         let mut segments = segments.into_iter();
-        let Some(Segment::Key(first)) = segments.next() else { return None };
+        let Some(Segment::Key(first)) = segments.next() else {
+            return None;
+        };
         let mut segments: Vec<Segment> = segments.collect();
         let root = match first.as_str() {
             "input" => Root::Input,
@@ -106,13 +108,19 @@ impl Path {
             Root::Run => walk(scope.run, &self.segments).map(Found::Borrowed),
             Root::Flat(name) => walk(flat(scope, name)?, &self.segments).map(Found::Borrowed),
             Root::Step(name) => {
-                let step = scope.steps.iter().rev().find(|step| step.visible && step.name == name)?;
+                let step = scope
+                    .steps
+                    .iter()
+                    .rev()
+                    .find(|step| step.visible && step.name == name)?;
                 read_step(step, &self.segments)
             }
             Root::Steps => {
                 let visible = scope.steps.iter().filter(|step| step.visible);
                 Some(Found::Made(Value::Object(
-                    visible.map(|step| (step.name.to_owned(), whole_step(step))).collect(),
+                    visible
+                        .map(|step| (step.name.to_owned(), whole_step(step)))
+                        .collect(),
                 )))
             }
         }

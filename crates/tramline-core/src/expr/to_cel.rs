@@ -55,7 +55,11 @@ pub(super) fn to_json(value: &dyn Val, budget: &mut usize) -> Result<Value, NotJ
         return Ok(Value::from(s.inner()));
     }
     if let Some(list) = value.downcast_ref::<CelList>() {
-        return list.inner().iter().map(|item| to_json(item.as_ref(), budget)).collect();
+        return list
+            .inner()
+            .iter()
+            .map(|item| to_json(item.as_ref(), budget))
+            .collect();
     }
     if let Some(map) = value.downcast_ref::<CelMap>() {
         let mut object = serde_json::Map::new();
@@ -87,6 +91,9 @@ pub(super) fn to_json(value: &dyn Val, budget: &mut usize) -> Result<Value, NotJ
     } else if value.downcast_ref::<CelNull>().is_some() {
         Ok(Value::Null)
     } else {
-        Err(NotJson::Kind(format!("a value of type `{}`", value.get_type().name())))
+        Err(NotJson::Kind(format!(
+            "a value of type `{}`",
+            value.get_type().name()
+        )))
     }
 }

@@ -9,7 +9,8 @@ use super::{
     TimerKind,
 };
 use crate::Millis;
-use crate::definition::{OnFailure, Step, StepKind, parse_duration};
+use crate::definition::{OnFailure, StepKind, sleep_ms, wake_at};
+use crate::retry::RetryPolicy;
 use crate::status::{RunStatus, StepStatus, run_transition};
 
 /// A run that is active for longer than this is shown as running; shorter ones go from queued to their end.
@@ -119,6 +120,7 @@ impl Run {
             }
             let due_at = self.steps.first_mut().and_then(|s| s.due_at.take()).unwrap_or(now);
             d.rows.push(Row::TimerClear { kind, step: String::new(), attempt: 0, due_at });
+            self.park("woken", d);
             return self.begin(now, d);
         }
         let slot = self.steps.get_mut(step).ok_or(Refusal::Stale)?;
@@ -128,6 +130,7 @@ impl Run {
         };
         slot.due_at = None;
         d.rows.push(Row::TimerClear { kind, step: self.plan.step_name(step).to_owned(), attempt, due_at });
+        self.park("woken", d);
         match kind {
             TimerKind::Sleep => {
                 self.record_step(step, StepStatus::Completed, None, None, now, now, d);
@@ -174,9 +177,7 @@ impl Run {
         run_transition(self.status, RunStatus::Paused)?;
         self.status = RunStatus::Paused;
         self.mark(RunStatus::Paused, d);
-        if !std::mem::replace(&mut self.parked, true) {
-            d.rows.push(Row::Parked { why: "paused" });
-        }
+        self.park("paused", d);
         d.rows.push(event("paused", "paused on request".into(), json!({ "actor": actor })));
         Ok(())
     }
@@ -231,8 +232,7 @@ impl Run {
             metadata: from_step.map(|name| json!({ "from_step": name })),
         });
         self.marked = Some(RunStatus::Queued);
-        self.parked = true;
-        d.rows.push(Row::Parked { why: "reopened" });
+        self.park("reopened", d);
         let message = format!("re-opened as generation {}", self.generation);
         d.rows.push(event("retried", message, json!({ "actor": actor, "from_step": from_step })));
         d.then.push(Action::Begin);
@@ -327,7 +327,7 @@ impl Run {
                 self.finish_step(step, StepStatus::Skipped, None, None);
                 return;
             }
-            Some(Err(e)) => return self.fail_before_call(step, Failure::new(e.code, e.to_string()), now, d),
+            Some(Err(e)) => return self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d),
         }
         match &plan.kind {
             StepKind::Function { function, action, payload } => {
@@ -339,18 +339,24 @@ impl Run {
                         };
                         self.call(step, function.clone(), Arc::new(body), plan.timeout_ms, now, d);
                     }
-                    Err(e) => self.fail_before_call(step, Failure::new(e.code, e.to_string()), now, d),
+                    Err(e) => self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d),
                 }
             }
             StepKind::Sleep { duration } => {
                 let due = self.with_scope(&workflow, step, |scope| duration.render(scope));
-                let due = due.map_err(|e| Failure::new(e.code, e.to_string())).and_then(|v| sleep_ms(&v)).map(|ms| now + ms);
+                let due = due.map_err(|e| Failure::new(e.code.as_str(), e.to_string())).and_then(|v| {
+                    let ms = sleep_ms(&v).map_err(|e| Failure::new("invalid_duration", e.to_string()))?;
+                    Ok(now.saturating_add(ms.min(SLEEP_MAX_MS) as i64))
+                });
                 self.sleep(step, due, now, d);
             }
             StepKind::SleepUntil { at } => {
                 let due = self.with_scope(&workflow, step, |scope| at.render(scope));
-                let due = due.map_err(|e| Failure::new(e.code, e.to_string())).and_then(|v| instant(&v));
-                self.sleep(step, due.map(|at| at.min(now.saturating_add(SLEEP_MAX_MS as i64))), now, d);
+                let due = due.map_err(|e| Failure::new(e.code.as_str(), e.to_string())).and_then(|v| {
+                    let at = wake_at(&v).map_err(|e| Failure::new("invalid_time", e.to_string()))?;
+                    Ok(at.min(now.saturating_add(SLEEP_MAX_MS as i64)))
+                });
+                self.sleep(step, due, now, d);
             }
         }
     }
@@ -427,16 +433,13 @@ impl Run {
     ) {
         let error = Arc::new(failure.to_json());
         self.record_step(step, StepStatus::Failed, None, Some(error.clone()), started_at, now, d);
-        let plan = self.plan_step(step);
+        let (retry, on_failure) = self.failure_policy(step);
         let attempt = self.steps[step].attempt;
-        let delay = plan.as_ref().and_then(|p| random.and_then(|r| p.retry.delay_ms(attempt, r)));
-        if let Some(delay_ms) = delay
-            && self.status != RunStatus::Scheduled
-        {
+        if let Some(delay_ms) = random.and_then(|r| retry.delay_ms(attempt, r)) {
             self.wait(TimerKind::Retry, step, now.saturating_add(delay_ms as i64), d);
             return;
         }
-        if plan.is_some_and(|p| p.on_failure == OnFailure::Continue) {
+        if on_failure == OnFailure::Continue {
             self.finish_step(step, StepStatus::Failed, None, Some(error));
             return;
         }
@@ -446,10 +449,11 @@ impl Run {
         self.end(RunStatus::Failed, None, Some(error), error_step, now, d);
     }
 
-    fn plan_step(&self, step: usize) -> Option<Step> {
+    /// What a failed step of a workflow asks for; a plain function asks for nothing.
+    fn failure_policy(&self, step: usize) -> (RetryPolicy, OnFailure) {
         match &self.plan {
-            Plan::Function { .. } => None,
-            Plan::Workflow(w) => Some(w.steps[step].clone()),
+            Plan::Function { .. } => (RetryPolicy::default(), OnFailure::Abort),
+            Plan::Workflow(w) => (w.steps[step].retry.clone(), w.steps[step].on_failure),
         }
     }
 
@@ -548,6 +552,21 @@ impl Run {
         d.then.push(Action::Settled(status));
     }
 
+    /// Ends the run because what it wanted to record cannot be recorded. The rows of the decision before were not
+    /// written, whatever memory says; this end takes their place.
+    pub fn give_up(&mut self, failure: &Failure, now: Millis) -> Decision {
+        let mut d = Decision::default();
+        self.end(RunStatus::Failed, None, Some(Arc::new(failure.to_json())), None, now, &mut d);
+        d
+    }
+
+    /// Names the run by a row: the low-water mark may have passed it, and now no timer names it any more.
+    fn park(&mut self, why: &'static str, d: &mut Decision) {
+        if !std::mem::replace(&mut self.parked, true) {
+            d.rows.push(Row::Parked { why });
+        }
+    }
+
     /// Shows a status in the ledger, once per change.
     fn mark(&mut self, status: RunStatus, d: &mut Decision) {
         if self.marked != Some(status) {
@@ -580,28 +599,4 @@ struct CallEnd {
 
 fn event(event_type: &'static str, message: String, payload: Value) -> Row {
     Row::Event { event_type, level: "info", message, payload: Some(payload) }
-}
-
-/// A duration as a template gives it: text such as `24h`, or a number of seconds.
-fn sleep_ms(value: &Value) -> Result<i64, Failure> {
-    let bad = |what: String| Failure::new("invalid_duration", format!("cannot sleep for {what}"));
-    let ms = match value {
-        Value::String(text) => parse_duration(text).map_err(|e| bad(format!("\"{text}\": {e}")))?,
-        Value::Number(n) => match n.as_f64() {
-            Some(seconds) if seconds >= 0.0 && seconds.is_finite() => (seconds * 1000.0) as u64,
-            _ => return Err(bad(n.to_string())),
-        },
-        other => return Err(bad(other.to_string())),
-    };
-    Ok(ms.min(SLEEP_MAX_MS) as i64)
-}
-
-/// A point in time as a template gives it: RFC 3339 text, or a number of milliseconds since 1970.
-fn instant(value: &Value) -> Result<Millis, Failure> {
-    let bad = || Failure::new("invalid_time", format!("cannot sleep until {value}: give an RFC 3339 time"));
-    match value {
-        Value::String(text) => text.parse::<jiff::Timestamp>().map(|t| t.as_millisecond()).map_err(|_| bad()),
-        Value::Number(n) => n.as_i64().ok_or_else(bad),
-        _ => Err(bad()),
-    }
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Plan, Run, StepState, TimerKind};
 use crate::Millis;
+use crate::expr::RenderCode;
 use crate::status::{RunStatus, StepStatus};
 
 /// The recorded end of one attempt.
@@ -172,5 +173,7 @@ impl Run {
 
 /// Codes of failures that happened before any call, which are never retried.
 fn is_before_call(code: &str) -> bool {
-    matches!(code, "missing_variable" | "expression_failed" | "invalid_duration" | "invalid_time")
+    const RENDERED: [RenderCode; 4] =
+        [RenderCode::MissingVariable, RenderCode::ExpressionFailed, RenderCode::NotABoolean, RenderCode::TooLarge];
+    matches!(code, "invalid_duration" | "invalid_time") || RENDERED.iter().any(|c| c.as_str() == code)
 }

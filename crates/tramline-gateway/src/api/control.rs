@@ -327,8 +327,9 @@ pub type Answer<T> = BoxFuture<'static, Result<T, ControlError>>;
 
 /// Runs, workflows, schedules and the node.
 pub trait Control: Send + Sync + 'static {
-    /// Accepts all runs or none. Answers in the order of the request, after the commit.
-    fn start_runs(&self, runs: Vec<NewRun>, actor: Actor) -> Answer<Vec<Started>>;
+    /// Accepts each run for itself, in one commit. Answers in the order of the request, after the commit; the
+    /// outer error means that nothing was accepted, or that nobody knows.
+    fn start_runs(&self, runs: Vec<NewRun>, actor: Actor) -> Answer<Vec<Result<Started, ControlError>>>;
     /// Waits for the end of a run; answers its state at the end or when the time is over. Dropping the future
     /// stops waiting.
     fn wait_run(&self, run_id: Uuid, at_most: Duration) -> Answer<Run>;

@@ -15,20 +15,31 @@ impl Problems {
     }
 
     fn unknown(&mut self, place: &str, name: &str, known: &[&str]) {
-        let path = if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
+        let path = if place.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{place}.{name}")
+        };
         match nearest(name, known) {
             Some(near) => self.0.push(json!({
                 "path": path,
                 "message": format!("unknown field {path:?}, did you mean {near:?}?"),
                 "suggestion": near,
             })),
-            None => self.add(&path, format!("unknown field {path:?}, known are: {}", known.join(", "))),
+            None => self.add(
+                &path,
+                format!("unknown field {path:?}, known are: {}", known.join(", ")),
+            ),
         }
     }
 
     /// The value when nothing is wrong.
     pub(super) fn finish<T>(self, value: T) -> Result<T, Fault> {
-        if self.0.is_empty() { Ok(value) } else { Err(Fault::fields(self.0)) }
+        if self.0.is_empty() {
+            Ok(value)
+        } else {
+            Err(Fault::fields(self.0))
+        }
     }
 }
 
@@ -64,11 +75,19 @@ impl<'a> Fields<'a> {
         for name in object.keys().filter(|name| !known.contains(&name.as_str())) {
             problems.unknown(&place, name, known);
         }
-        Self { place, object, problems }
+        Self {
+            place,
+            object,
+            problems,
+        }
     }
 
     pub(super) fn path(&self, name: &str) -> String {
-        if self.place.is_empty() { name.to_owned() } else { format!("{}.{name}", self.place) }
+        if self.place.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.place)
+        }
     }
 
     pub(super) fn problem(&mut self, name: &str, message: &str) {
@@ -125,7 +144,10 @@ impl Query {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// A whole number within bounds.
@@ -151,6 +173,9 @@ impl Query {
         problems: &mut Problems,
     ) -> Option<T> {
         let value = self.get(name)?;
-        value.parse().map_err(|_| problems.add(name, format!("{name} must be {expected}"))).ok()
+        value
+            .parse()
+            .map_err(|_| problems.add(name, format!("{name} must be {expected}")))
+            .ok()
     }
 }

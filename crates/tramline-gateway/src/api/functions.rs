@@ -23,7 +23,7 @@ const TAIL_DEFAULT: usize = 100;
 /// A followed log that is quiet says so, so that proxies keep the connection; below their usual 30 s.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-pub(super) fn list(call: &ApiCall<'_>) -> Response<Body> {
+pub(super) fn list(call: &ApiCall<'_>) -> Result<Response<Body>, Fault> {
     let list: Vec<Value> = call
         .functions
         .list()
@@ -46,8 +46,16 @@ enum Format {
 
 impl Format {
     fn of(request: &Request<Body>) -> Self {
-        let sse = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/event-stream"));
-        if request.headers().get_all(ACCEPT).iter().any(sse) { Self::Sse } else { Self::Ndjson }
+        let sse = |value: &HeaderValue| {
+            value
+                .to_str()
+                .is_ok_and(|text| text.contains("text/event-stream"))
+        };
+        if request.headers().get_all(ACCEPT).iter().any(sse) {
+            Self::Sse
+        } else {
+            Self::Ndjson
+        }
     }
 
     fn content_type(self) -> HeaderValue {
@@ -80,7 +88,9 @@ pub(super) fn logs(call: &ApiCall<'_>, name: &str, request: &Request<Body>) -> R
     }
     let mut problems = Problems::default();
     let query = Query::parse(request.uri(), &["tail", "follow"], &mut problems);
-    let tail = query.number("tail", 0, LOG_TAIL_MAX, &mut problems).unwrap_or(TAIL_DEFAULT);
+    let tail = query
+        .number("tail", 0, LOG_TAIL_MAX, &mut problems)
+        .unwrap_or(TAIL_DEFAULT);
     let follow = match query.get("follow") {
         None | Some("0" | "false") => false,
         Some("" | "1" | "true") => true,
@@ -95,9 +105,11 @@ pub(super) fn logs(call: &ApiCall<'_>, name: &str, request: &Request<Body>) -> R
     let live = follow.then(|| call.functions.follow_logs());
     let recent = call.functions.recent_logs(name, tail);
     let body = match live {
-        None => boxed(StreamBody::new(frames(stream::iter(recent.into_iter().map(move |line| {
-            format.line("log", &json!(line))
-        }))))),
+        None => boxed(StreamBody::new(frames(stream::iter(
+            recent
+                .into_iter()
+                .map(move |line| format.line("log", &json!(line))),
+        )))),
         Some(live) => {
             let wanted = name.to_owned();
             let overlap = recent.clone();
@@ -109,7 +121,11 @@ pub(super) fn logs(call: &ApiCall<'_>, name: &str, request: &Request<Body>) -> R
                 tokio::time::sleep(HEARTBEAT).await;
                 Some((format.heartbeat(), ()))
             });
-            let start = stream::iter(recent.into_iter().map(move |line| format.line("log", &json!(line))));
+            let start = stream::iter(
+                recent
+                    .into_iter()
+                    .map(move |line| format.line("log", &json!(line))),
+            );
             // The live stream's end must end the answer, the heartbeat alone must not go on.
             let live = live.map(Some).chain(stream::once(async { None }));
             let both = stream::select(live, quiet.map(Some)).take_while(|piece| {
@@ -117,13 +133,17 @@ pub(super) fn logs(call: &ApiCall<'_>, name: &str, request: &Request<Body>) -> R
                 async move { more }
             });
             let stop = call.stop.clone().cancelled_owned();
-            let pieces = start.chain(both.filter_map(|piece| async move { piece })).take_until(Box::pin(stop));
+            let pieces = start
+                .chain(both.filter_map(|piece| async move { piece }))
+                .take_until(Box::pin(stop));
             boxed(StreamBody::new(frames(pieces)))
         }
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, format.content_type());
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 

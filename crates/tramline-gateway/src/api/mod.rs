@@ -74,7 +74,12 @@ enum Does {
 }
 
 const fn route(method: &'static str, pattern: &'static str, right: Right, does: Does) -> Route {
-    Route { method, pattern, right, does }
+    Route {
+        method,
+        pattern,
+        right,
+        does,
+    }
 }
 
 /// All routes. Exact patterns stand before those with a name in the same place.
@@ -84,17 +89,52 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/runs/{}", Right::OwnRuns, Does::GetRun),
     route("GET", "/runs/{}/steps", Right::OwnRuns, Does::RunSteps),
     route("GET", "/runs/{}/events", Right::OwnRuns, Does::RunEvents),
-    route("POST", "/runs/{}/cancel", Right::Service, Does::ChangeRun(RunVerb::Cancel)),
-    route("POST", "/runs/{}/retry", Right::Service, Does::ChangeRun(RunVerb::Retry)),
+    route(
+        "POST",
+        "/runs/{}/cancel",
+        Right::Service,
+        Does::ChangeRun(RunVerb::Cancel),
+    ),
+    route(
+        "POST",
+        "/runs/{}/retry",
+        Right::Service,
+        Does::ChangeRun(RunVerb::Retry),
+    ),
     route("GET", "/workflows", Right::Service, Does::ListWorkflows),
     route("POST", "/workflows", Right::Service, Does::PublishWorkflow),
-    route("POST", "/workflows/validate", Right::Service, Does::ValidateWorkflow),
+    route(
+        "POST",
+        "/workflows/validate",
+        Right::Service,
+        Does::ValidateWorkflow,
+    ),
     route("GET", "/workflows/{}", Right::Service, Does::GetWorkflow),
     route("GET", "/schedules", Right::Service, Does::ListSchedules),
-    route("POST", "/schedules/{}/trigger", Right::Service, Does::ChangeSchedule(ScheduleVerb::Trigger)),
-    route("POST", "/schedules/{}/pause", Right::Service, Does::ChangeSchedule(ScheduleVerb::Pause)),
-    route("POST", "/schedules/{}/resume", Right::Service, Does::ChangeSchedule(ScheduleVerb::Resume)),
-    route("GET", "/schedules/{}/periods", Right::Service, Does::SchedulePeriods),
+    route(
+        "POST",
+        "/schedules/{}/trigger",
+        Right::Service,
+        Does::ChangeSchedule(ScheduleVerb::Trigger),
+    ),
+    route(
+        "POST",
+        "/schedules/{}/pause",
+        Right::Service,
+        Does::ChangeSchedule(ScheduleVerb::Pause),
+    ),
+    route(
+        "POST",
+        "/schedules/{}/resume",
+        Right::Service,
+        Does::ChangeSchedule(ScheduleVerb::Resume),
+    ),
+    route(
+        "GET",
+        "/schedules/{}/periods",
+        Right::Service,
+        Does::SchedulePeriods,
+    ),
     route("GET", "/functions", Right::Service, Does::ListFunctions),
     route("GET", "/functions/{}/logs", Right::Service, Does::FunctionLogs),
     route("GET", "/status", Right::Service, Does::Status),
@@ -131,14 +171,20 @@ pub(crate) async fn handle(
     caller: &Caller,
     request: Request<Body>,
 ) -> Result<Response<Body>, Fault> {
-    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
+    let path = request
+        .uri()
+        .path()
+        .strip_prefix(PREFIX)
+        .unwrap_or_default()
+        .to_owned();
     let (route, name) = find(request.method(), &path)?;
     let (user, targets) = match (caller.is_service(), caller.role.as_str(), route.right) {
         (true, _, _) => (None, None),
         (false, "authenticated", Right::OwnRuns) => (Some(subject(caller)?), None),
-        (false, "authenticated", Right::Start) => {
-            (Some(subject(caller)?), Some(parts.policy.authenticated_targets.as_slice()))
-        }
+        (false, "authenticated", Right::Start) => (
+            Some(subject(caller)?),
+            Some(parts.policy.authenticated_targets.as_slice()),
+        ),
         _ => return Err(Fault::forbidden("This needs the service role")),
     };
     if targets.is_some_and(<[String]>::is_empty) {
@@ -149,7 +195,10 @@ pub(crate) async fn handle(
         functions: parts.functions,
         guards: parts.guards,
         stop: parts.stop,
-        actor: Actor { role: caller.role.clone(), subject: caller.subject.clone() },
+        actor: Actor {
+            role: caller.role.clone(),
+            subject: caller.subject.clone(),
+        },
         user,
         targets,
         parent_run_id: parts.parent_run_id,
@@ -177,17 +226,20 @@ async fn run(
         Does::ListSchedules => schedules::list(call).await,
         Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
         Does::SchedulePeriods => schedules::periods(call, name, request).await,
-        Does::ListFunctions => Ok(functions::list(call)),
+        Does::ListFunctions => functions::list(call),
         Does::FunctionLogs => functions::logs(call, name, &request),
         Does::Status => {
             let status = call.control.status().await.map_err(Fault::control)?;
-            Ok(json_answer(StatusCode::OK, &status))
+            json_answer(StatusCode::OK, &status)
         }
     }
 }
 
 fn subject(caller: &Caller) -> Result<&str, Fault> {
-    caller.subject.as_deref().ok_or_else(|| Fault::forbidden("The token names no user"))
+    caller
+        .subject
+        .as_deref()
+        .ok_or_else(|| Fault::forbidden("The token names no user"))
 }
 
 /// The route, with the name in its path; 405 names the methods of the path.
@@ -207,8 +259,11 @@ fn find(method: &Method, path: &str) -> Result<(&'static Route, String), Fault> 
     }
     allow.dedup();
     let allow = allow.join(", ");
-    let fault =
-        Fault::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", format!("Use {allow} here"));
+    let fault = Fault::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "METHOD_NOT_ALLOWED",
+        format!("Use {allow} here"),
+    );
     Err(match HeaderValue::from_str(&allow) {
         Ok(value) => fault.with_header(ALLOW, value),
         Err(_) => fault,
@@ -248,7 +303,12 @@ fn percent_decode(segment: &str) -> Option<String> {
 async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
     let json = |value: &HeaderValue| {
         value.to_str().is_ok_and(|text| {
-            let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            let kind = text
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_ascii_lowercase();
             kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
         })
     };
@@ -264,18 +324,19 @@ async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
     strict_json::parse(&bytes, JSON_DEPTH_MAX).map_err(|fault| Fault::json(&fault))
 }
 
-fn json_answer(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    let body = match serde_json::to_vec(value) {
-        Ok(body) => body,
-        Err(error) => {
-            let reason = format!("answer is not JSON: {error}");
-            return Fault::control(control::ControlError::Internal { reason })
-                .into_response(crate::error::Shape::Plain, Uuid::nil());
-        }
-    };
+fn json_answer(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Fault> {
+    let body = serde_json::to_vec(value).map_err(|error| {
+        Fault::control(control::ControlError::Internal {
+            reason: format!("answer is not JSON: {error}"),
+        })
+    })?;
     let mut response = Response::new(full(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }

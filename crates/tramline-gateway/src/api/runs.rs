@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tramline_core::status::RunStatus;
 use uuid::Uuid;
 
-use super::control::{Actor, ControlError, NewRun, Run, RunFilter, RunVerb, Start};
+use super::control::{Actor, ControlError, NewRun, Run, RunFilter, RunVerb, Start, Started};
 use super::fields::{Fields, Problems, Query};
 use super::{ApiCall, json_answer, read_json};
 use crate::body::Body;
@@ -42,7 +42,9 @@ const NEW_RUN_FIELDS: [&str; 11] = [
 pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
     let mut problems = Problems::default();
     let query = Query::parse(request.uri(), &["wait"], &mut problems);
-    let wait = query.number("wait", 0, WAIT_MAX.as_secs(), &mut problems).filter(|seconds| *seconds > 0);
+    let wait = query
+        .number("wait", 0, WAIT_MAX.as_secs(), &mut problems)
+        .filter(|seconds| *seconds > 0);
     let body = read_json(request).await?;
     let single = !body.is_array();
     let items = match body {
@@ -52,30 +54,64 @@ pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<
     if items.is_empty() {
         problems.add("body", "body must hold at least one run");
     } else if items.len() > RUNS_PER_REQUEST_MAX {
-        return Err(Fault::bad_request(format!("At most {RUNS_PER_REQUEST_MAX} runs in one request")));
+        return Err(Fault::bad_request(format!(
+            "At most {RUNS_PER_REQUEST_MAX} runs in one request"
+        )));
     } else if wait.is_some() && !single {
         problems.add("wait", "wait is for one run, not for an array");
     }
     let mut runs = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
-        let place = if single { String::new() } else { format!("[{index}]") };
+        let place = if single {
+            String::new()
+        } else {
+            format!("[{index}]")
+        };
         runs.extend(new_run(call, item, place, &mut problems)?);
     }
     let runs = problems.finish(runs)?;
-    let mut started = call.control.start_runs(runs, call.actor.clone()).await.map_err(Fault::control)?;
+    let mut started = call
+        .control
+        .start_runs(runs, call.actor.clone())
+        .await
+        .map_err(Fault::control)?;
     if !single {
-        return Ok(json_answer(StatusCode::CREATED, &started));
+        return many_started(started);
     }
     let one = started.pop().ok_or_else(|| {
-        Fault::control(ControlError::Internal { reason: "one run was started, none was answered".into() })
+        Fault::control(ControlError::Internal {
+            reason: "one run was started, none was answered".into(),
+        })
     })?;
+    let one = one.map_err(Fault::control)?;
     if let Some(seconds) = wait {
-        let waited = call.control.wait_run(one.run_id, Duration::from_secs(seconds)).await;
+        let waited = call
+            .control
+            .wait_run(one.run_id, Duration::from_secs(seconds))
+            .await;
         let run = waited.map_err(Fault::control)?;
-        let status = if run.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
-        return Ok(json_answer(status, &run));
+        let status = if run.status.is_terminal() {
+            StatusCode::OK
+        } else {
+            StatusCode::ACCEPTED
+        };
+        return json_answer(status, &run);
     }
-    Ok(json_answer(if one.existing { StatusCode::OK } else { StatusCode::CREATED }, &one))
+    let status = if one.existing { StatusCode::OK } else { StatusCode::CREATED };
+    json_answer(status, &one)
+}
+
+/// One answer per item: the accepted ones are accepted, whatever became of the others.
+fn many_started(started: Vec<Result<Started, ControlError>>) -> Result<Response<Body>, Fault> {
+    let all = started.iter().all(Result::is_ok);
+    let items: Vec<Value> = started
+        .into_iter()
+        .map(|item| match item {
+            Ok(started) => json!(started),
+            Err(error) => json!({ "error": Fault::control(error).into_item() }),
+        })
+        .collect();
+    json_answer(if all { StatusCode::CREATED } else { StatusCode::MULTI_STATUS }, &items)
 }
 
 fn new_run(
@@ -89,7 +125,9 @@ fn new_run(
     if target.is_none() {
         fields.problem("target", "is required");
     }
-    let input = fields.take("input").unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+    let input = fields
+        .take("input")
+        .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
     if json_size(&input) > RUN_INPUT_MAX {
         return Err(Fault::input_too_large(&fields.path("input"), RUN_INPUT_MAX));
     }
@@ -114,7 +152,9 @@ fn new_run(
     if let Some(targets) = call.targets
         && !targets.contains(&run.target)
     {
-        return Err(Fault::forbidden("authenticated callers may not start this target"));
+        return Err(Fault::forbidden(
+            "authenticated callers may not start this target",
+        ));
     }
     Ok(Some(run))
 }
@@ -153,7 +193,10 @@ fn start_time(fields: &mut Fields<'_>) -> Start {
         (None, Some(delay)) => match parse_delay(&delay).filter(|delay| *delay <= DELAY_MAX) {
             Some(delay) => Start::After(delay),
             None => {
-                fields.problem("delay", "must be seconds or a duration like \"90s\", \"5m\", \"1h30m\", \"7d\"");
+                fields.problem(
+                    "delay",
+                    "must be seconds or a duration like \"90s\", \"5m\", \"1h30m\", \"7d\"",
+                );
                 Start::Now
             }
         },
@@ -163,7 +206,9 @@ fn start_time(fields: &mut Fields<'_>) -> Start {
 fn parse_delay(delay: &Value) -> Option<Duration> {
     match delay {
         Value::Number(seconds) => Duration::try_from_secs_f64(seconds.as_f64()?).ok(),
-        Value::String(text) => tramline_core::definition::parse_duration(text).ok().map(Duration::from_millis),
+        Value::String(text) => tramline_core::definition::parse_duration(text)
+            .ok()
+            .map(Duration::from_millis),
         _ => None,
     }
 }
@@ -173,7 +218,10 @@ fn metadata(fields: &mut Fields<'_>) -> Result<serde_json::Map<String, Value>, F
         return Ok(serde_json::Map::new());
     };
     if json_size(&metadata) > METADATA_BYTES_MAX {
-        return Err(Fault::input_too_large(&fields.path("metadata"), METADATA_BYTES_MAX));
+        return Err(Fault::input_too_large(
+            &fields.path("metadata"),
+            METADATA_BYTES_MAX,
+        ));
     }
     if let Err(problem) = tramline_core::json::check_storable(&metadata) {
         fields.problem("metadata", &format!("cannot be stored: {problem}"));
@@ -206,39 +254,57 @@ fn json_size(value: &Value) -> usize {
 
 pub(super) async fn list(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
     let mut problems = Problems::default();
-    let query = Query::parse(request.uri(), &["status", "target", "limit", "before"], &mut problems);
+    let query = Query::parse(
+        request.uri(),
+        &["status", "target", "limit", "before"],
+        &mut problems,
+    );
     let names: Vec<&str> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
     let filter = RunFilter {
         status: query.parsed("status", &format!("one of {}", names.join(", ")), &mut problems),
         target: query.get("target").map(str::to_owned),
-        limit: query.number("limit", 1, LIST_MAX, &mut problems).unwrap_or(LIST_DEFAULT),
-        before: query.parsed("before", "the run_id of the last run of the page before", &mut problems),
+        limit: query
+            .number("limit", 1, LIST_MAX, &mut problems)
+            .unwrap_or(LIST_DEFAULT),
+        before: query.parsed(
+            "before",
+            "the run_id of the last run of the page before",
+            &mut problems,
+        ),
         created_by: call.user.map(str::to_owned),
     };
     let filter = problems.finish(filter)?;
     let runs = call.control.list_runs(filter).await.map_err(Fault::control)?;
-    Ok(json_answer(StatusCode::OK, &runs))
+    json_answer(StatusCode::OK, &runs)
 }
 
 pub(super) async fn get(call: &ApiCall<'_>, id: &str) -> Result<Response<Body>, Fault> {
-    Ok(json_answer(StatusCode::OK, &visible(call, id).await?))
+    json_answer(StatusCode::OK, &visible(call, id).await?)
 }
 
 pub(super) async fn steps(call: &ApiCall<'_>, id: &str) -> Result<Response<Body>, Fault> {
     let run = visible(call, id).await?;
     let steps = call.control.run_steps(run.run_id).await.map_err(Fault::control)?;
-    Ok(json_answer(StatusCode::OK, &steps))
+    json_answer(StatusCode::OK, &steps)
 }
 
 pub(super) async fn events(call: &ApiCall<'_>, id: &str) -> Result<Response<Body>, Fault> {
     let run = visible(call, id).await?;
-    let events = call.control.run_events(run.run_id).await.map_err(Fault::control)?;
-    Ok(json_answer(StatusCode::OK, &events))
+    let events = call
+        .control
+        .run_events(run.run_id)
+        .await
+        .map_err(Fault::control)?;
+    json_answer(StatusCode::OK, &events)
 }
 
 /// A run that the caller may see; another user's does not exist for them.
 async fn visible(call: &ApiCall<'_>, id: &str) -> Result<Run, Fault> {
-    let run = call.control.get_run(parse_id(id)?).await.map_err(Fault::control)?;
+    let run = call
+        .control
+        .get_run(parse_id(id)?)
+        .await
+        .map_err(Fault::control)?;
     match call.user {
         Some(user) if run.created_by.as_deref() != Some(user) => Err(Fault::not_found("run", id)),
         _ => Ok(run),
@@ -258,8 +324,12 @@ pub(super) async fn change(
     let id = parse_id(id)?;
     let reason = reason(request).await?;
     let actor: Actor = call.actor.clone();
-    let run = call.control.change_run(id, verb, reason, actor).await.map_err(Fault::control)?;
-    Ok(json_answer(StatusCode::OK, &run))
+    let run = call
+        .control
+        .change_run(id, verb, reason, actor)
+        .await
+        .map_err(Fault::control)?;
+    json_answer(StatusCode::OK, &run)
 }
 
 /// `{"reason": "…"}`, or no body at all.
@@ -269,6 +339,7 @@ async fn reason(request: Request<Body>) -> Result<Option<String>, Fault> {
     }
     let body = read_json(request).await?;
     let mut problems = Problems::default();
-    let reason = Fields::new(body, String::new(), &["reason"], &mut problems).text("reason", REASON_CHARS_MAX);
+    let reason =
+        Fields::new(body, String::new(), &["reason"], &mut problems).text("reason", REASON_CHARS_MAX);
     problems.finish(reason)
 }

@@ -9,7 +9,7 @@ use crate::error::Fault;
 
 pub(super) async fn list(call: &ApiCall<'_>) -> Result<Response<Body>, Fault> {
     let workflows = call.control.list_workflows().await.map_err(Fault::control)?;
-    Ok(json_answer(StatusCode::OK, &workflows))
+    json_answer(StatusCode::OK, &workflows)
 }
 
 pub(super) async fn get(
@@ -21,20 +21,35 @@ pub(super) async fn get(
     let query = Query::parse(request.uri(), &["version"], &mut problems);
     let version = query.number("version", 1, i64::MAX, &mut problems);
     let version = problems.finish(version)?;
-    let workflow = call.control.get_workflow(name.to_owned(), version).await.map_err(Fault::control)?;
-    Ok(json_answer(StatusCode::OK, &workflow))
+    let workflow = call
+        .control
+        .get_workflow(name.to_owned(), version)
+        .await
+        .map_err(Fault::control)?;
+    json_answer(StatusCode::OK, &workflow)
 }
 
 pub(super) async fn publish(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
     let definition = read_json(request).await?;
-    let published =
-        call.control.publish_workflow(definition, call.actor.clone()).await.map_err(Fault::control)?;
-    let status = if published.existing { StatusCode::OK } else { StatusCode::CREATED };
-    Ok(json_answer(status, &published))
+    let published = call
+        .control
+        .publish_workflow(definition, call.actor.clone())
+        .await
+        .map_err(Fault::control)?;
+    let status = if published.existing {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    json_answer(status, &published)
 }
 
 pub(super) async fn validate(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
     let definition = read_json(request).await?;
-    let checked = call.control.validate_workflow(definition).await.map_err(Fault::control)?;
-    Ok(json_answer(StatusCode::OK, &checked))
+    let checked = call
+        .control
+        .validate_workflow(definition)
+        .await
+        .map_err(Fault::control)?;
+    json_answer(StatusCode::OK, &checked)
 }

@@ -45,9 +45,18 @@ impl Caller {
     }
 
     fn new(claims: Claims, rewritten: Option<HeaderValue>) -> Self {
-        let role = claims.get("role").and_then(Value::as_str).unwrap_or("anon").to_owned();
+        let role = claims
+            .get("role")
+            .and_then(Value::as_str)
+            .unwrap_or("anon")
+            .to_owned();
         let subject = claims.get("sub").and_then(Value::as_str).map(str::to_owned);
-        Self { role, subject, claims, rewritten }
+        Self {
+            role,
+            subject,
+            claims,
+            rewritten,
+        }
     }
 }
 
@@ -122,8 +131,8 @@ impl Credentials {
                 }
                 Some(token) => {
                     let claims = self.verifier.verify(token)?;
-                    let mut header =
-                        HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| AuthFailure::NotBearer)?;
+                    let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
+                        .map_err(|_| AuthFailure::NotBearer)?;
                     header.set_sensitive(true);
                     Ok(Caller::new(claims, Some(header)))
                 }
@@ -174,13 +183,17 @@ fn single<'a>(
     if values.next().is_some() {
         return Err(AuthFailure::Doubled(label));
     }
-    first.map(|value| value.to_str().map_err(|_| AuthFailure::NotBearer)).transpose()
+    first
+        .map(|value| value.to_str().map_err(|_| AuthFailure::NotBearer))
+        .transpose()
 }
 
 /// Every browser calls itself Mozilla, and no server-side HTTP client does by default.
 fn is_browser(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(USER_AGENT)
-        .iter()
-        .any(|agent| agent.as_bytes().windows(8).any(|part| part.eq_ignore_ascii_case(b"Mozilla/")))
+    headers.get_all(USER_AGENT).iter().any(|agent| {
+        agent
+            .as_bytes()
+            .windows(8)
+            .any(|part| part.eq_ignore_ascii_case(b"Mozilla/"))
+    })
 }

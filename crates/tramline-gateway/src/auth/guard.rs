@@ -47,7 +47,10 @@ pub struct Guard {
 impl Guard {
     /// A guard whose preflights go to the function.
     pub fn new(auth: GuardAuth) -> Self {
-        Self { auth, preflight: Preflight::Function }
+        Self {
+            auth,
+            preflight: Preflight::Function,
+        }
     }
 }
 
@@ -65,7 +68,12 @@ pub(crate) struct CronSecrets(Vec<SecretHash>);
 
 impl CronSecrets {
     pub(crate) fn new(secrets: &[Secret]) -> Self {
-        Self(secrets.iter().map(|secret| SecretHash::of(secret.expose())).collect())
+        Self(
+            secrets
+                .iter()
+                .map(|secret| SecretHash::of(secret.expose()))
+                .collect(),
+        )
     }
 
     fn contains(&self, presented: &str) -> bool {

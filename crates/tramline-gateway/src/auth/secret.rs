@@ -59,6 +59,8 @@ pub(crate) fn is_one_of<'a>(
     presented: &SecretHash,
     secrets: impl IntoIterator<Item = &'a SecretHash>,
 ) -> bool {
-    let found = secrets.into_iter().fold(Choice::from(0), |found, secret| found | secret.equals(presented));
+    let found = secrets
+        .into_iter()
+        .fold(Choice::from(0), |found, secret| found | secret.equals(presented));
     found.into()
 }

@@ -35,7 +35,9 @@ pub struct TokenRules {
 impl Default for TokenRules {
     fn default() -> Self {
         Self {
-            roles: ["anon", "authenticated", "service_role"].map(str::to_owned).into(),
+            roles: ["anon", "authenticated", "service_role"]
+                .map(str::to_owned)
+                .into(),
             issuers: Vec::new(),
             audiences: Vec::new(),
         }
@@ -89,7 +91,11 @@ impl Verifier {
         validation.validate_nbf = true;
         validation.validate_aud = false;
         validation.set_required_spec_claims(&["exp"]);
-        Self { key: DecodingKey::from_secret(secret.expose().as_bytes()), validation, rules }
+        Self {
+            key: DecodingKey::from_secret(secret.expose().as_bytes()),
+            validation,
+            rules,
+        }
     }
 
     /// The claims of an acceptable token.
@@ -109,15 +115,15 @@ impl Verifier {
             return Err(TokenError::Signature);
         }
         check_dates(&claims)?;
-        jsonwebtoken::decode::<IgnoredAny>(token, &self.key, &self.validation).map_err(|error| {
-            match error.kind() {
+        jsonwebtoken::decode::<IgnoredAny>(token, &self.key, &self.validation).map_err(
+            |error| match error.kind() {
                 ErrorKind::ExpiredSignature => TokenError::Expired,
                 ErrorKind::ImmatureSignature => TokenError::NotYetValid,
                 ErrorKind::InvalidSignature => TokenError::Signature,
                 ErrorKind::MissingRequiredClaim(_) => TokenError::Claim("exp"),
                 _ => TokenError::Malformed("refused by the verifier"),
-            }
-        })?;
+            },
+        )?;
         self.check_claims(&claims)?;
         Ok(claims)
     }
@@ -166,7 +172,9 @@ impl Verifier {
 
 /// Canonical base64url without padding; the engine refuses stray trailing bits.
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed("a part is not canonical base64url"))
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| TokenError::Malformed("a part is not canonical base64url"))
 }
 
 fn object(part: &str) -> Result<Claims, TokenError> {

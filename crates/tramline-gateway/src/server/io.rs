@@ -5,7 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::slots::Slot;
 
 /// The first bytes of an HTTP/2 connection with prior knowledge; no HTTP/1 method starts with them.
 const H2_PREFACE_START: &[u8] = b"PRI * HTTP/2.0";
@@ -48,6 +52,7 @@ pub(crate) async fn sniff(stream: &mut TcpStream) -> io::Result<(Protocol, Vec<u
 pub(crate) struct Activity {
     in_flight: AtomicUsize,
     started: AtomicU64,
+    upgraded: AtomicBool,
     reader: AtomicWaker,
 }
 
@@ -59,6 +64,11 @@ impl Activity {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         self.started.fetch_add(1, Ordering::SeqCst);
         InFlight(Arc::clone(self))
+    }
+
+    /// From now on the connection carries no requests: no timers, only the end of the node cuts it.
+    pub(crate) fn upgrade(&self) {
+        self.upgraded.store(true, Ordering::SeqCst);
     }
 }
 
@@ -77,6 +87,16 @@ pub(crate) struct IoTimeouts {
     pub(crate) header: Duration,
     pub(crate) keep_alive: Duration,
     pub(crate) write_stall: Duration,
+}
+
+/// What a connection holds until its socket is closed, also when an upgrade has taken the socket elsewhere.
+pub(crate) struct Held {
+    /// Its place under the caps.
+    pub(crate) _slot: Slot,
+    /// Its part in the drain.
+    pub(crate) _tracked: TaskTrackerToken,
+    /// Cuts it when the drain is over.
+    pub(crate) kill: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +123,8 @@ pub(crate) struct ClientIo {
     timeouts: IoTimeouts,
     read_timer: Option<ReadTimer>,
     write_timer: Option<Pin<Box<Sleep>>>,
+    killed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    held: Held,
 }
 
 impl ClientIo {
@@ -111,6 +133,7 @@ impl ClientIo {
         sniffed: (Protocol, Vec<u8>),
         activity: Arc<Activity>,
         timeouts: IoTimeouts,
+        held: Held,
     ) -> Self {
         let (protocol, prefix) = sniffed;
         Self {
@@ -122,6 +145,8 @@ impl ClientIo {
             timeouts,
             read_timer: None,
             write_timer: None,
+            killed: None,
+            held,
         }
     }
 
@@ -136,8 +161,16 @@ impl ClientIo {
         }
         self.read_timer.get_or_insert_with(|| {
             // The first request of a connection gets no idle time.
-            let time = if phase == Phase::Head || started == 0 { header } else { keep_alive };
-            ReadTimer { phase, started, sleep: Box::pin(tokio::time::sleep(time)) }
+            let time = if phase == Phase::Head || started == 0 {
+                header
+            } else {
+                keep_alive
+            };
+            ReadTimer {
+                phase,
+                started,
+                sleep: Box::pin(tokio::time::sleep(time)),
+            }
         })
     }
 
@@ -149,12 +182,21 @@ impl ClientIo {
     }
 
     fn poll_read_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.upgraded.load(Ordering::SeqCst) {
+            let kill = &self.held.kill;
+            let killed = self.killed.get_or_insert_with(|| Box::pin(kill.clone().cancelled_owned()));
+            ready!(killed.as_mut().poll(cx));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "node stops")));
+        }
         if self.activity.in_flight.load(Ordering::SeqCst) > 0 {
             self.read_timer = None;
             return Poll::Pending;
         }
         ready!(self.arm(Phase::Idle).sleep.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client sent no complete request in time")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "client sent no complete request in time",
+        )))
     }
 
     fn poll_write_with<T>(
@@ -169,9 +211,14 @@ impl ClientIo {
             }
             Poll::Pending => {
                 let stall = self.timeouts.write_stall;
-                let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+                let timer = self
+                    .write_timer
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
                 ready!(timer.as_mut().poll(cx));
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client does not take its answer")))
+                Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "client does not take its answer",
+                )))
             }
         }
     }

@@ -25,7 +25,11 @@ pub(crate) struct Slot {
 
 impl Slots {
     pub(crate) fn new(total_max: usize, per_ip_max: usize) -> Arc<Self> {
-        Arc::new(Self { total_max, per_ip_max, counts: Mutex::default() })
+        Arc::new(Self {
+            total_max,
+            per_ip_max,
+            counts: Mutex::default(),
+        })
     }
 
     /// A slot for one more connection of this address, or none when a cap is reached.
@@ -42,7 +46,10 @@ impl Slots {
         }
         *own += 1;
         counts.total += 1;
-        Some(Slot { slots: Arc::clone(self), ip })
+        Some(Slot {
+            slots: Arc::clone(self),
+            ip,
+        })
     }
 
     pub(crate) fn active(&self) -> usize {

@@ -22,7 +22,9 @@ pub fn expand(pattern: &Path) -> Vec<PathBuf> {
 }
 
 fn walk(folder: &Path, parts: &[&str], found: &mut Vec<PathBuf>, folders: &mut usize) {
-    let Some((part, rest)) = parts.split_first() else { return };
+    let Some((part, rest)) = parts.split_first() else {
+        return;
+    };
     *folders += 1;
     if *folders > FOLDERS_MAX {
         return;
@@ -30,7 +32,9 @@ fn walk(folder: &Path, parts: &[&str], found: &mut Vec<PathBuf>, folders: &mut u
     if *part == "**" {
         walk(folder, rest, found, folders);
     }
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
     for entry in entries.flatten() {
         let (name, path) = (entry.file_name(), entry.path());
         // links are not followed: they may form circles
@@ -47,7 +51,11 @@ fn walk(folder: &Path, parts: &[&str], found: &mut Vec<PathBuf>, folders: &mut u
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
-    let Some((head, tail)) = pattern.split_once('*') else { return pattern == name };
-    let Some(rest) = name.strip_prefix(head) else { return false };
+    let Some((head, tail)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(rest) = name.strip_prefix(head) else {
+        return false;
+    };
     (0..=rest.len()).any(|skip| rest.is_char_boundary(skip) && matches(tail, &rest[skip..]))
 }

@@ -38,7 +38,11 @@ impl ImportMap {
         let map = read_json(project, path)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         if path.file_name().is_some_and(|name| name == "package.json") {
-            return Ok(ImportMap { folder, imports: dependencies(&map), compiler_options: None });
+            return Ok(ImportMap {
+                folder,
+                imports: dependencies(&map),
+                compiler_options: None,
+            });
         }
         if let Some(other) = map.get("importMap").and_then(Value::as_str) {
             let other = join(&folder, other).ok_or_else(|| outside(path, other))?;
@@ -46,19 +50,38 @@ impl ImportMap {
             inner.compiler_options = map.get("compilerOptions").cloned();
             return Ok(inner);
         }
-        if map.get("scopes").and_then(Value::as_object).is_some_and(|scopes| !scopes.is_empty()) {
+        if map
+            .get("scopes")
+            .and_then(Value::as_object)
+            .is_some_and(|scopes| !scopes.is_empty())
+        {
             let reason = "`scopes` are not supported; move their entries to `imports`".into();
-            return Err(BundleError::ImportMap { path: project.join(path), reason });
+            return Err(BundleError::ImportMap {
+                path: project.join(path),
+                reason,
+            });
         }
         let mut imports = BTreeMap::new();
-        for (name, value) in map.get("imports").and_then(Value::as_object).into_iter().flatten() {
+        for (name, value) in map
+            .get("imports")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             let Some(value) = value.as_str() else {
                 let reason = format!("the value of `imports.{name}` is not a string");
-                return Err(BundleError::ImportMap { path: project.join(path), reason });
+                return Err(BundleError::ImportMap {
+                    path: project.join(path),
+                    reason,
+                });
             };
             imports.insert(name.clone(), value.to_owned());
         }
-        Ok(ImportMap { folder, imports, compiler_options: map.get("compilerOptions").cloned() })
+        Ok(ImportMap {
+            folder,
+            imports,
+            compiler_options: map.get("compilerOptions").cloned(),
+        })
     }
 
     /// Where `specifier`, found in `file` (relative to the project), leads. None for a path that leaves the project.
@@ -97,15 +120,28 @@ impl ImportMap {
     /// The folder's files that an entry like `"shared/": "./shared/"` may lead to are found by the scan; nothing else of
     /// the map is needed. This is the configuration for the bundler.
     pub fn generate(&self, aliases: &BTreeMap<String, String>) -> Value {
-        let imports: Map<String, Value> = aliases.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
+        let imports: Map<String, Value> = aliases
+            .iter()
+            .map(|(k, v)| (k.clone(), Value::from(v.as_str())))
+            .collect();
         let mut config = Map::new();
         let mut imports = imports;
         if let Some(mut options) = self.compiler_options.clone() {
-            if let Some(source) = options.get("jsxImportSource").and_then(Value::as_str).map(str::to_owned) {
+            if let Some(source) = options
+                .get("jsxImportSource")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+            {
                 let resolved = self.mapped(&source).unwrap_or_else(|| source.clone());
                 let target = alias_of(&Target::Outside(resolved.clone())).unwrap_or(resolved);
-                imports.insert(format!("{source}/jsx-runtime"), format!("{target}/jsx-runtime").into());
-                imports.insert(format!("{source}/jsx-dev-runtime"), format!("{target}/jsx-dev-runtime").into());
+                imports.insert(
+                    format!("{source}/jsx-runtime"),
+                    format!("{target}/jsx-runtime").into(),
+                );
+                imports.insert(
+                    format!("{source}/jsx-dev-runtime"),
+                    format!("{target}/jsx-dev-runtime").into(),
+                );
             }
             // type roots and libraries are for the checker only and may name files that are not staged
             if let Some(options) = options.as_object_mut() {
@@ -149,7 +185,10 @@ pub fn join(folder: &Path, relative: &str) -> Option<PathBuf> {
 }
 
 fn outside(file: &Path, specifier: &str) -> BundleError {
-    BundleError::Outside { file: file.to_owned(), specifier: specifier.to_owned() }
+    BundleError::Outside {
+        file: file.to_owned(),
+        specifier: specifier.to_owned(),
+    }
 }
 
 fn dependencies(package: &Value) -> BTreeMap<String, String> {
@@ -167,7 +206,10 @@ fn dependencies(package: &Value) -> BTreeMap<String, String> {
 
 fn read_json(project: &Path, path: &Path) -> Result<Value, BundleError> {
     let full = project.join(path);
-    let bad = |reason: String| BundleError::ImportMap { path: full.clone(), reason };
+    let bad = |reason: String| BundleError::ImportMap {
+        path: full.clone(),
+        reason,
+    };
     let text = std::fs::read_to_string(&full).map_err(|error| bad(error.to_string()))?;
     serde_json::from_str(&without_comments(&text)).map_err(|error| bad(error.to_string()))
 }

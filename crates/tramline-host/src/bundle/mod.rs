@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::types::FunctionSpec;
 use plan::Plan;
@@ -42,7 +43,11 @@ pub enum BundleError {
     #[error("{} is not a source file of the project (it is outside, a link that leads outside, or a file of secrets)", path.display())]
     OutsideFile { path: PathBuf },
     #[error("{} imports {specifier:?}: {cause}", file.display())]
-    Imported { file: PathBuf, specifier: String, cause: Box<BundleError> },
+    Imported {
+        file: PathBuf,
+        specifier: String,
+        cause: Box<BundleError>,
+    },
     #[error("the function has more than {0} source files; check its imports")]
     TooManyFiles(usize),
     #[error("{what} are larger than {max_mb} MB")]
@@ -56,12 +61,20 @@ pub enum BundleError {
     #[error("{output}")]
     Deno { output: String },
     #[error("the import {specifier:?} in {} cannot be fetched, and it has no twin in the npm registry; use an npm: import instead\n{output}", file.display())]
-    Fetch { specifier: String, file: PathBuf, output: String },
+    Fetch {
+        specifier: String,
+        file: PathBuf,
+        output: String,
+    },
 }
 
 impl BundleError {
     fn imported_by(self, specifier: &str, file: &Path, project: &Path) -> BundleError {
-        BundleError::Imported { file: project.join(file), specifier: specifier.to_owned(), cause: Box::new(self) }
+        BundleError::Imported {
+            file: project.join(file),
+            specifier: specifier.to_owned(),
+            cause: Box::new(self),
+        }
     }
 }
 
@@ -83,13 +96,27 @@ pub struct Bundler {
     state_dir: PathBuf,
     project: PathBuf,
     timeout: Duration,
+    children: TaskTracker,
     turn: Semaphore,
 }
 
 impl Bundler {
     /// `state_dir` and `project` are canonical.
-    pub fn new(deno: PathBuf, state_dir: PathBuf, project: PathBuf, timeout: Duration) -> Bundler {
-        Bundler { deno, state_dir, project, timeout, turn: Semaphore::new(BUNDLES_AT_ONCE) }
+    pub fn new(
+        deno: PathBuf,
+        state_dir: PathBuf,
+        project: PathBuf,
+        timeout: Duration,
+        children: TaskTracker,
+    ) -> Bundler {
+        Bundler {
+            deno,
+            state_dir,
+            project,
+            timeout,
+            children,
+            turn: Semaphore::new(BUNDLES_AT_ONCE),
+        }
     }
 
     /// The folder of all bundles.
@@ -109,7 +136,11 @@ impl Bundler {
         }
         // the semaphore is never closed
         let _turn = self.turn.acquire().await;
-        let stage = Stage(self.state_dir.join("stage").join(format!("{}-{:08x}", spec.name, rand::random::<u32>())));
+        let stage = Stage(self.state_dir.join("stage").join(format!(
+            "{}-{:08x}",
+            spec.name,
+            rand::random::<u32>()
+        )));
         let plan = Arc::new(plan);
         {
             let (plan, stage) = (Arc::clone(&plan), stage.0.clone());
@@ -136,7 +167,9 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, BundleError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(BundleError::Deno { output: format!("the bundling task ended: {error}") }),
+        Err(error) => Err(BundleError::Deno {
+            output: format!("the bundling task ended: {error}"),
+        }),
     }
 }
 
@@ -155,11 +188,17 @@ fn find(folder: &Path, plan: &Plan) -> Option<Bundle> {
 fn place(folder: &Path, plan: &Plan, sha256: &str) -> Bundle {
     let has_static_files = !plan.static_files.is_empty();
     let entry = if has_static_files {
-        folder.join(format!("{}-{}", sha256, &plan.key[..16])).join(plan.entry.with_extension("js"))
+        folder
+            .join(format!("{}-{}", sha256, &plan.key[..16]))
+            .join(plan.entry.with_extension("js"))
     } else {
         folder.join(format!("{sha256}.js"))
     };
-    Bundle { entry, sha256: sha256.to_owned(), has_static_files }
+    Bundle {
+        entry,
+        sha256: sha256.to_owned(),
+        has_static_files,
+    }
 }
 
 fn store(folder: &Path, plan: &Plan, made: &Path) -> Result<Bundle, BundleError> {
@@ -169,13 +208,20 @@ fn store(folder: &Path, plan: &Plan, made: &Path) -> Result<Bundle, BundleError>
     };
     let text = std::fs::read(made).map_err(failed(made))?;
     if text.len() as u64 > BUNDLE_MAX_BYTES {
-        return Err(BundleError::TooBig { what: "the bundle's bytes", max_mb: BUNDLE_MAX_BYTES >> 20 });
+        return Err(BundleError::TooBig {
+            what: "the bundle's bytes",
+            max_mb: BUNDLE_MAX_BYTES >> 20,
+        });
     }
     let bundle = place(folder, plan, &hex::encode(Sha256::digest(&text)));
     let parent = bundle.entry.parent().unwrap_or(folder);
     std::fs::create_dir_all(parent).map_err(failed(parent))?;
     if bundle.has_static_files {
-        let root = parent.ancestors().nth(plan.entry.components().count() - 1).unwrap_or(parent).to_owned();
+        let root = parent
+            .ancestors()
+            .nth(plan.entry.components().count() - 1)
+            .unwrap_or(parent)
+            .to_owned();
         for (path, bytes) in &plan.static_files {
             let target = root.join(path);
             let folder = target.parent().unwrap_or(&root);
@@ -195,7 +241,9 @@ fn store(folder: &Path, plan: &Plan, made: &Path) -> Result<Bundle, BundleError>
 
 /// Removes all but the newest versions.
 fn forget_old(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
     let mut versions: Vec<_> = entries
         .flatten()
         .filter(|entry| entry.path().extension().is_none_or(|extension| extension == "js"))
@@ -204,6 +252,10 @@ fn forget_old(folder: &Path) {
     versions.sort();
     let surplus = versions.len().saturating_sub(KEPT_VERSIONS);
     for (_, path) in versions.drain(..surplus) {
-        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let _ = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
     }
 }

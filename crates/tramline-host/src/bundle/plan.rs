@@ -40,9 +40,17 @@ pub struct Plan {
 impl Plan {
     /// Reads the function's sources. `project` is canonical.
     pub fn read(project: &Path, state_dir: &Path, spec: &FunctionSpec) -> Result<Plan, BundleError> {
-        let mut reader = Reader { project, state_dir, bytes: 0 };
+        let mut reader = Reader {
+            project,
+            state_dir,
+            bytes: 0,
+        };
         let entry = reader.relative(&spec.entrypoint)?;
-        let map_path = spec.import_map.as_deref().map(|path| reader.relative(path)).transpose()?;
+        let map_path = spec
+            .import_map
+            .as_deref()
+            .map(|path| reader.relative(path))
+            .transpose()?;
         let map = match &map_path {
             Some(path) => ImportMap::read(project, path)?,
             None => ImportMap::default(),
@@ -52,18 +60,23 @@ impl Plan {
         let mut remote = BTreeMap::new();
         let mut seen = BTreeSet::from([entry.clone()]);
         let mut todo = vec![entry.clone()];
-        let first = reader.read(&entry)?.ok_or_else(|| BundleError::NoEntry(project.join(&entry)))?;
+        let first = reader
+            .read(&entry)?
+            .ok_or_else(|| BundleError::NoEntry(project.join(&entry)))?;
         files.insert(entry.clone(), first);
         while let Some(file) = todo.pop() {
             let found: Vec<String> = match files.get(&file) {
-                Some(bytes) if is_source(&file) => {
-                    scan::specifiers(&String::from_utf8_lossy(bytes)).into_iter().map(str::to_owned).collect()
-                }
+                Some(bytes) if is_source(&file) => scan::specifiers(&String::from_utf8_lossy(bytes))
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
                 _ => continue,
             };
             for specifier in found {
-                let outside =
-                    || BundleError::Outside { file: project.join(&file), specifier: specifier.clone() };
+                let outside = || BundleError::Outside {
+                    file: project.join(&file),
+                    specifier: specifier.clone(),
+                };
                 let target = map.resolve(&specifier, &file).ok_or_else(outside)?;
                 let direct = specifier.starts_with("./") || specifier.starts_with("../");
                 match alias_of(&target) {
@@ -85,7 +98,9 @@ impl Plan {
                     && seen.insert(path.clone())
                 {
                     // a missing file is the bundler's to report, with its own words
-                    if let Some(bytes) = reader.read(&path).map_err(|error| error.imported_by(&specifier, &file, project))?
+                    if let Some(bytes) = reader
+                        .read(&path)
+                        .map_err(|error| error.imported_by(&specifier, &file, project))?
                     {
                         files.insert(path.clone(), bytes);
                         todo.push(path);
@@ -100,7 +115,15 @@ impl Plan {
         let config = map.generate(&aliases).to_string();
         let npmrc = entry.parent().map(|folder| project.join(folder).join(".npmrc"));
         let npmrc = npmrc.and_then(|path| std::fs::read(path).ok());
-        let mut plan = Plan { entry, files, static_files, config, npmrc, remote, key: String::new() };
+        let mut plan = Plan {
+            entry,
+            files,
+            static_files,
+            config,
+            npmrc,
+            remote,
+            key: String::new(),
+        };
         plan.key = plan.hash();
         Ok(plan)
     }
@@ -129,7 +152,9 @@ impl Plan {
 }
 
 fn is_source(path: &Path) -> bool {
-    path.extension().and_then(|e| e.to_str()).is_some_and(|e| SOURCE_EXTENSIONS.contains(&e))
+    path.extension()
+        .and_then(|e| e.to_str())
+        .is_some_and(|e| SOURCE_EXTENSIONS.contains(&e))
 }
 
 fn read_static(reader: &mut Reader, spec: &FunctionSpec) -> Result<BTreeMap<PathBuf, Vec<u8>>, BundleError> {
@@ -154,36 +179,57 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// `path` relative to the project, without following links.
     fn relative(&self, path: &Path) -> Result<PathBuf, BundleError> {
-        let outside = || BundleError::OutsideFile { path: path.to_owned() };
+        let outside = || BundleError::OutsideFile {
+            path: path.to_owned(),
+        };
         if path.is_relative() {
-            return path.to_str().and_then(|path| join(Path::new(""), path)).ok_or_else(outside);
+            return path
+                .to_str()
+                .and_then(|path| join(Path::new(""), path))
+                .ok_or_else(outside);
         }
         if let Ok(inside) = path.strip_prefix(self.project) {
             return Ok(inside.to_owned());
         }
-        let canonical = path.canonicalize().map_err(|source| BundleError::Read { path: path.to_owned(), source })?;
-        canonical.strip_prefix(self.project).map(Path::to_owned).map_err(|_| outside())
+        let canonical = path.canonicalize().map_err(|source| BundleError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        canonical
+            .strip_prefix(self.project)
+            .map(Path::to_owned)
+            .map_err(|_| outside())
     }
 
     /// The file's bytes; None when there is no such file. Refuses what does not belong to the project's sources.
     fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, BundleError> {
         let full = self.project.join(path);
-        let Ok(real) = full.canonicalize() else { return Ok(None) };
+        let Ok(real) = full.canonicalize() else {
+            return Ok(None);
+        };
         let outside = !real.starts_with(self.project) || real.starts_with(self.state_dir);
         let secret = |path: &Path| {
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(".env"))
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with(".env"))
         };
         if outside || secret(&real) || secret(&full) {
             return Err(BundleError::OutsideFile { path: full });
         }
-        let failed = |source| BundleError::Read { path: full.clone(), source };
+        let failed = |source| BundleError::Read {
+            path: full.clone(),
+            source,
+        };
         let meta = std::fs::metadata(&real).map_err(failed)?;
         if !meta.is_file() {
             return Ok(None);
         }
         self.bytes += meta.len();
         if self.bytes > SOURCES_MAX_BYTES {
-            return Err(BundleError::TooBig { what: "the sources", max_mb: SOURCES_MAX_BYTES >> 20 });
+            return Err(BundleError::TooBig {
+                what: "the sources",
+                max_mb: SOURCES_MAX_BYTES >> 20,
+            });
         }
         std::fs::read(&real).map(Some).map_err(failed)
     }

@@ -38,8 +38,13 @@ const TWINS: &[(&str, &str)] = &[
     ("@valibot/valibot", "valibot"),
     ("@zod/zod", "zod"),
 ];
-const DENO_LAND_X: &[(&str, &str)] =
-    &[("hono", "hono"), ("jose", "jose"), ("nanoid", "nanoid"), ("postgresjs", "postgres"), ("zod", "zod")];
+const DENO_LAND_X: &[(&str, &str)] = &[
+    ("hono", "hono"),
+    ("jose", "jose"),
+    ("nanoid", "nanoid"),
+    ("postgresjs", "postgres"),
+    ("zod", "zod"),
+];
 
 /// Where `specifier` (not a relative one) is taken from.
 pub fn rewrite(specifier: &str) -> Rewrite {
@@ -65,7 +70,10 @@ pub fn rewrite(specifier: &str) -> Rewrite {
             return cdn(path);
         }
     }
-    match plain.strip_prefix("https://cdn.jsdelivr.net/npm/").and_then(|path| path.strip_suffix("/+esm")) {
+    match plain
+        .strip_prefix("https://cdn.jsdelivr.net/npm/")
+        .and_then(|path| path.strip_suffix("/+esm"))
+    {
         Some(path) => cdn(path),
         None => Rewrite::Keep,
     }
@@ -77,7 +85,9 @@ pub fn is_local(specifier: &str) -> bool {
 }
 
 fn jsr(package: &str) -> Rewrite {
-    let Some((name, tail)) = split_package(package) else { return Rewrite::Keep };
+    let Some((name, tail)) = split_package(package) else {
+        return Rewrite::Keep;
+    };
     if let Some(module) = name.strip_prefix("@std/") {
         let sub = tail.split_once('/').map_or("mod", |(_, sub)| sub);
         return std_module(&format!("{module}/{sub}"));
@@ -106,7 +116,9 @@ fn cdn(path: &str) -> Rewrite {
     if path.starts_with("gh/") || path.starts_with("pr/") || path.starts_with("github.com/") {
         return Rewrite::Keep;
     }
-    let Some((name, tail)) = split_package(path) else { return Rewrite::Keep };
+    let Some((name, tail)) = split_package(path) else {
+        return Rewrite::Keep;
+    };
     let (version, sub) = tail.split_once('/').unwrap_or((tail, ""));
     let target = sub.split('/').next().unwrap_or("");
     let is_target = matches!(target, "deno" | "denonext" | "esnext" | "node") || target.starts_with("es20");
@@ -119,18 +131,26 @@ fn cdn(path: &str) -> Rewrite {
 
 fn is_build_number(segment: &str) -> bool {
     segment == "stable"
-        || segment.strip_prefix('v').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        || segment
+            .strip_prefix('v')
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The package's name, and what follows it (`@version/sub`, either may be missing).
 fn split_package(text: &str) -> Option<(&str, &str)> {
-    let from = if text.starts_with('@') { text.find('/')? + 1 } else { 0 };
+    let from = if text.starts_with('@') {
+        text.find('/')? + 1
+    } else {
+        0
+    };
     let end = text[from..].find(['@', '/']).map_or(text.len(), |i| from + i);
     (end > from).then(|| text.split_at(end))
 }
 
 fn deno_land_x(path: &str) -> Rewrite {
-    let Some((name, tail)) = split_package(path) else { return Rewrite::Keep };
+    let Some((name, tail)) = split_package(path) else {
+        return Rewrite::Keep;
+    };
     let (version, module) = tail.split_once('/').unwrap_or((tail, ""));
     let entry = matches!(module, "" | "mod.ts" | "mod.js" | "index.ts");
     match DENO_LAND_X.iter().find(|(x, _)| *x == name) {
@@ -154,7 +174,9 @@ fn std_module(path: &str) -> Rewrite {
         "encoding/hex" => "std_hex.ts",
         "encoding/mod" => "std_encoding.ts",
         "async/mod" | "async/delay" | "async/deadline" => "std_async.ts",
-        "crypto/mod" | "crypto/crypto" | "crypto/timing_safe_equal" | "crypto/timing-safe-equal" => "std_crypto.ts",
+        "crypto/mod" | "crypto/crypto" | "crypto/timing_safe_equal" | "crypto/timing-safe-equal" => {
+            "std_crypto.ts"
+        }
         "uuid/mod" => "std_uuid.ts",
         "path/mod" | "path/posix/mod" | "path/posix" => "std_path.ts",
         _ => return Rewrite::Keep,

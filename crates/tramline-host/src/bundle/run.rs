@@ -9,7 +9,7 @@ use tokio::net::unix::pipe::Receiver;
 use super::importmap::SHIM_FOLDER;
 use super::plan::Plan;
 use super::rewrite::SHIMS;
-use super::{Bundler, BundleError};
+use super::{BundleError, Bundler};
 use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
 
 const CONFIG: &str = "tramline.deno.json";
@@ -49,7 +49,10 @@ pub fn stage(plan: &Plan, stage: &Path) -> Result<(), BundleError> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
-    let failed = |source| BundleError::Write { path: path.to_owned(), source };
+    let failed = |source| BundleError::Write {
+        path: path.to_owned(),
+        source,
+    };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
@@ -58,13 +61,18 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
 
 /// The registry lines of the user's `.npmrc`; tokens stay where they are.
 fn registries() -> String {
-    let Some(home) = std::env::var_os("HOME") else { return String::new() };
+    let Some(home) = std::env::var_os("HOME") else {
+        return String::new();
+    };
     let text = std::fs::read_to_string(Path::new(&home).join(".npmrc")).unwrap_or_default();
     let is_registry = |line: &&str| {
         let key = line.split('=').next().unwrap_or("").trim();
         key == "registry" || (key.starts_with('@') && key.ends_with(":registry"))
     };
-    text.lines().filter(is_registry).map(|line| format!("{line}\n")).collect()
+    text.lines()
+        .filter(is_registry)
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 /// Makes the bundle and returns the file.
@@ -79,10 +87,16 @@ pub async fn run(bundler: &Bundler, plan: &Plan, stage: &Path) -> Result<PathBuf
         args,
         env: environment(bundler, stage),
         cwd: stage.to_owned(),
-        limits: Rlimits { data_bytes: None, open_files: OPEN_FILES },
+        limits: Rlimits {
+            data_bytes: None,
+            open_files: OPEN_FILES,
+        },
     };
-    let failed = |source| BundleError::Spawn { deno: bundler.deno.clone(), source };
-    let (process, output) = Process::spawn(spec).await.map_err(failed)?;
+    let failed = |source| BundleError::Spawn {
+        deno: bundler.deno.clone(),
+        source,
+    };
+    let (process, output) = Process::spawn(spec, &bundler.children).await.map_err(failed)?;
     let (exit, stdout, stderr) = tokio::select! {
         ended = async { tokio::join!(process.wait(), drain(output.stdout), drain(output.stderr)) } => ended,
         () = tokio::time::sleep(bundler.timeout) => {
@@ -95,19 +109,30 @@ pub async fn run(bundler: &Bundler, plan: &Plan, stage: &Path) -> Result<PathBuf
         return Ok(out);
     }
     let words = readable(&format!("{stdout}{stderr}"), stage, &bundler.project);
-    let words = if words.is_empty() { format!("the bundler ended with {exit}") } else { words };
+    let words = if words.is_empty() {
+        format!("the bundler ended with {exit}")
+    } else {
+        words
+    };
     // Deno names the module it could not get, sometimes only by its host
-    let fetch = plan.remote.iter().find(|(specifier, _)| words.contains(specifier.as_str()) || names_host(&words, specifier));
+    let fetch = plan
+        .remote
+        .iter()
+        .find(|(specifier, _)| words.contains(specifier.as_str()) || names_host(&words, specifier));
     Err(match fetch {
-        Some((specifier, file)) => {
-            BundleError::Fetch { specifier: specifier.clone(), file: file.clone(), output: words }
-        }
+        Some((specifier, file)) => BundleError::Fetch {
+            specifier: specifier.clone(),
+            file: file.clone(),
+            output: words,
+        },
         None => BundleError::Deno { output: words },
     })
 }
 
 fn names_host(words: &str, specifier: &str) -> bool {
-    let package = specifier.strip_prefix("jsr:").map(|package| package.trim_start_matches('/'));
+    let package = specifier
+        .strip_prefix("jsr:")
+        .map(|package| package.trim_start_matches('/'));
     let name = package.map(|package| match package.rfind('@') {
         Some(at) if at > 0 => &package[..at],
         _ => package,
@@ -131,7 +156,10 @@ fn environment(bundler: &Bundler, stage: &Path) -> Vec<(String, OsString)> {
             env.push(((*name).to_owned(), value));
         }
     }
-    if let (None, Some(extra)) = (std::env::var_os("DENO_CERT"), std::env::var_os("NODE_EXTRA_CA_CERTS")) {
+    if let (None, Some(extra)) = (
+        std::env::var_os("DENO_CERT"),
+        std::env::var_os("NODE_EXTRA_CA_CERTS"),
+    ) {
         env.push(("DENO_CERT".into(), extra));
     }
     env
@@ -150,6 +178,8 @@ async fn drain(mut pipe: Receiver) -> String {
 /// Deno's words with the user's own paths.
 fn readable(words: &str, stage: &Path, project: &Path) -> String {
     let (stage, project) = (stage.display().to_string(), project.display().to_string());
-    let words = words.replace(&format!("file://{stage}"), &project).replace(&stage, &project);
+    let words = words
+        .replace(&format!("file://{stage}"), &project)
+        .replace(&stage, &project);
     words.trim().to_owned()
 }

@@ -9,7 +9,10 @@ pub fn specifiers(source: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
-        let Some(word) = ["from", "import"].into_iter().find(|word| bytes[at..].starts_with(word.as_bytes())) else {
+        let Some(word) = ["from", "import"]
+            .into_iter()
+            .find(|word| bytes[at..].starts_with(word.as_bytes()))
+        else {
             at += 1;
             continue;
         };

@@ -36,8 +36,13 @@ impl Writer {
         std::fs::create_dir_all(folder)?;
         let (queue, jobs) = sync_channel(QUEUE_ENTRIES);
         let folder = folder.to_owned();
-        std::thread::Builder::new().name("tramline-logs".into()).spawn(move || run(&folder, &jobs))?;
-        Ok(Writer { queue, lost: AtomicU64::new(0) })
+        std::thread::Builder::new()
+            .name("tramline-logs".into())
+            .spawn(move || run(&folder, &jobs))?;
+        Ok(Writer {
+            queue,
+            lost: AtomicU64::new(0),
+        })
     }
 
     pub fn write(&self, line: LogLine) {
@@ -92,7 +97,11 @@ struct LogFile {
 impl LogFile {
     fn open(folder: &Path, function: &str) -> std::io::Result<LogFile> {
         let path = folder.join(format!("{function}.log"));
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)?;
         let bytes = file.metadata()?.len();
         Ok(LogFile { path, file, bytes })
     }
@@ -103,7 +112,11 @@ impl LogFile {
         if self.bytes + text.len() as u64 > FILE_MAX_BYTES {
             let older = self.path.with_extension("log.1");
             std::fs::rename(&self.path, older)?;
-            self.file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
+            self.file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o600)
+                .open(&self.path)?;
             self.bytes = 0;
         }
         self.file.write_all(&text)?;

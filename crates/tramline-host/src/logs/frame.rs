@@ -29,5 +29,11 @@ pub fn parse(line: &[u8], nonce: &str) -> Option<Frame> {
         "uncaught" => (Level::Error, true),
         _ => (Level::Info, false),
     };
-    Some(Frame { level, run_id, request_id, message, uncaught })
+    Some(Frame {
+        level,
+        run_id,
+        request_id,
+        message,
+        uncaught,
+    })
 }

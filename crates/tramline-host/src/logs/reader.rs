@@ -39,7 +39,10 @@ struct Window {
 
 impl Tag {
     pub fn new(nonce: String) -> Tag {
-        Tag { nonce, ..Tag::default() }
+        Tag {
+            nonce,
+            ..Tag::default()
+        }
     }
 
     /// From now on entries belong to `function`.
@@ -62,7 +65,11 @@ impl Tag {
         let mut dropped = None;
         if window.started.is_none_or(|at| now.duration_since(at) >= WINDOW) {
             dropped = Some(window.dropped).filter(|&n| n > 0);
-            *window = Window { started: Some(now), entries: 0, dropped: 0 };
+            *window = Window {
+                started: Some(now),
+                entries: 0,
+                dropped: 0,
+            };
         }
         if window.entries < WINDOW_ENTRIES {
             window.entries += 1;
@@ -131,7 +138,11 @@ fn emit(line: &[u8], tag: &Tag, hub: &LogHub, stream: Stream) {
     if line.is_empty() {
         return;
     }
-    let frame = if stream == Stream::Stderr { frame::parse(line, &tag.nonce) } else { None };
+    let frame = if stream == Stream::Stderr {
+        frame::parse(line, &tag.nonce)
+    } else {
+        None
+    };
     if frame.as_ref().is_some_and(|frame| frame.uncaught) {
         tag.uncaught.fetch_add(1, Ordering::Relaxed);
     }
@@ -153,7 +164,11 @@ fn emit(line: &[u8], tag: &Tag, hub: &LogHub, stream: Stream) {
         None => LogLine {
             at: now_ms(),
             function: tag.function(),
-            level: if stream == Stream::Stderr { Level::Error } else { Level::Info },
+            level: if stream == Stream::Stderr {
+                Level::Error
+            } else {
+                Level::Info
+            },
             message: cap(String::from_utf8_lossy(line).into_owned()),
             run_id: None,
             request_id: None,

@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
 
 pub use sys::Rlimits;
 
@@ -51,7 +52,10 @@ const SIGABRT: i32 = 6;
 impl ExitReason {
     /// True for the ways V8 and the allocator end a process that ran out of memory.
     pub fn looks_like_out_of_memory(self) -> bool {
-        matches!(self, ExitReason::Signal(SIGTRAP | SIGABRT) | ExitReason::Code(133 | 134))
+        matches!(
+            self,
+            ExitReason::Signal(SIGTRAP | SIGABRT) | ExitReason::Code(133 | 134)
+        )
     }
 }
 
@@ -88,8 +92,8 @@ pub struct Output {
 }
 
 impl Process {
-    /// Starts a child and the task that owns it.
-    pub async fn spawn(spec: ChildSpec) -> std::io::Result<(Process, Output)> {
+    /// Starts a child and, on `owners`, the task that owns it: when all of those have ended, no child is left.
+    pub async fn spawn(spec: ChildSpec, owners: &TaskTracker) -> std::io::Result<(Process, Output)> {
         let mut command = Command::new(&spec.program);
         command
             .args(&spec.args)
@@ -101,8 +105,7 @@ impl Process {
             .stderr(Stdio::piped());
         sys::confine(&mut command, rustix::process::getpid(), spec.limits);
         let child = Owned(spawner::spawn(command).await?);
-        let (process, output) = child.supervise()?;
-        Ok((process, output))
+        child.supervise(owners)
     }
 
     pub fn pid(&self) -> u32 {
@@ -138,7 +141,7 @@ impl Process {
 struct Owned(Child);
 
 impl Owned {
-    fn supervise(mut self) -> std::io::Result<(Process, Output)> {
+    fn supervise(mut self, owners: &TaskTracker) -> std::io::Result<(Process, Output)> {
         let pid = self.0.id();
         let missing = || std::io::Error::other("the child has no output pipe");
         let stdout = OwnedFd::from(self.0.stdout.take().ok_or_else(missing)?);
@@ -147,10 +150,10 @@ impl Owned {
             stdout: pipe::Receiver::from_owned_fd(stdout)?,
             stderr: pipe::Receiver::from_owned_fd(stderr)?,
         };
-        let pidfd = AsyncFd::new(pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty())?)?;
+        let pidfd = sys::awaitable(pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty())?)?;
         let (orders, inbox) = mpsc::unbounded_channel();
         let (told, exit) = watch::channel(None);
-        tokio::spawn(async move {
+        owners.spawn(async move {
             let reason = self.until_end(&pidfd, inbox).await;
             told.send_replace(Some(reason));
         });

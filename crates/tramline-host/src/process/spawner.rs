@@ -20,20 +20,24 @@ pub async fn spawn(command: Command) -> std::io::Result<Child> {
     if sender.send((command, reply)).is_err() {
         return Err(std::io::Error::other("the spawner thread is gone"));
     }
-    answer.await.map_err(|_| std::io::Error::other("the spawner thread dropped the request"))?
+    answer
+        .await
+        .map_err(|_| std::io::Error::other("the spawner thread dropped the request"))?
 }
 
 fn start() -> Sender<Job> {
     let (sender, receiver) = channel::<Job>();
-    let thread = std::thread::Builder::new().name("tramline-spawner".into()).spawn(move || {
-        for (mut command, reply) in receiver {
-            if let Err(Ok(mut unwanted)) = reply.send(command.spawn()) {
-                // the caller went away while we forked: nobody else knows this child
-                let _ = unwanted.kill();
-                let _ = unwanted.wait();
+    let thread = std::thread::Builder::new()
+        .name("tramline-spawner".into())
+        .spawn(move || {
+            for (mut command, reply) in receiver {
+                if let Err(Ok(mut unwanted)) = reply.send(command.spawn()) {
+                    // the caller went away while we forked: nobody else knows this child
+                    let _ = unwanted.kill();
+                    let _ = unwanted.wait();
+                }
             }
-        }
-    });
+        });
     if let Err(error) = thread {
         // the receiver is gone with the closure, so every `spawn` answers with an error
         tracing::error!(%error, "cannot start the spawner thread");

@@ -1,10 +1,13 @@
-//! The only unsafe code of the crate: what a child does to itself between `fork` and `exec`.
+//! The only unsafe code of the crate: what a child does to itself between `fork` and `exec`, and waiting on its pidfd.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::fs::Mode;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Kernel limits of one child.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +29,9 @@ pub fn confine(command: &mut Command, parent: Pid, limits: Rlimits) {
         rustix::process::setsid()?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         if rustix::process::getppid() != Some(parent) {
-            return Err(std::io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
+            return Err(std::io::Error::from_raw_os_error(
+                rustix::io::Errno::SRCH.raw_os_error(),
+            ));
         }
         rustix::thread::set_no_new_privs(true)?;
         rustix::process::umask(Mode::from_raw_mode(CHILD_UMASK));
@@ -38,7 +43,10 @@ pub fn confine(command: &mut Command, parent: Pid, limits: Rlimits) {
         }
         Ok(())
     };
-    #[expect(unsafe_code, reason = "pre_exec is the only way to run code between fork and exec")]
+    #[expect(
+        unsafe_code,
+        reason = "pre_exec is the only way to run code between fork and exec"
+    )]
     // SAFETY: the closure makes plain system calls only (rustix's raw back end); it allocates nothing, takes no lock,
     // and everything it captures is Copy.
     unsafe {
@@ -50,6 +58,20 @@ pub fn confine(command: &mut Command, parent: Pid, limits: Rlimits) {
 fn limit(resource: Resource, wanted: u64) -> std::io::Result<()> {
     let hard = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let value = Some(wanted.min(hard));
-    rustix::process::setrlimit(resource, Rlimit { current: value, maximum: value })?;
+    rustix::process::setrlimit(
+        resource,
+        Rlimit {
+            current: value,
+            maximum: value,
+        },
+    )?;
     Ok(())
+}
+
+/// A descriptor that tells when its process has ended.
+pub fn awaitable(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    #[expect(unsafe_code, reason = "tokio cannot know that the descriptor stays open")]
+    // SAFETY: the AsyncFd owns the descriptor, nobody else has it, and OwnedFd always gives out the same one.
+    let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+    Ok(registered?)
 }

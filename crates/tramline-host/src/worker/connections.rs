@@ -55,15 +55,22 @@ impl Drop for Closer {
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    #[error("connect to the worker: {0}")]
-    Connect(std::io::Error),
+    /// Nothing of the request was sent: another worker may have it.
+    #[error("connect to the worker: {reason}")]
+    Unsent {
+        request: Box<Request<Body>>,
+        reason: String,
+    },
     #[error("the worker's connection broke: {0}")]
     Broken(hyper::Error),
 }
 
 impl Connections {
     pub fn new(socket: PathBuf) -> Arc<Connections> {
-        Arc::new(Connections { socket, idle: Mutex::new(Vec::new()) })
+        Arc::new(Connections {
+            socket,
+            idle: Mutex::new(Vec::new()),
+        })
     }
 
     /// Sends a request and returns the response as soon as its headers are there.
@@ -73,14 +80,29 @@ impl Connections {
             let fresh = reused.is_none();
             let mut connection = match reused {
                 Some(connection) => connection,
-                None => self.connect().await?,
+                None => match self.connect().await {
+                    Ok(connection) => connection,
+                    Err(reason) => {
+                        return Err(SendError::Unsent {
+                            request: Box::new(request),
+                            reason,
+                        });
+                    }
+                },
             };
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok(self.reply(connection, response)),
                 Err(mut error) => match error.take_message() {
                     // it never left: the idle connection had just been closed by the other side
                     Some(unsent) if !fresh => request = unsent,
-                    _ => return Err(SendError::Broken(error.into_error())),
+                    Some(unsent) => {
+                        let reason = error.into_error().to_string();
+                        return Err(SendError::Unsent {
+                            request: Box::new(unsent),
+                            reason,
+                        });
+                    }
+                    None => return Err(SendError::Broken(error.into_error())),
                 },
             }
         }
@@ -89,10 +111,18 @@ impl Connections {
     fn reply(self: &Arc<Self>, mut connection: Connection, response: Response<Incoming>) -> Response<Reply> {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             connection.driver.disarm();
-            return response.map(|body| Reply { body, connection: None, home: Arc::clone(self) });
+            return response.map(|body| Reply {
+                body,
+                connection: None,
+                home: Arc::clone(self),
+            });
         }
         response.map(|body| {
-            let mut reply = Reply { body, connection: Some(connection), home: Arc::clone(self) };
+            let mut reply = Reply {
+                body,
+                connection: Some(connection),
+                home: Arc::clone(self),
+            };
             if reply.body.is_end_stream() {
                 reply.give_back();
             }
@@ -110,14 +140,21 @@ impl Connections {
         None
     }
 
-    async fn connect(&self) -> Result<Connection, SendError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(SendError::Connect)?;
-        let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(SendError::Broken)?;
+    async fn connect(&self) -> Result<Connection, String> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (sender, driver) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         // its errors reach the caller through the sender or the body
         let driver = tokio::spawn(async move {
             let _ = driver.with_upgrades().await;
         });
-        Ok(Connection { sender, driver: Closer(Some(driver.abort_handle())) })
+        Ok(Connection {
+            sender,
+            driver: Closer(Some(driver.abort_handle())),
+        })
     }
 
     fn put_idle(&self, connection: Connection) {
@@ -138,7 +175,9 @@ pub struct Reply {
 
 impl Reply {
     fn give_back(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
         if connection.sender.is_ready() {
             self.home.put_idle(connection);
             return;
@@ -157,9 +196,13 @@ impl http_body::Body for Reply {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) || (matches!(polled, Poll::Ready(Some(Ok(_)))) && self.body.is_end_stream())
+        if matches!(polled, Poll::Ready(None))
+            || (matches!(polled, Poll::Ready(Some(Ok(_)))) && self.body.is_end_stream())
         {
             self.give_back();
         }

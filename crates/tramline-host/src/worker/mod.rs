@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 pub use connections::{Reply, SendError};
 pub use slot::RunDir;
@@ -56,6 +57,8 @@ pub struct WorkerConfig {
     pub run_dir: RunDir,
     pub memory_mb: u64,
     pub logs: LogHub,
+    /// Owns the processes.
+    pub children: TaskTracker,
 }
 
 /// Writes the bootstrap where Deno finds it; the constant path keeps its compiled form in the cache.
@@ -102,6 +105,8 @@ pub struct Worker {
     limit: std::sync::OnceLock<String>,
     last_used: std::sync::Mutex<Instant>,
     idle: tokio::sync::Notify,
+    /// A ping is under way.
+    pinged: AtomicBool,
     _slot: Slot,
 }
 
@@ -109,17 +114,21 @@ impl Worker {
     /// Starts a generic worker and warms it up.
     pub async fn spawn(config: &WorkerConfig) -> Result<Worker, StartError> {
         let nonce = format!("{:032x}", rand::random::<u128>());
-        let failed = |source| StartError::Spawn { deno: config.deno.clone(), source };
+        let failed = |source| StartError::Spawn {
+            deno: config.deno.clone(),
+            source,
+        };
         let slot = config.run_dir.slot().map_err(failed)?;
-        let socket = slot.socket();
-        let (process, output) = Process::spawn(child_spec(config, &slot)).await.map_err(failed)?;
+        let (process, output) = Process::spawn(child_spec(config, &slot), &config.children)
+            .await
+            .map_err(failed)?;
         let tag = Arc::new(Tag::new(nonce.clone()));
         tokio::spawn(read_raw(output.stdout, Arc::clone(&tag), config.logs.clone()));
         tokio::spawn(read_console(output.stderr, Arc::clone(&tag), config.logs.clone()));
         let now = Instant::now();
         let worker = Worker {
             process,
-            connections: Connections::new(socket.clone()),
+            connections: Connections::new(slot.socket()),
             tag,
             nonce,
             born: now,
@@ -128,16 +137,25 @@ impl Worker {
             limit: std::sync::OnceLock::new(),
             last_used: std::sync::Mutex::new(now),
             idle: tokio::sync::Notify::new(),
+            pinged: AtomicBool::new(false),
             _slot: slot,
         };
         let ready = async {
-            while !socket.exists() {
-                tokio::time::sleep(SOCKET_POLL).await;
-            }
-            for _ in 0..WARM_UPS {
-                let request = request(Method::GET, "/", Body::new(Empty::new().map_err(|never| match never {})));
-                if let Ok(response) = worker.connections.send(request).await {
-                    let _ = response.into_body().collect().await;
+            // the socket's file exists a moment before anybody listens on it
+            let mut answered = 0;
+            while answered < WARM_UPS {
+                let request = request(
+                    Method::GET,
+                    "/",
+                    Body::new(Empty::new().map_err(|never| match never {})),
+                );
+                match worker.connections.send(request).await {
+                    Ok(response) => {
+                        // only a body read to its end gives the connection back
+                        let _ = response.into_body().collect().await;
+                        answered += 1;
+                    }
+                    Err(_) => tokio::time::sleep(SOCKET_POLL).await,
                 }
             }
         };
@@ -168,7 +186,11 @@ impl Worker {
         });
         let body = Full::new(Bytes::from(message.to_string())).map_err(|never| match never {});
         let answer = async {
-            match self.connections.send(request(Method::POST, "/", Body::new(body))).await {
+            match self
+                .connections
+                .send(request(Method::POST, "/", Body::new(body)))
+                .await
+            {
                 Ok(response) => Ok((response.status(), text_of(response).await)),
                 Err(_) => Err(self.process.wait().await),
             }
@@ -178,7 +200,11 @@ impl Worker {
             Ok(Err(reason)) => return Err(StartError::BootDied(reason)),
             Err(_) => return Err(StartError::BootTimeout(timeout)),
         };
-        if status.is_success() { Ok(()) } else { Err(StartError::Function(text)) }
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(StartError::Function(text))
+        }
     }
 
     /// Sends a call's request.
@@ -186,9 +212,16 @@ impl Worker {
         self.connections.send(request).await
     }
 
-    /// Whether the event loop answers within `timeout`.
-    pub async fn answers(&self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.control("/ping")).await.is_ok_and(|sent| sent)
+    /// Whether the event loop answers within `timeout`. None when another ping is under way.
+    pub async fn answers(&self, timeout: Duration) -> Option<bool> {
+        if self.pinged.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let answered = tokio::time::timeout(timeout, self.control("/ping"))
+            .await
+            .is_ok_and(|sent| sent);
+        self.pinged.store(false, Ordering::Release);
+        Some(answered)
     }
 
     /// Dispatches `beforeunload` and waits until the function's background work is done, at most `timeout`.
@@ -197,8 +230,14 @@ impl Worker {
     }
 
     async fn control(&self, path: &str) -> bool {
-        let mut request = request(Method::GET, path, Body::new(Empty::new().map_err(|never| match never {})));
-        let Ok(nonce) = HeaderValue::from_str(&self.nonce) else { return false };
+        let mut request = request(
+            Method::GET,
+            path,
+            Body::new(Empty::new().map_err(|never| match never {})),
+        );
+        let Ok(nonce) = HeaderValue::from_str(&self.nonce) else {
+            return false;
+        };
         request.headers_mut().insert(CONTROL_HEADER, nonce);
         match self.connections.send(request).await {
             Ok(response) => response.into_body().collect().await.is_ok(),
@@ -239,7 +278,10 @@ impl Worker {
 
     /// Time since the last call ended (or since the start).
     pub fn idle_for(&self) -> Duration {
-        let last = *self.last_used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let last = *self
+            .last_used
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         last.elapsed()
     }
 
@@ -295,7 +337,11 @@ pub struct InFlight(Arc<Worker>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        *self.0.last_used.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+        *self
+            .0
+            .last_used
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
         if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.idle.notify_waiters();
         }
@@ -308,7 +354,8 @@ fn child_spec(config: &WorkerConfig, slot: &Slot) -> ChildSpec {
         let mut argument = OsString::from(flag);
         for (i, path) in paths.iter().enumerate() {
             argument.push(if i == 0 { "=" } else { "," });
-            argument.push(path);
+            // a comma within a path is doubled
+            argument.push(path.display().to_string().replace(',', ",,"));
         }
         argument
     };
@@ -345,7 +392,10 @@ fn child_spec(config: &WorkerConfig, slot: &Slot) -> ChildSpec {
     ChildSpec {
         program: config.deno.clone(),
         args,
-        env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        env: env
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
         cwd: slot.path().to_owned(),
         limits: Rlimits {
             data_bytes: Some(BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (config.memory_mb << 20)),
@@ -358,7 +408,9 @@ fn request(method: Method, path: &str, body: Body) -> Request<Body> {
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = path.parse().unwrap_or_default();
-    request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("worker"));
+    request
+        .headers_mut()
+        .insert(http::header::HOST, HeaderValue::from_static("worker"));
     request
 }
 

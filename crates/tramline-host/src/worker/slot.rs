@@ -32,11 +32,16 @@ impl RunDir {
         };
         // never an existing folder: somebody else could own it
         std::fs::DirBuilder::new().mode(FOLDER_MODE).create(&path)?;
-        Ok(RunDir { path: path.canonicalize()?, next: AtomicU64::new(0) })
+        Ok(RunDir {
+            path: path.canonicalize()?,
+            next: AtomicU64::new(0),
+        })
     }
 
     pub fn slot(&self) -> std::io::Result<Slot> {
-        let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self
+            .path
+            .join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::DirBuilder::new().mode(FOLDER_MODE).create(&path)?;
         Ok(Slot { path })
     }
@@ -50,10 +55,15 @@ impl Drop for RunDir {
 
 /// Folders of hosts that were killed.
 fn remove_stale(base: &Path) {
-    let Ok(entries) = std::fs::read_dir(base) else { return };
+    let Ok(entries) = std::fs::read_dir(base) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
+        let owner = name
+            .to_str()
+            .and_then(|name| name.split_once('-'))
+            .and_then(|(pid, _)| pid.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = std::fs::remove_dir_all(entry.path());
         }

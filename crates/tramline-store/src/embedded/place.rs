@@ -40,14 +40,28 @@ pub(super) fn find(state_dir: &Path, cache_dir: &Path) -> Result<Place, Embedded
     let recorded = recorded(&inside)?;
     let root = recorded.clone().unwrap_or_else(|| inside.clone());
     let majors = majors(&root)?;
-    let account = Account::choose(owner(&root, &majors).as_ref().map(|(dir, uid)| (dir.as_path(), *uid)))?;
-    let blocked_at = account.as_ref().and_then(|account| account.blocked_at(&root).map(|at| (at, &account.name)));
+    let account = Account::choose(
+        owner(&root, &majors)
+            .as_ref()
+            .map(|(dir, uid)| (dir.as_path(), *uid)),
+    )?;
+    let blocked_at = account
+        .as_ref()
+        .and_then(|account| account.blocked_at(&root).map(|at| (at, &account.name)));
     let elsewhere = |at: &Path, name: &str| format!("user {name} cannot enter {}", at.display());
     match (recorded, blocked_at) {
-        (None, None) => Ok(Place { root, account, majors, elsewhere: None }),
-        (Some(_), None) => {
-            Ok(Place { root, account, majors, elsewhere: Some("decided at the first start".into()) })
-        }
+        (None, None) => Ok(Place {
+            root,
+            account,
+            majors,
+            elsewhere: None,
+        }),
+        (Some(_), None) => Ok(Place {
+            root,
+            account,
+            majors,
+            elsewhere: Some("decided at the first start".into()),
+        }),
         (Some(_), Some((blocked_at, name))) => Err(unreachable(root, blocked_at, name)),
         // data that exist stay where they are: a new, empty place would look like a loss
         (None, Some((blocked_at, name))) if !majors.is_empty() => Err(unreachable(root, blocked_at, name)),
@@ -56,18 +70,27 @@ pub(super) fn find(state_dir: &Path, cache_dir: &Path) -> Result<Place, Embedded
             let root = make_fallback(state_dir, cache_dir, account.as_ref())?;
             let note = inside.join("location");
             fs::write(&note, format!("{}\n", root.display())).map_err(EmbeddedError::io("write", &note))?;
-            Ok(Place { root, account, majors, elsewhere: Some(why) })
+            Ok(Place {
+                root,
+                account,
+                majors,
+                elsewhere: Some(why),
+            })
         }
     }
 }
 
 fn unreachable(path: PathBuf, blocked_at: PathBuf, account: &str) -> EmbeddedError {
-    EmbeddedError::Unreachable { path, blocked_at, account: account.to_owned() }
+    EmbeddedError::Unreachable {
+        path,
+        blocked_at,
+        account: account.to_owned(),
+    }
 }
 
 /// The folder of the cache that the account can reach too.
 pub(super) fn usable_cache(cache_dir: &Path, account: Option<&Account>) -> Result<PathBuf, EmbeddedError> {
-    fs::create_dir_all(cache_dir).map_err(EmbeddedError::io("create", cache_dir))?;
+    make_dir(cache_dir)?;
     match account {
         Some(account) if account.blocked_at(cache_dir).is_some() => {
             let dir = Path::new(SYSTEM_DIR).join("cache");
@@ -82,7 +105,10 @@ pub(super) fn usable_cache(cache_dir: &Path, account: Option<&Account>) -> Resul
 pub(super) fn roots(state_dir: &Path) -> Result<Vec<PathBuf>, EmbeddedError> {
     let inside = state_dir.join("postgres");
     let recorded = recorded(&inside)?;
-    Ok(recorded.into_iter().chain(inside.exists().then_some(inside)).collect())
+    Ok(recorded
+        .into_iter()
+        .chain(inside.exists().then_some(inside))
+        .collect())
 }
 
 pub(super) fn majors(root: &Path) -> Result<Vec<u32>, EmbeddedError> {
@@ -116,13 +142,26 @@ fn recorded(inside: &Path) -> Result<Option<PathBuf>, EmbeddedError> {
 
 /// A new folder for a project outside of it. Its name ends in chance: a project whose `.tramline` was deleted starts
 /// afresh, and the old data stay untouched.
-fn make_fallback(state_dir: &Path, cache_dir: &Path, account: Option<&Account>) -> Result<PathBuf, EmbeddedError> {
+fn make_fallback(
+    state_dir: &Path,
+    cache_dir: &Path,
+    account: Option<&Account>,
+) -> Result<PathBuf, EmbeddedError> {
     let full = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
-    let project = full.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let project = full
+        .parent()
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy().into_owned());
     let project: String = project
         .unwrap_or_else(|| "project".into())
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+                c
+            } else {
+                '_'
+            }
+        })
         .collect();
     let name = format!("{project}-{:08x}", rand::random::<u32>());
     let candidates = [Path::new(SYSTEM_DIR), cache_dir].map(|dir| dir.join("projects").join(&name));
@@ -146,9 +185,16 @@ fn make_fallback(state_dir: &Path, cache_dir: &Path, account: Option<&Account>) 
 
 /// Creates missing folders, open to all to enter whatever the umask is; what exists keeps its mode.
 pub(super) fn make_dir(dir: &Path) -> Result<(), EmbeddedError> {
-    let missing: Vec<PathBuf> =
-        dir.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.exists()).map(Path::to_owned).collect();
-    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(EmbeddedError::io("create", dir))?;
+    let missing: Vec<PathBuf> = dir
+        .ancestors()
+        .take_while(|part| !part.as_os_str().is_empty() && !part.exists())
+        .map(Path::to_owned)
+        .collect();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .map_err(EmbeddedError::io("create", dir))?;
     for part in missing {
         fs::set_permissions(&part, fs::Permissions::from_mode(0o755))
             .map_err(EmbeddedError::io("set the mode of", &part))?;

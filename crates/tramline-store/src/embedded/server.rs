@@ -90,7 +90,8 @@ impl Cluster {
         for (name, value) in &self.settings {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
-        let child = Supervised::start(postgres, Signal::SIGINT).map_err(EmbeddedError::io("start", &program))?;
+        let child =
+            Supervised::start(postgres, Signal::SIGINT).map_err(EmbeddedError::io("start", &program))?;
         let server = Server { child };
         let started = Instant::now();
         let mut told = false;
@@ -98,14 +99,22 @@ impl Cluster {
             if server.child.has_ended() {
                 let status = server.child.ended().await;
                 let tail = log_tail(&self.log, log_start);
-                return Err(EmbeddedError::Exited { status, log: self.log.clone(), tail });
+                return Err(EmbeddedError::Exited {
+                    status,
+                    log: self.log.clone(),
+                    tail,
+                });
             }
-            let pid_file = PidFile::read(&self.data_dir).map_err(EmbeddedError::io("read", &self.data_dir))?;
+            let pid_file =
+                PidFile::read(&self.data_dir).map_err(EmbeddedError::io("read", &self.data_dir))?;
             if pid_file.is_some_and(|file| file.pid == server.child.pid() && file.is_ready()) {
                 return Ok(server);
             }
             if started.elapsed() > START_TIMEOUT {
-                return Err(EmbeddedError::NotReady { seconds: START_TIMEOUT.as_secs(), log: self.log.clone() });
+                return Err(EmbeddedError::NotReady {
+                    seconds: START_TIMEOUT.as_secs(),
+                    log: self.log.clone(),
+                });
             }
             if !told && started.elapsed() > SLOW_START {
                 told = true;
@@ -120,8 +129,10 @@ impl Cluster {
 impl Server {
     /// Fast, then immediate, then by force. Committed data survive all three; only the next start gets slower.
     pub(super) async fn stop(&self) {
-        let steps =
-            [(Signal::SIGINT, FAST_STOP_TIMEOUT), (Signal::SIGQUIT, IMMEDIATE_STOP_TIMEOUT)];
+        let steps = [
+            (Signal::SIGINT, FAST_STOP_TIMEOUT),
+            (Signal::SIGQUIT, IMMEDIATE_STOP_TIMEOUT),
+        ];
         for (signal, limit) in steps {
             self.child.signal(signal);
             if timeout(limit, self.child.ended()).await.is_ok() {
@@ -146,10 +157,17 @@ impl Server {
 /// Stops a server that an earlier process left behind on this folder, and clears away what would block a start.
 pub(super) async fn stop_leftover(data_dir: &Path, progress: &Progress<'_>) -> Result<(), EmbeddedError> {
     let read = || PidFile::read(data_dir).map_err(EmbeddedError::io("read", data_dir));
-    let Some(PidFile { pid, .. }) = read()? else { return Ok(()) };
+    let Some(PidFile { pid, .. }) = read()? else {
+        return Ok(());
+    };
     if pid_file::is_postgres_of(pid, data_dir) {
-        progress(&format!("stopping the postgres that an earlier process left behind (process {pid})"));
-        for (signal, limit) in [(Signal::SIGINT, FAST_STOP_TIMEOUT), (Signal::SIGQUIT, IMMEDIATE_STOP_TIMEOUT)] {
+        progress(&format!(
+            "stopping the postgres that an earlier process left behind (process {pid})"
+        ));
+        for (signal, limit) in [
+            (Signal::SIGINT, FAST_STOP_TIMEOUT),
+            (Signal::SIGQUIT, IMMEDIATE_STOP_TIMEOUT),
+        ] {
             match kill(as_pid(pid), signal) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
                 Err(error) => {
@@ -165,15 +183,21 @@ pub(super) async fn stop_leftover(data_dir: &Path, progress: &Progress<'_>) -> R
             }
         }
         if pid_file::is_postgres_of(pid, data_dir) {
-            return Err(EmbeddedError::LeftoverKeepsRunning { pid, data_dir: data_dir.to_owned() });
+            return Err(EmbeddedError::LeftoverKeepsRunning {
+                pid,
+                data_dir: data_dir.to_owned(),
+            });
         }
     }
-    // Of a server that was killed. Postgres removes it by itself, unless its number belongs to another process now,
-    // which is known not to be a Postgres of this folder.
-    if read()?.is_some_and(|file| file.pid == pid) {
+    // Of a server that was killed. Postgres deals with that by itself (and checks that no backend of the dead one is
+    // left), unless the number belongs to another process by now, which it would take for its predecessor.
+    let is_reused = Path::new("/proc").join(pid.to_string()).exists();
+    if is_reused && read()?.is_some_and(|file| file.pid == pid) {
         let path = data_dir.join("postmaster.pid");
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(EmbeddedError::io("remove", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(EmbeddedError::io("remove", &path)(error));
+            }
             _ => {}
         }
     }
@@ -185,7 +209,11 @@ fn open_log(path: &Path) -> io::Result<(File, u64)> {
         fs::rename(path, path.with_extension("log.1"))?;
     }
     // statements may be quoted in it
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
     let start = file.metadata()?.len();
     Ok((file, start))
 }

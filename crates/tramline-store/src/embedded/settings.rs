@@ -15,11 +15,17 @@ const MEMORY_FALLBACK_MB: u64 = 1024;
 const DURABLE: [&str; 3] = ["fsync", "full_page_writes", "synchronous_commit"];
 
 /// All settings, in the order in which they are given on the command line; later ones win.
-pub(super) fn server_settings(port: u16, overrides: &[(String, String)]) -> Result<Vec<(String, String)>, EmbeddedError> {
+pub(super) fn server_settings(
+    port: u16,
+    overrides: &[(String, String)],
+) -> Result<Vec<(String, String)>, EmbeddedError> {
     for (name, value) in overrides {
         let on = matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1");
         if DURABLE.contains(&name.to_ascii_lowercase().as_str()) && !on {
-            return Err(EmbeddedError::UnsafeSetting { name: name.clone(), value: value.clone() });
+            return Err(EmbeddedError::UnsafeSetting {
+                name: name.clone(),
+                value: value.clone(),
+            });
         }
     }
     let shared_buffers = (memory_mb() / 4).clamp(SHARED_BUFFERS_MIN_MB, SHARED_BUFFERS_MAX_MB);
@@ -60,11 +66,23 @@ pub(super) fn server_settings(port: u16, overrides: &[(String, String)]) -> Resu
 fn memory_mb() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kb| kb / 1024)
+        line.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<u64>()
+            .ok()
+            .map(|kb| kb / 1024)
     });
-    let container = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok())
-        .map(|bytes| bytes / (1024 * 1024));
-    machine.into_iter().chain(container).min().unwrap_or(MEMORY_FALLBACK_MB)
+    let container = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ]
+    .iter()
+    .find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok())
+    .map(|bytes| bytes / (1024 * 1024));
+    machine
+        .into_iter()
+        .chain(container)
+        .min()
+        .unwrap_or(MEMORY_FALLBACK_MB)
 }

@@ -34,7 +34,12 @@ pub(super) fn spawn(command: Command, dies_by: Signal) -> io::Result<process::Ch
         thread::Builder::new()
             .name("postgres-spawner".into())
             .spawn(move || {
-                for Request { mut command, dies_by, reply } in receiver {
+                for Request {
+                    mut command,
+                    dies_by,
+                    reply,
+                } in receiver
+                {
                     command.process_group(0);
                     death_signal::on_parent_death(&mut command, dies_by);
                     // nobody waits any more: the child is stopped at the end of the process at the latest
@@ -45,13 +50,24 @@ pub(super) fn spawn(command: Command, dies_by: Signal) -> io::Result<process::Ch
         sender
     });
     let (reply, answer) = sync_channel(1);
-    requests.send(Request { command, dies_by, reply }).map_err(|_| io::Error::other("the spawner thread has ended"))?;
-    answer.recv().map_err(|_| io::Error::other("the spawner thread has ended"))?
+    requests
+        .send(Request {
+            command,
+            dies_by,
+            reply,
+        })
+        .map_err(|_| io::Error::other("the spawner thread has ended"))?;
+    answer
+        .recv()
+        .map_err(|_| io::Error::other("the spawner thread has ended"))?
 }
 
 /// Runs a short helper program to its end and returns what it printed.
 pub(super) fn output(mut command: Command) -> io::Result<Output> {
-    command.stdin(process::Stdio::null()).stdout(process::Stdio::piped()).stderr(process::Stdio::piped());
+    command
+        .stdin(process::Stdio::null())
+        .stdout(process::Stdio::piped())
+        .stderr(process::Stdio::piped());
     spawn(command, Signal::SIGTERM)?.wait_with_output()
 }
 
@@ -71,17 +87,19 @@ impl Supervised {
         let reaped = Arc::new(Mutex::new(false));
         let (ended, exit) = watch::channel(None);
         let mark = Arc::clone(&reaped);
-        thread::Builder::new().name("postgres-reaper".into()).spawn(move || {
-            // wait without reaping first, so that marking and reaping happen under the lock that `signal` takes
-            while waitid(Id::Pid(as_pid(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
-                == Err(nix::errno::Errno::EINTR)
-            {}
-            let mut mark = mark.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let status = child.wait();
-            *mark = true;
-            drop(mark);
-            ended.send_replace(Some(status.unwrap_or_default()));
-        })?;
+        thread::Builder::new()
+            .name("postgres-reaper".into())
+            .spawn(move || {
+                // wait without reaping first, so that marking and reaping happen under the lock that `signal` takes
+                while waitid(Id::Pid(as_pid(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
+                    == Err(nix::errno::Errno::EINTR)
+                {}
+                let mut mark = mark.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let status = child.wait();
+                *mark = true;
+                drop(mark);
+                ended.send_replace(Some(status.unwrap_or_default()));
+            })?;
         Ok(Self { pid, reaped, exit })
     }
 
@@ -91,7 +109,10 @@ impl Supervised {
 
     /// Sends a signal; does nothing when the child has ended.
     pub(super) fn signal(&self, signal: Signal) {
-        let reaped = self.reaped.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let reaped = self
+            .reaped
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if !*reaped {
             // the child exists (at least as a zombie) while the lock is held, so this cannot fail for want of it
             let _ = kill(as_pid(self.pid), signal);
@@ -100,7 +121,10 @@ impl Supervised {
 
     /// Like [`signal`](Self::signal), to the whole process group.
     pub(super) fn signal_group(&self, signal: Signal) {
-        let reaped = self.reaped.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let reaped = self
+            .reaped
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if !*reaped {
             let _ = kill(Pid::from_raw(-as_pid(self.pid).as_raw()), signal);
         }
@@ -113,7 +137,11 @@ impl Supervised {
     /// Waits for the end. Cancel safe; may be called again.
     pub(super) async fn ended(&self) -> ExitStatus {
         let mut exit = self.exit.clone();
-        let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+        let status = exit
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|status| *status);
         status.unwrap_or_default() // the reaper sends before it ends
     }
 }

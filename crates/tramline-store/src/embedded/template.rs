@@ -17,6 +17,8 @@ use super::{EmbeddedError, lock, place, spawner};
 const REVISION: u32 = 1;
 /// Full Unicode case rules and byte-wise order, the same on every machine. Systems without it (old glibc) get `C`.
 const LOCALES: [&str; 2] = ["C.UTF-8", "C"];
+/// Bringing 1000 files to disk one after the other takes seconds on a busy disk; more threads than this gain nothing.
+const SYNC_THREADS: usize = 16;
 /// Of initdb's words, the end is what explains.
 const OUTPUT_MAX_CHARS: usize = 1000;
 
@@ -30,8 +32,16 @@ pub(super) fn ensure(
     let dir = cache.join("templates");
     place::make_dir(&dir)?;
     // builds of the same version may differ in their libraries and options, so the place counts as well
-    let build = Sha256::digest(format!("{} {}", binaries.bin_dir.display(), binaries.version.line));
-    let name = format!("postgres-{}-{}-r{REVISION}", binaries.version.number, &hex::encode(build)[..8]);
+    let build = Sha256::digest(format!(
+        "{} {}",
+        binaries.bin_dir.display(),
+        binaries.version.line
+    ));
+    let name = format!(
+        "postgres-{}-{}-r{REVISION}",
+        binaries.version.number,
+        &hex::encode(build)[..8]
+    );
     let template = dir.join(&name);
     if template.is_dir() {
         return Ok(template);
@@ -40,7 +50,10 @@ pub(super) fn ensure(
     if template.is_dir() {
         return Ok(template);
     }
-    say(format!("preparing PostgreSQL {} (once per version)", binaries.version.number));
+    say(format!(
+        "preparing PostgreSQL {} (once per version)",
+        binaries.version.number
+    ));
     let building = dir.join(format!("{name}.building"));
     init(&building, binaries, account)?;
     fs::rename(&building, &template).map_err(EmbeddedError::io("rename", &building))?;
@@ -57,9 +70,13 @@ fn init(dir: &Path, binaries: &Found, account: Option<&Account>) -> Result<(), E
         fs::create_dir(dir).map_err(EmbeddedError::io("create", dir))?;
         give(dir, account).map_err(EmbeddedError::io("change the owner of", dir))?;
         let mut initdb = command(&binaries.program("initdb"), account);
-        initdb.arg("-D").arg(dir).args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]);
+        initdb
+            .arg("-D")
+            .arg(dir)
+            .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]);
         initdb.arg(format!("--locale={locale}")).arg("--lc-messages=C");
-        let output = spawner::output(initdb).map_err(EmbeddedError::io("run initdb in", &binaries.bin_dir))?;
+        let output =
+            spawner::output(initdb).map_err(EmbeddedError::io("run initdb in", &binaries.bin_dir))?;
         if output.status.success() {
             return Ok(());
         }
@@ -131,15 +148,36 @@ pub(super) fn make_durable(data_dir: &Path) -> Result<(), EmbeddedError> {
 }
 
 fn sync_tree(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_tree(&entry.path())?;
-        } else {
-            sync(&entry.path())?;
+    let mut paths = vec![dir.to_owned()];
+    let mut at = 0;
+    while at < paths.len() {
+        match fs::read_dir(&paths[at]) {
+            Ok(entries) => {
+                for entry in entries {
+                    paths.push(entry?.path());
+                }
+            }
+            // a file, or something that the running server removed
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotADirectory | io::ErrorKind::NotFound
+                ) => {}
+            Err(error) => return Err(error),
         }
+        at += 1;
     }
-    sync(dir)
+    // waits of different threads share one commit of the file system's journal
+    let share = paths.len().div_ceil(SYNC_THREADS);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = paths
+            .chunks(share)
+            .map(|part| scope.spawn(|| part.iter().try_for_each(|path| sync(path))))
+            .collect();
+        parts
+            .into_iter()
+            .try_for_each(|part| part.join().expect("syncing files does not panic"))
+    })
 }
 
 fn sync(path: &Path) -> io::Result<()> {
@@ -151,7 +189,9 @@ fn sync(path: &Path) -> io::Result<()> {
 }
 
 fn give(path: &Path, account: Option<&Account>) -> io::Result<()> {
-    account.map_or(Ok(()), |account| chown(path, Some(account.uid), Some(account.gid)))
+    account.map_or(Ok(()), |account| {
+        chown(path, Some(account.uid), Some(account.gid))
+    })
 }
 
 fn beside(data_dir: &Path, suffix: &str) -> PathBuf {

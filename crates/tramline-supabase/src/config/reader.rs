@@ -86,11 +86,6 @@ impl<'a> Section<'a> {
         self.known.borrow_mut().extend(keys);
     }
 
-    pub fn line(&self, key: &str) -> Option<u32> {
-        let value = self.table?.get(key)?;
-        Some(line_of(self.document.text, value.span().start))
-    }
-
     pub fn string(&self, key: &'static str) -> Result<Option<String>, ConfigError> {
         let Some(value) = self.get(key) else {
             return Ok(None);

@@ -22,12 +22,12 @@ pub enum MigrationError {
         source: tokio_postgres::Error,
     },
     #[error("apply {0}; nothing of this file was applied")]
-    Sql(SqlFailure),
+    Sql(Box<SqlFailure>),
     #[error(
         "apply {0}; the statement ran outside a transaction, so the statements before it in this file stay applied: \
          write them with `if not exists`, and drop an index that is left invalid"
     )]
-    SqlOutside(SqlFailure),
+    SqlOutside(Box<SqlFailure>),
     #[error(
         "apply {file}: it was changed after it was applied; put it back and add a new migration, or start the local database anew with `tramline dev --reset`"
     )]

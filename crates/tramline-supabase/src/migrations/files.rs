@@ -108,7 +108,11 @@ impl Script {
             }
             _ => 0,
         };
-        let failure = SqlFailure::new(&self.shown, self.line(statement.offset + inside), db);
+        let failure = Box::new(SqlFailure::new(
+            &self.shown,
+            self.line(statement.offset + inside),
+            db,
+        ));
         if in_transaction {
             MigrationError::Sql(failure)
         } else {

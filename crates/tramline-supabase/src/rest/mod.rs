@@ -13,14 +13,12 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderValue, StatusCode, header};
-use http_body_util::BodyExt as _;
 use postrust_core::{AppConfig, SchemaCache};
 use postrust_server::{AppState, handle_request};
 use serde_json::{Value, json};
@@ -32,9 +30,11 @@ use crate::VerifiedClaims;
 use crate::config::ApiConfig;
 use crate::keys::sign;
 
+mod compat;
 mod listener;
 mod roles;
 
+use compat::Asked;
 use roles::Roles;
 
 /// Connections for requests. With the listening one it is five of the twenty a node may have.
@@ -43,8 +43,6 @@ const POOL_MAX: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Body of a request at most; larger imports belong into the database's own protocol.
 const BODY_MAX_BYTES: usize = 10 << 20;
-/// An error body is looked at to this size; the ones that matter are a few hundred bytes.
-const ERROR_MAX_BYTES: usize = 64 << 10;
 /// The role of a token that names none.
 const ANON: &str = "anon";
 /// Schemas beside the configured ones that are always served.
@@ -230,7 +228,6 @@ async fn authorize(State(inner): State<Arc<Inner>>, mut request: Request, next: 
         let message = format!("permission denied to set role \"{role}\"");
         return refusal(StatusCode::FORBIDDEN, "42501", &message);
     }
-    let is_anon = role == ANON;
     let token = sign(&inner.secret, &claims.to_string());
     match HeaderValue::from_str(&format!("Bearer {token}")) {
         Ok(mut value) => {
@@ -241,31 +238,17 @@ async fn authorize(State(inner): State<Arc<Inner>>, mut request: Request, next: 
     }
     // The API key is for the gateway; the database's `request.headers` must not show it.
     request.headers_mut().remove("apikey");
-    let response = next.run(request).await;
-    if response.status() == StatusCode::UNAUTHORIZED && !is_anon {
-        return forbidden_instead(response).await;
+    if let Some(uri) = compat::without_quoted_columns(request.uri()) {
+        *request.uri_mut() = uri;
     }
-    response
-}
-
-/// A known caller who lacks a privilege is 403 in PostgREST; `postrust` says 401 to everybody.
-async fn forbidden_instead(response: Response) -> Response {
-    let (mut parts, body) = response.into_parts();
-    let Ok(body) = http_body_util::Limited::new(body, ERROR_MAX_BYTES)
-        .collect()
-        .await
-    else {
-        return parts.status.into_response();
+    let asked = Asked {
+        method: request.method().clone(),
+        uri: request.uri().clone(),
+        headers: request.headers().clone(),
+        is_anon: role == ANON,
     };
-    let body = body.to_bytes();
-    let code = serde_json::from_slice::<Value>(&body)
-        .ok()
-        .and_then(|error| Some(error.get("code")?.as_str()? == "42501"));
-    if code == Some(true) {
-        parts.status = StatusCode::FORBIDDEN;
-        parts.headers.remove(header::WWW_AUTHENTICATE);
-    }
-    Response::from_parts(parts, Body::from(body))
+    let response = next.run(request).await;
+    compat::correct(response, &asked, &inner.state).await
 }
 
 fn refusal(status: StatusCode, code: &str, message: &str) -> Response {

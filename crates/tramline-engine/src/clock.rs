@@ -1,0 +1,36 @@
+//! The database's clock, as a node knows it: sampled with every poll, carried on by the node's monotonic clock between.
+
+use std::time::Instant;
+
+use tramline_core::Millis;
+
+/// An estimate of the database's time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    sampled: Millis,
+    at: Instant,
+    last_seq: i64,
+}
+
+impl Clock {
+    pub(crate) fn new(sampled: Millis) -> Self {
+        Self { sampled, at: Instant::now(), last_seq: 0 }
+    }
+
+    /// Takes a new sample.
+    pub(crate) fn sample(&mut self, now: Millis) {
+        self.sampled = now;
+        self.at = Instant::now();
+    }
+
+    pub(crate) fn now(&self) -> Millis {
+        let elapsed = i64::try_from(self.at.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.sampled.saturating_add(elapsed)
+    }
+
+    /// A number that orders marks: microseconds of the database's clock, always rising within this process.
+    pub(crate) fn seq(&mut self) -> i64 {
+        self.last_seq = self.now().saturating_mul(1000).max(self.last_seq + 1);
+        self.last_seq
+    }
+}

@@ -1,0 +1,33 @@
+//! Settings of one engine.
+
+use std::time::Duration;
+
+/// How a node drives its runs.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Shown in the ledger as the one who drove a run.
+    pub node_name: String,
+    /// How long an owner may be silent before another node takes its shards. A third of it is the beat.
+    pub lease: Duration,
+    /// Runs driven at once; more wait in memory as headers.
+    pub active_max: usize,
+    /// Longest call of a function that is a run by itself.
+    pub function_timeout: Duration,
+    /// Whether this node fires schedules of its shards.
+    pub schedules: bool,
+    /// Idle poll: how late a run that was inserted by plain SQL may be noticed.
+    pub poll_max: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            node_name: "node".into(),
+            lease: Duration::from_secs(10),
+            active_max: 2_000,
+            function_timeout: Duration::from_secs(150),
+            schedules: true,
+            poll_max: Duration::from_millis(250),
+        }
+    }
+}

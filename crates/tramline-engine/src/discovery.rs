@@ -1,0 +1,356 @@
+//! Finding work. Owns the discovery connection and the position of reading; hands headers and commands to the driver.
+//!
+//! One tick = everything that became visible between the last snapshot and the present one: the range from the last
+//! `xmax` on, and the transactions that were in progress then and have ended now. Priority classes tick independently, so
+//! that a long read of one does not hide what is new in another. A snapshot is valid for one server start: when the
+//! connection breaks, the owned shards are scanned anew from their low-water marks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use tramline_core::snapshot::Snapshot;
+use tramline_store::discovery::{Cursor, Header, PAGE, Reader};
+use tramline_store::{Db, NIL, StoreError};
+use uuid::Uuid;
+
+use crate::flushing::words_of;
+use crate::message::{Discovered, Message};
+
+/// Priority classes.
+const CLASSES: u8 = 4;
+/// First pause after something was found; it doubles up to the configured maximum.
+const POLL_MIN: Duration = Duration::from_millis(2);
+/// How long the short pause is kept after something was found.
+const POLL_EAGER: Duration = Duration::from_millis(200);
+/// How far back ids are looked for by a tick: late commits of older ids are found by their transaction, without bound,
+/// once that has been open for longer than this.
+const LOOK_BACK: Duration = Duration::from_secs(48 * 3600);
+
+/// A change of what is to be read.
+pub(crate) enum Assign {
+    /// Scan the unfinished runs of a shard from this transaction on (`None` = all), then follow it.
+    Take { shard: u16, low_xid: Option<u64> },
+    Drop { shard: u16 },
+}
+
+/// Shared with the driver: counts answered flushes, and the low-water marks for a rescan.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) flushes: AtomicU64,
+    pub(crate) lows: std::sync::Mutex<HashMap<u16, u64>>,
+    /// Reads of the unfinished after a broken connection.
+    pub(crate) rescans: AtomicU64,
+    pub(crate) polls: AtomicU64,
+}
+
+/// Position of one class.
+struct Class {
+    /// Everything visible here has been delivered.
+    last: Snapshot,
+    /// `flushes` when `last` was taken.
+    last_flushes: u64,
+    tick: Option<Tick>,
+}
+
+/// A tick that is being read in pages.
+struct Tick {
+    upto: Snapshot,
+    flushes: u64,
+    /// Positions whose last page was full.
+    open: Vec<Cursor>,
+}
+
+struct Discovery {
+    reader: Reader,
+    classes: Vec<Class>,
+    commands_seen: Snapshot,
+    /// Shards with the snapshot before which the scan has delivered everything.
+    shards: HashMap<u16, Snapshot>,
+    out: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
+    /// When each transaction was first seen in progress.
+    first_open: HashMap<u64, Instant>,
+}
+
+/// Runs until the assignments' channel closes.
+pub(crate) async fn run(
+    db: Db,
+    mut assign: mpsc::Receiver<Assign>,
+    wake: Arc<Notify>,
+    out: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
+    poll_max: Duration,
+) {
+    let mut shards: HashMap<u16, Option<u64>> = HashMap::new();
+    let mut first = true;
+    'connect: loop {
+        let mut discovery = match Discovery::connect(&db, out.clone(), shared.clone()).await {
+            Ok(discovery) => discovery,
+            Err(error) => {
+                tracing::debug!(error = %words_of(&error), "discovery cannot connect yet");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if assign.is_closed() {
+                    return;
+                }
+                continue;
+            }
+        };
+        if !std::mem::take(&mut first) {
+            shared.rescans.fetch_add(1, Ordering::Relaxed);
+        }
+        // After a break: the positions of the old server start mean nothing now.
+        for (shard, low) in &mut shards {
+            let known = shared.lows.lock().ok().and_then(|lows| lows.get(shard).copied());
+            *low = known.or(*low);
+            if let Err(error) = discovery.scan(*shard, *low).await {
+                tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
+                continue 'connect;
+            }
+        }
+        let mut idle_since = Instant::now();
+        let mut pause = POLL_MIN;
+        loop {
+            // Subscribe before looking: a wake-up during the poll is not lost.
+            let woken = wake.notified();
+            let found = discovery.poll().await;
+            match found {
+                Ok(true) => {
+                    idle_since = Instant::now();
+                    pause = POLL_MIN;
+                    tokio::task::yield_now().await;
+                }
+                Ok(false) => {
+                    if idle_since.elapsed() > POLL_EAGER {
+                        pause = (pause * 2).min(poll_max);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
+                    continue 'connect;
+                }
+            }
+            let wait = if matches!(found, Ok(true)) { Duration::ZERO } else { pause };
+            tokio::select! {
+                biased;
+                change = assign.recv() => match change {
+                    None => return,
+                    Some(Assign::Take { shard, low_xid }) => {
+                        shards.insert(shard, low_xid);
+                        if let Err(error) = discovery.scan(shard, low_xid).await {
+                            tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
+                            continue 'connect;
+                        }
+                    }
+                    Some(Assign::Drop { shard }) => {
+                        shards.remove(&shard);
+                        discovery.shards.remove(&shard);
+                    }
+                },
+                () = woken => { pause = POLL_MIN; idle_since = Instant::now(); }
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
+
+impl Discovery {
+    async fn connect(db: &Db, out: mpsc::Sender<Message>, shared: Arc<Shared>) -> Result<Self, StoreError> {
+        let reader = Reader::connect(db).await?;
+        let flushes = shared.flushes.load(Ordering::Acquire);
+        let (last, _) = reader.snapshot().await?;
+        let classes = (0..CLASSES)
+            .map(|_| Class { last: last.clone(), last_flushes: flushes, tick: None })
+            .collect();
+        Ok(Self {
+            reader,
+            classes,
+            commands_seen: last,
+            shards: HashMap::new(),
+            out,
+            shared,
+            first_open: HashMap::new(),
+        })
+    }
+
+    /// Delivers the unfinished runs of a shard, and all that is open of it, then follows it from a snapshot taken before.
+    async fn scan(&mut self, shard: u16, low_xid: Option<u64>) -> Result<(), StoreError> {
+        let (before, now) = self.reader.snapshot().await?;
+        // The cursor is exclusive; the mark itself must be read.
+        let from = low_xid.unwrap_or(0).saturating_sub(1);
+        for priority in 0..CLASSES {
+            let (mut xid, mut after) = (from, Uuid::max());
+            if low_xid.is_none() {
+                (xid, after) = (0, NIL);
+            }
+            loop {
+                let headers = self.reader.unfinished(shard, priority, xid, after).await?;
+                let full = headers.len() as i64 >= PAGE;
+                if let Some(last) = headers.last() {
+                    (xid, after) = (last.xid, last.run_id);
+                }
+                self.deliver(Discovered { headers, past: true, now: Some(now), ..Discovered::default() }).await;
+                if !full {
+                    break;
+                }
+            }
+        }
+        let headers = self.reader.parked(shard).await?;
+        let commands = self.reader.open_commands(shard).await?;
+        self.deliver(Discovered {
+            headers,
+            commands,
+            past: true,
+            now: Some(now),
+            scanned: Some(shard),
+            ..Discovered::default()
+        })
+        .await;
+        self.shards.insert(shard, before);
+        Ok(())
+    }
+
+    /// One poll; true when something was found or more is to be read at once.
+    async fn poll(&mut self) -> Result<bool, StoreError> {
+        if self.shards.is_empty() {
+            return Ok(false);
+        }
+        self.shared.polls.fetch_add(1, Ordering::Relaxed);
+        let paging = self.classes.iter().any(|c| c.tick.is_some());
+        let unless = (!paging).then(|| self.classes[0].last.clone());
+        // Counted before the statement is sent: what these flushes ended is ended in its snapshot.
+        let flushes = self.shared.flushes.load(Ordering::Acquire);
+        let mut cursors = Vec::new();
+        let mut fresh = Vec::new();
+        for (class, state) in self.classes.iter().enumerate() {
+            match &state.tick {
+                Some(tick) => cursors.extend(tick.open.iter().cloned()),
+                None => {
+                    fresh.push(class);
+                    cursors.extend(self.shards.keys().map(|s| Cursor::after(*s, class as u8, &state.last)));
+                }
+            }
+        }
+        let page = self.reader.poll(&cursors, unless.as_ref(), self.bound()).await?;
+        let unchanged = unless.as_ref() == Some(&page.snapshot);
+        if unchanged {
+            self.deliver(Discovered { now: Some(page.now), settled: Some(self.settled()), ..Discovered::default() }).await;
+            return Ok(false);
+        }
+        let found = !page.headers.is_empty();
+        let mut headers = page.headers;
+        let next = next_cursors(&cursors, &headers);
+        for class in 0..self.classes.len() {
+            let mine = |c: &&Cursor| usize::from(c.priority) == class;
+            if fresh.contains(&class) {
+                headers.extend(self.read_late(class, &page.snapshot).await?);
+                let open: Vec<Cursor> = next
+                    .iter()
+                    .filter(mine)
+                    .map(|c| Cursor { upto: Some(page.snapshot.clone()), ..c.clone() })
+                    .collect();
+                self.classes[class].tick = Some(Tick { upto: page.snapshot.clone(), flushes, open });
+            } else if let Some(tick) = &mut self.classes[class].tick {
+                tick.open = next.iter().filter(mine).cloned().collect();
+            }
+            let state = &mut self.classes[class];
+            if state.tick.as_ref().is_some_and(|t| t.open.is_empty())
+                && let Some(tick) = state.tick.take()
+            {
+                state.last = tick.upto;
+                state.last_flushes = tick.flushes;
+            }
+        }
+        let commands = {
+            let shards: Vec<u16> = self.shards.keys().copied().collect();
+            self.reader.commands(&shards, &self.commands_seen, &page.snapshot).await?
+        };
+        self.commands_seen = page.snapshot.clone();
+        headers.retain(|h| self.shards.get(&h.shard).is_some_and(|scanned| !scanned.sees(h.xid)));
+        self.note_open(&page.snapshot);
+        let more = found || !commands.is_empty() || self.classes.iter().any(|c| c.tick.is_some());
+        let settled = Some(self.settled());
+        let xmin = self.classes.iter().map(|c| c.last.xmin).min();
+        self.deliver(Discovered { headers, commands, now: Some(page.now), past: false, settled, xmin, scanned: None }).await;
+        Ok(more)
+    }
+
+    /// Runs of transactions that were in progress at the last tick of a class and have ended since.
+    async fn read_late(&self, class: usize, now: &Snapshot) -> Result<Vec<Header>, StoreError> {
+        let late = self.classes[class].last.late_in(now);
+        let mut found = Vec::new();
+        let old = |xid: &u64| self.first_open.get(xid).is_some_and(|at| at.elapsed() > LOOK_BACK / 4);
+        for (xids, bound) in [
+            (late.iter().copied().filter(|x| !old(x)).collect::<Vec<_>>(), self.bound()),
+            (late.iter().copied().filter(old).collect::<Vec<_>>(), NIL),
+        ] {
+            let mut open: Vec<Cursor> = xids
+                .iter()
+                .flat_map(|xid| {
+                    self.shards.keys().map(|shard| Cursor {
+                        shard: *shard,
+                        priority: class as u8,
+                        xid: *xid,
+                        run_id: NIL,
+                        upto: None,
+                    })
+                })
+                .collect();
+            while !open.is_empty() {
+                let headers = self.reader.late(&open, bound).await?;
+                open = open
+                    .into_iter()
+                    .filter_map(|c| {
+                        let mine = headers.iter().filter(|h| h.xid == c.xid && h.shard == c.shard);
+                        let (count, last) = mine.fold((0, c.run_id), |(n, last), h| (n + 1, last.max(h.run_id)));
+                        (count >= PAGE).then(|| Cursor { run_id: last, ..c })
+                    })
+                    .collect();
+                found.extend(headers);
+            }
+        }
+        Ok(found)
+    }
+
+    fn note_open(&mut self, now: &Snapshot) {
+        self.first_open.retain(|xid, _| !now.sees(*xid));
+        for xid in &now.in_progress {
+            self.first_open.entry(*xid).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Flushes that had been answered when the oldest of the classes' snapshots was taken.
+    fn settled(&self) -> u64 {
+        self.classes.iter().map(|c| c.last_flushes).min().unwrap_or(0)
+    }
+
+    fn bound(&self) -> Uuid {
+        let back = std::time::SystemTime::now() - LOOK_BACK;
+        let ms = back.duration_since(std::time::UNIX_EPOCH).map(|d| d.as_millis()).unwrap_or(0);
+        Uuid::from_u128(ms << 80)
+    }
+
+    async fn deliver(&self, found: Discovered) {
+        // A closed channel means that the driver has stopped; this task ends by its own channel.
+        let _ = self.out.send(Message::Discovered(found)).await;
+    }
+}
+
+/// Where the cursors whose page was full go on.
+fn next_cursors(cursors: &[Cursor], headers: &[Header]) -> Vec<Cursor> {
+    let mut counts: HashMap<(u16, u8), (i64, u64, Uuid)> = HashMap::new();
+    for h in headers {
+        let entry = counts.entry((h.shard, h.priority)).or_insert((0, 0, NIL));
+        entry.0 += 1;
+        (entry.1, entry.2) = (entry.1, entry.2).max((h.xid, h.run_id));
+    }
+    cursors
+        .iter()
+        .filter_map(|c| {
+            let (count, xid, run_id) = counts.get(&(c.shard, c.priority)).copied()?;
+            (count >= PAGE).then(|| Cursor { xid, run_id, ..c.clone() })
+        })
+        .collect()
+}

@@ -1,0 +1,191 @@
+//! Carrying decisions out: rows into units, actions after the commit, calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tramline_core::json::check_storable;
+use tramline_core::machine::{self, Action, Decision, Event, Failure, Outcome, Row};
+use tramline_store::flush::Subject;
+use tramline_store::timers::TimerRow;
+use uuid::Uuid;
+
+use super::{Driver, Entry, Live, Stage, Unit};
+use crate::flushing::{Item, What};
+use crate::handle::RunUpdate;
+use crate::invoke::Call;
+use crate::message::{CallEnded, Message};
+
+/// Largest output of a call that is kept: larger results belong into an artifact, referred to by name.
+pub const OUTPUT_MAX_BYTES: usize = 1 << 20;
+
+impl Driver {
+    /// Feeds an event to a live run and carries the decision out. A refusal is no news: nothing waits for it.
+    pub(super) fn feed(&mut self, run_id: Uuid, event: Event) {
+        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        let begins = matches!(event, Event::Begin { .. });
+        match live.run.decide(event) {
+            Ok(decision) => {
+                if begins {
+                    self.note_begin(run_id);
+                }
+                self.apply(run_id, decision);
+            }
+            Err(refusal) => tracing::trace!(%run_id, %refusal, "event refused"),
+        }
+    }
+
+    pub(super) fn give_up(&mut self, run_id: Uuid, failure: &Failure) {
+        let now = self.state.clock.now();
+        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        let decision = live.run.give_up(failure, now);
+        self.apply(run_id, decision);
+    }
+
+    /// Rows into the next batch; actions at once when there is nothing to record, else after the commit.
+    pub(super) fn apply(&mut self, run_id: Uuid, decision: Decision) {
+        self.apply_with(run_id, decision, None);
+    }
+
+    /// The same, with a command that is done in the same transaction.
+    pub(super) fn apply_with(&mut self, run_id: Uuid, decision: Decision, command: Option<Uuid>) {
+        let Decision { rows, then } = decision;
+        if rows.is_empty() && command.is_none() {
+            return self.act(run_id, then);
+        }
+        let Some(Entry { shard, stage: Stage::Live(live), .. }) = self.state.entries.get(&run_id) else { return };
+        let shard = *shard;
+        let subject = Subject { run_id, generation: live.run.generation, foreign: live.foreign };
+        let target = target_of(live);
+        let updates = rows.iter().filter_map(|row| RunUpdate::of(run_id, &target, row)).collect();
+        let mut items = Vec::with_capacity(rows.len() + 1);
+        for what in rows.into_iter().map(|row| What::Run(subject, row)).chain(command.map(What::CommandDone)) {
+            let Some(item) = self.item(shard, what) else { return };
+            items.push(item);
+        }
+        self.push(Unit { then, updates, remember: command, ..Unit::new(Some(run_id), shard, items) });
+    }
+
+    /// One row with its time and order; `None` when the shard is no longer ours.
+    pub(super) fn item(&mut self, shard: u16, what: What) -> Option<Item> {
+        let epoch = self.state.shards.get(&shard)?.epoch;
+        let at = self.state.clock.now();
+        let seq = self.state.clock.seq();
+        Some(Item { shard, epoch, what, at, seq })
+    }
+
+    /// Takes actions whose rows are committed.
+    pub(super) fn act(&mut self, run_id: Uuid, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Call(call) => self.call(run_id, call),
+                Action::AbortCalls => self.abort_calls(run_id),
+                Action::Begin => {
+                    let now = self.state.clock.now();
+                    self.feed(run_id, Event::Begin { now });
+                }
+                Action::Settled(_) => self.forget(run_id),
+                Action::SleepUntil { kind, step, attempt, due_at } => {
+                    let Some(Entry { shard, stage: Stage::Live(live), .. }) = self.state.entries.get(&run_id) else {
+                        return;
+                    };
+                    let step = if kind == machine::TimerKind::Start { "" } else { live.run.plan.step_name(step) };
+                    let timer = TimerRow { due_at, run_id, kind, step: step.to_owned(), attempt };
+                    self.state.timers.set(*shard, timer);
+                }
+            }
+        }
+        let now = self.state.clock.now();
+        self.leave_if_waiting(run_id, now);
+    }
+
+    fn call(&mut self, run_id: Uuid, call: machine::Call) {
+        let now = self.state.clock.now();
+        let Some(Entry { shard, stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        let Some(fence) = self.state.shards.get(shard).map(|s| s.epoch) else { return };
+        let timeout = Duration::from_millis(call.timeout_ms);
+        let request = Call {
+            run_id,
+            step: call.step_name,
+            generation: call.generation,
+            attempt: call.attempt,
+            fence,
+            function: call.function,
+            body: call.body,
+            idempotency_key: call.idempotency_key,
+            period: live.period.as_ref().map(|(_, due_at)| *due_at),
+            timeout,
+        };
+        let invoke = Arc::clone(&self.invoke);
+        let out = self.own.clone();
+        let (step, generation, attempt) = (call.step, call.generation, call.attempt);
+        let task = tokio::spawn(async move {
+            let limit = timeout.as_millis();
+            let outcome = match tokio::time::timeout(timeout, invoke.invoke(request)).await {
+                Ok(outcome) => storable(outcome),
+                Err(_) => Outcome::Failed(Failure::new("timeout", format!("no answer within {limit} ms"))),
+            };
+            let end = CallEnded { run_id, step, generation, attempt, outcome, started_at: now };
+            // A closed channel means that the engine is gone; the call is repeated by the next owner.
+            let _ = out.send(Message::CallEnded(end)).await;
+        });
+        live.calls.push((step, task.abort_handle()));
+        self.state.calls_out += 1;
+    }
+
+    fn abort_calls(&mut self, run_id: Uuid) {
+        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        for (_, call) in live.calls.drain(..) {
+            call.abort();
+            self.state.calls_out -= 1;
+        }
+    }
+
+    /// Marks long runs and ends those that are over their deadline.
+    pub(super) fn tick_runs(&mut self) {
+        let now = self.state.clock.now();
+        let ids: Vec<Uuid> = self
+            .state
+            .entries
+            .iter()
+            .filter(|(_, e)| matches!(&e.stage, Stage::Live(live) if live.run.started_at.is_some_and(|at| now - at >= 1_000)))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.feed(id, Event::Tick { now });
+        }
+    }
+}
+
+/// What the database cannot keep is a failure of the call, found here before it reaches a batch.
+fn storable(outcome: Outcome) -> Outcome {
+    let Outcome::Completed(value) = &outcome else { return outcome };
+    if let Err(problem) = check_storable(value) {
+        return Outcome::Failed(Failure::new("invalid_output", format!("the result cannot be stored: {problem}")));
+    }
+    let size = value.to_string().len();
+    if size > OUTPUT_MAX_BYTES {
+        let message = format!("the result has {size} bytes, the limit is {OUTPUT_MAX_BYTES}; store it and return a reference");
+        return Outcome::Failed(Failure::new("output_too_large", message));
+    }
+    outcome
+}
+
+fn target_of(live: &Live) -> String {
+    match &live.run.plan {
+        machine::Plan::Function { name, .. } => name.clone(),
+        machine::Plan::Workflow(workflow) => workflow.name.clone(),
+    }
+}
+
+impl RunUpdate {
+    fn of(run_id: Uuid, target: &str, row: &Row) -> Option<Self> {
+        let (step, status, started_at, at, error) = match row {
+            Row::Step(s) => (Some(s.step.clone()), s.status.as_str(), Some(s.started_at), s.finished_at, &s.error),
+            Row::End(e) => (None, e.status.as_str(), e.started_at, e.finished_at, &e.error),
+            _ => return None,
+        };
+        let error = error.as_ref().and_then(|e| e.get("message")).and_then(|m| m.as_str()).map(str::to_owned);
+        let ms = started_at.map(|started| at - started);
+        Some(Self { run_id, target: target.to_owned(), ended: step.is_none(), step, status, at, ms, error })
+    }
+}

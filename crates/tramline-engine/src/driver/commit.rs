@@ -1,0 +1,86 @@
+//! One flush at a time, and what follows from its answer.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+use tramline_core::machine::Failure;
+use uuid::Uuid;
+
+use super::{Driver, FLUSH_ROWS_MAX, Unit};
+use crate::flushing::Flushed;
+
+impl Driver {
+    /// Sends what is pending, when nothing is in flight: at once when idle, in growing batches under load.
+    pub(super) fn send_flush(&mut self) {
+        if self.state.in_flight.is_some() || self.state.pending.is_empty() {
+            return;
+        }
+        let mut units = Vec::new();
+        let mut rows = 0;
+        while rows < FLUSH_ROWS_MAX {
+            let Some(unit) = self.state.pending.pop_front() else { break };
+            rows += unit.items.len();
+            units.push(unit);
+        }
+        let items = units.iter_mut().flat_map(|u| std::mem::take(&mut u.items)).collect();
+        if self.flushes.try_send(items).is_err() {
+            tracing::error!("the flushing task is gone; what is in memory is driven by the next owner");
+            return;
+        }
+        self.state.in_flight = Some(units);
+    }
+
+    pub(super) fn on_flushed(&mut self, flushed: Flushed) {
+        let Some(units) = self.state.in_flight.take() else { return };
+        self.shared.flushes.fetch_add(1, Ordering::AcqRel);
+        let held: HashSet<u16> = flushed.held.iter().copied().collect();
+        let not_ended: HashSet<Uuid> = flushed.not_ended.iter().copied().collect();
+        let lost: HashSet<u16> = units.iter().map(|u| u.shard).filter(|s| !held.contains(s)).collect();
+        for shard in &lost {
+            if self.state.shards.contains_key(shard) {
+                tracing::warn!(shard, "a flush found that another node owns this shard");
+                self.on_lost(*shard);
+            }
+        }
+        for (run_id, words) in &flushed.poisoned {
+            let message = format!("what the run wanted to record cannot be stored: {words}");
+            self.give_up(*run_id, &Failure::new("unstorable", message));
+        }
+        let poisoned: HashSet<Uuid> = flushed.poisoned.into_iter().map(|(id, _)| id).collect();
+        for unit in units {
+            if let Some(entry) = unit.run_id.and_then(|id| self.state.entries.get_mut(&id)) {
+                entry.units = entry.units.saturating_sub(1);
+            }
+            if let Some(id) = unit.remember {
+                self.remember(id);
+            }
+            if lost.contains(&unit.shard) || unit.run_id.is_some_and(|id| poisoned.contains(&id)) {
+                continue;
+            }
+            if let Some(id) = unit.run_id.filter(|id| not_ended.contains(id)) {
+                // Somebody else's end stands; memory follows the ledger.
+                tracing::warn!(run_id = %id, "the run has another end already");
+                self.forget(id);
+                continue;
+            }
+            self.committed(unit);
+        }
+    }
+
+    fn committed(&mut self, unit: Unit) {
+        for update in unit.updates {
+            if update.ended {
+                self.shown.ended.fetch_add(1, Ordering::Relaxed);
+            }
+            // No receiver is no error: nobody is watching.
+            let _ = self.updates.send(update);
+        }
+        let Some(run_id) = unit.run_id else { return };
+        if let Some(timer) = unit.leaves {
+            self.state.timers.set(unit.shard, timer);
+            self.forget(run_id);
+            return;
+        }
+        self.act(run_id, unit.then);
+    }
+}

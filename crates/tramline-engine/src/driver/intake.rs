@@ -1,0 +1,239 @@
+//! Runs coming in: discovered headers, loaded runs, starts.
+
+use tramline_core::machine::{Event, Row, TimerKind};
+use tramline_core::status::RunStatus;
+use tramline_store::discovery::Header;
+use tramline_store::flush::Subject;
+use tramline_store::timers::TimerRow;
+use uuid::Uuid;
+
+use super::{CLASSES, Driver, Entry, FAIR_EVERY, KEEP_WAITING_MS, LOADS_MAX, Live, Stage, Unit, Waiting};
+use crate::flushing::What;
+use crate::loading::{LOAD_BATCH, LoadId, LoadJob};
+use crate::message::{Discovered, Loaded, LoadedRun};
+
+impl Driver {
+    pub(super) fn on_discovered(&mut self, found: Discovered) {
+        if let Some(now) = found.now {
+            self.state.clock.sample(now);
+        }
+        for header in found.headers {
+            self.on_header(header, found.past);
+        }
+        for command in found.commands {
+            self.on_command(command);
+        }
+        if let Some(shard) = found.scanned.and_then(|s| self.state.shards.get_mut(&s)) {
+            shard.scanned = true;
+        }
+        if let Some(xmin) = found.xmin {
+            self.state.tick_xmin = Some(xmin);
+        }
+        if let Some(settled) = found.settled {
+            // Strictly before: the flush that ended a run has been answered when the count rose.
+            while self.state.gone_order.front().is_some_and(|(flushes, _)| *flushes < settled) {
+                if let Some((_, id)) = self.state.gone_order.pop_front() {
+                    self.state.gone.remove(&id);
+                    self.state.commands_seen.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn on_header(&mut self, header: Header, past: bool) {
+        let Some(shard) = self.state.shards.get_mut(&header.shard) else { return };
+        if shard.releasing.is_some() || self.state.gone.contains(&header.run_id) {
+            return;
+        }
+        if let Some(entry) = self.state.entries.get_mut(&header.run_id) {
+            // A run that this node made itself: now its transaction is known.
+            if entry.xid.is_none() {
+                entry.xid = Some(header.xid);
+                entry.foreign = Some(header.foreign);
+                shard.note_xid(header.xid);
+            }
+            return;
+        }
+        shard.note_xid(header.xid);
+        let priority = header.priority.min(CLASSES as u8 - 1);
+        let mut entry = Entry {
+            shard: header.shard,
+            xid: Some(header.xid),
+            priority,
+            foreign: Some(header.foreign),
+            past,
+            stage: Stage::Ready,
+            waiting: Vec::new(),
+            units: 0,
+        };
+        let now = self.state.clock.now();
+        match header.scheduled_at.filter(|at| !past && *at > now) {
+            Some(due_at) => {
+                // Nothing is recorded yet, so nothing needs to be loaded: the timer is all there is to write.
+                entry.stage = Stage::Prepared;
+                self.state.entries.insert(header.run_id, entry);
+                self.delay_unloaded(&header, due_at);
+            }
+            None => {
+                self.state.entries.insert(header.run_id, entry);
+                self.state.ready[usize::from(priority)].push_back(header.run_id);
+            }
+        }
+    }
+
+    fn delay_unloaded(&mut self, header: &Header, due_at: i64) {
+        let subject = Subject { run_id: header.run_id, generation: 1, foreign: header.foreign };
+        let row = Row::TimerSet { kind: TimerKind::Start, step: String::new(), attempt: 0, due_at };
+        let timer =
+            TimerRow { due_at, run_id: header.run_id, kind: TimerKind::Start, step: String::new(), attempt: 0 };
+        let Some(item) = self.item(header.shard, What::Run(subject, row)) else { return };
+        self.push(Unit { leaves: Some(timer), ..Unit::new(Some(header.run_id), header.shard, vec![item]) });
+    }
+
+    /// Loads as many ready runs as may be active.
+    pub(super) fn start_ready(&mut self) {
+        if !self.state.trusted || self.state.stopping.is_some() {
+            return;
+        }
+        while self.state.loads_out < LOADS_MAX {
+            let room = self.config.active_max.saturating_sub(self.state.active + self.state.loads_out * LOAD_BATCH);
+            let mut fresh = Vec::new();
+            let mut known = Vec::new();
+            while fresh.len() + known.len() < room.min(LOAD_BATCH) {
+                let Some(id) = self.pop_ready() else { break };
+                let Some(entry) = self.state.entries.get_mut(&id) else { continue };
+                if !matches!(entry.stage, Stage::Ready) {
+                    continue;
+                }
+                entry.stage = Stage::Loading;
+                // Only what the dead owner may have been executing: the scan found it.
+                let unclean = entry.past && self.state.shards.get(&entry.shard).is_some_and(|s| s.unclean);
+                let load = LoadId { run_id: id, foreign: entry.foreign, unclean };
+                if entry.past { known.push(load) } else { fresh.push(load) }
+            }
+            if fresh.is_empty() && known.is_empty() {
+                return;
+            }
+            for (ids, past) in [(fresh, false), (known, true)] {
+                if !ids.is_empty() {
+                    self.load(ids, past);
+                }
+            }
+        }
+    }
+
+    fn pop_ready(&mut self) -> Option<Uuid> {
+        self.state.starts += 1;
+        let fair = self.state.starts.is_multiple_of(FAIR_EVERY);
+        let mut order: [usize; CLASSES] = std::array::from_fn(|i| i);
+        if fair {
+            order.reverse();
+        }
+        order.into_iter().find_map(|class| self.state.ready[class].pop_front())
+    }
+
+    pub(super) fn load(&mut self, ids: Vec<LoadId>, past: bool) {
+        self.state.loads_out += 1;
+        if self.loads.try_send(LoadJob { ids, past }).is_err() {
+            // The loader is gone: the engine is stopping.
+            self.state.loads_out -= 1;
+        }
+    }
+
+    /// Loads one run for the sake of an event, whatever waits.
+    pub(super) fn load_for(&mut self, run_id: Uuid, shard: u16, waiting: Waiting) {
+        let entry = self.state.entries.entry(run_id).or_insert_with(|| Entry {
+            shard,
+            xid: None,
+            priority: 1,
+            foreign: None,
+            past: true,
+            stage: Stage::Ready,
+            waiting: Vec::new(),
+            units: 0,
+        });
+        entry.waiting.push(waiting);
+        if matches!(entry.stage, Stage::Ready | Stage::Prepared) {
+            entry.past = true;
+            entry.stage = Stage::Loading;
+            let foreign = entry.foreign;
+            self.load(vec![LoadId { run_id, foreign, unclean: false }], true);
+        }
+    }
+
+    pub(super) fn on_loaded(&mut self, runs: Vec<LoadedRun>) {
+        self.state.loads_out = self.state.loads_out.saturating_sub(1);
+        for LoadedRun { run_id, loaded } in runs {
+            match loaded {
+                Some(loaded) => self.on_one_loaded(run_id, loaded),
+                None => self.on_unknown(run_id),
+            }
+        }
+    }
+
+    /// The row does not exist: only a command or a stale timer can have named it.
+    fn on_unknown(&mut self, run_id: Uuid) {
+        let Some(entry) = self.state.entries.get_mut(&run_id) else { return };
+        let shard = entry.shard;
+        for waiting in std::mem::take(&mut entry.waiting) {
+            if let Waiting::Command(command) = waiting {
+                self.drop_command(shard, command.command_id);
+            }
+        }
+        self.forget(run_id);
+    }
+
+    fn on_one_loaded(&mut self, run_id: Uuid, loaded: Loaded) {
+        let now = self.state.clock.now();
+        let Loaded { run, foreign, scheduled_at, period, defect } = loaded;
+        let Some(entry) = self.state.entries.get_mut(&run_id) else { return };
+        let waiting = std::mem::take(&mut entry.waiting);
+        let status = run.status;
+        entry.foreign = Some(foreign);
+        entry.stage = Stage::Live(Box::new(Live { run, foreign, period, calls: Vec::new() }));
+        self.state.active += 1;
+        if let Some(defect) = defect
+            && !status.is_terminal()
+        {
+            return self.give_up(run_id, &defect);
+        }
+        let mut woken = false;
+        for waiting in waiting {
+            match waiting {
+                Waiting::Command(command) => self.apply_command(run_id, command),
+                Waiting::Timer(timer) => {
+                    woken = true;
+                    self.apply_timer(run_id, &timer);
+                }
+            }
+        }
+        if !woken && matches!(status, RunStatus::Queued | RunStatus::Running | RunStatus::Waiting) {
+            let event = match scheduled_at.filter(|at| status == RunStatus::Queued && *at > now) {
+                Some(until) => Event::Delay { until, now },
+                None => Event::Begin { now },
+            };
+            self.feed(run_id, event);
+        }
+        self.leave_if_waiting(run_id, now);
+    }
+
+    /// A run with nothing in flight that waits for a row in the database need not stay in memory.
+    pub(super) fn leave_if_waiting(&mut self, run_id: Uuid, now: i64) {
+        let Some(Entry { stage: Stage::Live(live), waiting, units, .. }) = self.state.entries.get(&run_id) else {
+            return;
+        };
+        let busy = !live.calls.is_empty()
+            || !waiting.is_empty()
+            || *units > 0
+            || live.run.steps.iter().any(|s| s.in_flight);
+        let soon = live.run.steps.iter().filter_map(|s| s.due_at).min().is_some_and(|due| due - now < KEEP_WAITING_MS);
+        let parked = match live.run.status {
+            RunStatus::Paused => true,
+            RunStatus::Scheduled | RunStatus::Waiting => !soon && live.run.steps.iter().any(|s| s.due_at.is_some()),
+            status => status.is_terminal(),
+        };
+        if parked && !busy {
+            self.forget(run_id);
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The one task that holds all state of a node's runs and changes it.
+//!
+//! Messages come in, the machine decides, rows go into the pending units, actions wait for the commit of their unit.
+//! Nothing here waits for anything but the next message: every other task has its own channel with room for all that
+//! the driver may have outstanding with it.
+
+mod apply;
+mod commands;
+mod commit;
+mod intake;
+mod schedules;
+mod timers;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tramline_core::Millis;
+use tramline_core::machine::{Action, Run};
+use tramline_store::discovery::Command;
+use tramline_store::timers::TimerRow;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::config::EngineConfig;
+use crate::discovery::Shared;
+use crate::flushing::Item;
+use crate::handle::{RunUpdate, Shown};
+use crate::invoke::Invoke;
+use crate::loading::LoadJob;
+use crate::maintenance::Chore;
+use crate::message::{CallEnded, Message};
+
+/// Priority classes.
+const CLASSES: usize = 4;
+/// One start in so many is taken from the least urgent class that waits: no class starves.
+const FAIR_EVERY: u64 = 16;
+/// Messages handled before the loop looks at timers and flushes.
+const MESSAGES_MAX: usize = 1_024;
+/// Rows of one flush: a commit of this size takes some tens of milliseconds.
+const FLUSH_ROWS_MAX: usize = 4_000;
+/// Reads of runs that may be outstanding.
+const LOADS_MAX: usize = 2;
+/// A run that waits for longer than this leaves memory; its timer brings it back.
+const KEEP_WAITING_MS: Millis = 5_000;
+/// How often deadlines and long runs are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+pub(crate) struct Driver {
+    pub(crate) config: EngineConfig,
+    pub(crate) invoke: Arc<dyn Invoke>,
+    pub(crate) inbox: mpsc::Receiver<Message>,
+    pub(crate) own: mpsc::Sender<Message>,
+    pub(crate) flushes: mpsc::Sender<Vec<Item>>,
+    pub(crate) loads: mpsc::Sender<LoadJob>,
+    pub(crate) chores: mpsc::Sender<Chore>,
+    pub(crate) updates: broadcast::Sender<RunUpdate>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) shown: Arc<Shown>,
+    pub(crate) state: State,
+}
+
+/// All state.
+pub(crate) struct State {
+    clock: Clock,
+    shards: HashMap<u16, Shard>,
+    entries: HashMap<Uuid, Entry>,
+    ready: [VecDeque<Uuid>; CLASSES],
+    starts: u64,
+    active: usize,
+    calls_out: usize,
+    loads_out: usize,
+    /// Ids that ended or left memory, with the count of flushes then: a read that was under way may still name them.
+    gone: HashSet<Uuid>,
+    gone_order: VecDeque<(u64, Uuid)>,
+    commands_seen: HashSet<Uuid>,
+    pending: VecDeque<Unit>,
+    in_flight: Option<Vec<Unit>>,
+    timers: timers::Timers,
+    schedules: schedules::Schedules,
+    tick_xmin: Option<u64>,
+    trusted: bool,
+    stopping: Option<(Instant, Option<oneshot::Sender<()>>)>,
+}
+
+/// A shard that this node owns.
+struct Shard {
+    epoch: i64,
+    unclean: bool,
+    /// The mark that the last owner left: valid until the scan is complete.
+    low_before: u64,
+    scanned: bool,
+    /// Transactions of the runs in memory, with how many of each.
+    xids: BTreeMap<u64, usize>,
+    releasing: Option<oneshot::Sender<()>>,
+}
+
+/// A run that this node knows.
+struct Entry {
+    shard: u16,
+    /// `None` while only this node knows it (it made the run itself and discovery has not shown it yet).
+    xid: Option<u64>,
+    priority: u8,
+    foreign: Option<bool>,
+    /// Something may be recorded about it.
+    past: bool,
+    stage: Stage,
+    /// What happened before it was loaded.
+    waiting: Vec<Waiting>,
+    /// Units of it that are not committed yet.
+    units: usize,
+}
+
+enum Stage {
+    /// In a ready queue.
+    Ready,
+    /// Made by this node for a later time; a timer in memory starts it.
+    Prepared,
+    Loading,
+    Live(Box<Live>),
+}
+
+enum Waiting {
+    Command(Command),
+    Timer(TimerRow),
+}
+
+/// A run in memory.
+struct Live {
+    run: Run,
+    foreign: bool,
+    period: Option<(String, Millis)>,
+    calls: Vec<(usize, AbortHandle)>,
+}
+
+/// What one decision wants recorded, and what follows from it.
+struct Unit {
+    run_id: Option<Uuid>,
+    shard: u16,
+    items: Vec<Item>,
+    then: Vec<Action>,
+    updates: Vec<RunUpdate>,
+    /// A delayed run whose timer is in this unit: it leaves memory.
+    leaves: Option<TimerRow>,
+    /// An id (of a run or a command) that reads may still name until a tick after the commit.
+    remember: Option<Uuid>,
+}
+
+impl Unit {
+    fn new(run_id: Option<Uuid>, shard: u16, items: Vec<Item>) -> Self {
+        Self { run_id, shard, items, then: Vec::new(), updates: Vec::new(), leaves: None, remember: None }
+    }
+}
+
+impl State {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: Clock::new(0),
+            shards: HashMap::new(),
+            entries: HashMap::new(),
+            ready: Default::default(),
+            starts: 0,
+            active: 0,
+            calls_out: 0,
+            loads_out: 0,
+            gone: HashSet::new(),
+            gone_order: VecDeque::new(),
+            commands_seen: HashSet::new(),
+            pending: VecDeque::new(),
+            in_flight: None,
+            timers: timers::Timers::default(),
+            schedules: schedules::Schedules::default(),
+            tick_xmin: None,
+            trusted: true,
+            stopping: None,
+        }
+    }
+}
+
+impl Driver {
+    /// Runs until it has stopped in order, or every other task is gone.
+    pub(crate) async fn run(mut self) {
+        let mut messages = Vec::with_capacity(MESSAGES_MAX);
+        let mut tick_at = Instant::now() + TICK;
+        loop {
+            let wake = self.next_wake(tick_at);
+            let received = tokio::select! {
+                n = self.inbox.recv_many(&mut messages, MESSAGES_MAX) => n,
+                () = tokio::time::sleep_until(wake) => usize::MAX,
+            };
+            if received == 0 {
+                return;
+            }
+            for message in messages.drain(..) {
+                self.handle(message);
+            }
+            self.fire_timers();
+            if Instant::now() >= tick_at {
+                tick_at = Instant::now() + TICK;
+                self.tick_runs();
+                self.plan_periods();
+                self.show();
+            }
+            self.start_ready();
+            self.send_flush();
+            self.finish_releases();
+            if self.has_stopped() {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Discovered(found) => self.on_discovered(found),
+            Message::Acquired { shard, epoch, low_xid, unclean } => self.on_acquired(shard, epoch, low_xid, unclean),
+            Message::Lost { shard } => self.on_lost(shard),
+            Message::Release { shard, done } => self.on_release(shard, done),
+            Message::Marks { reply } => {
+                // The asker may have given up waiting; the next heartbeat asks again.
+                let _ = reply.send(self.marks());
+            }
+            Message::Trusted(trusted) => {
+                if !trusted {
+                    tracing::warn!("the database has not answered for most of a lease; nothing new is started");
+                }
+                self.state.trusted = trusted;
+            }
+            Message::Loaded(runs) => self.on_loaded(runs),
+            Message::CallEnded(end) => self.on_call_ended(end),
+            Message::Flushed(flushed) => self.on_flushed(flushed),
+            Message::Timers { shard, timers, complete } => self.on_timers(shard, timers, complete),
+            Message::Schedules(list) => self.on_schedules(list),
+            Message::Stop { drain, done } => {
+                self.state.stopping = Some((Instant::now() + drain, Some(done)));
+            }
+        }
+    }
+
+    fn on_acquired(&mut self, shard: u16, epoch: i64, low_xid: Option<u64>, unclean: bool) {
+        self.on_lost(shard);
+        let low_before = low_xid.unwrap_or(0);
+        self.state.shards.insert(
+            shard,
+            Shard { epoch, unclean, low_before, scanned: false, xids: BTreeMap::new(), releasing: None },
+        );
+        self.read_timers_of(shard);
+        self.tell_shards();
+    }
+
+    fn on_lost(&mut self, shard: u16) {
+        if self.state.shards.remove(&shard).is_none() {
+            return;
+        }
+        let ids: Vec<Uuid> =
+            self.state.entries.iter().filter(|(_, e)| e.shard == shard).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.forget(id);
+        }
+        self.state.pending.retain(|u| u.shard != shard);
+        self.state.timers.drop_shard(shard);
+        self.state.schedules.drop_shard(shard);
+        self.tell_shards();
+    }
+
+    fn on_release(&mut self, shard: u16, done: oneshot::Sender<()>) {
+        let Some(state) = self.state.shards.get_mut(&shard) else {
+            let _ = done.send(());
+            return;
+        };
+        state.releasing = Some(done);
+        // What has not been called yet is the next owner's; what is in flight is waited for.
+        let idle: Vec<Uuid> = self
+            .state
+            .entries
+            .iter()
+            .filter(|(_, e)| e.shard == shard && e.units == 0)
+            .filter(|(_, e)| !matches!(&e.stage, Stage::Live(live) if !live.calls.is_empty()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in idle {
+            self.forget(id);
+        }
+        self.state.timers.drop_shard(shard);
+        self.state.schedules.drop_shard(shard);
+    }
+
+    fn finish_releases(&mut self) {
+        if self.state.shards.values().all(|s| s.releasing.is_none()) {
+            return;
+        }
+        let busy: HashSet<u16> = self
+            .state
+            .entries
+            .values()
+            .filter(|e| matches!(&e.stage, Stage::Live(live) if !live.calls.is_empty()))
+            .map(|e| e.shard)
+            .chain(self.state.pending.iter().map(|u| u.shard))
+            .chain(self.state.in_flight.iter().flatten().map(|u| u.shard))
+            .collect();
+        for (id, shard) in &mut self.state.shards {
+            if !busy.contains(id)
+                && let Some(done) = shard.releasing.take()
+            {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Low-water marks: below them no unfinished run is without a durable row that names it.
+    fn marks(&self) -> Vec<(u16, i64, u64)> {
+        let marks: Vec<_> = self
+            .state
+            .shards
+            .iter()
+            .map(|(id, shard)| {
+                let low = match (shard.scanned, self.state.tick_xmin) {
+                    (true, Some(xmin)) => shard.xids.keys().next().map_or(xmin, |oldest| xmin.min(*oldest)),
+                    _ => shard.low_before,
+                };
+                (*id, shard.epoch, low)
+            })
+            .collect();
+        if let Ok(mut lows) = self.shared.lows.lock() {
+            *lows = marks.iter().map(|(shard, _, low)| (*shard, *low)).collect();
+        }
+        marks
+    }
+
+    fn next_wake(&self, tick_at: Instant) -> Instant {
+        let due = self.state.timers.next_due().map(|due| {
+            let wait = u64::try_from(due - self.state.clock.now()).unwrap_or(0);
+            Instant::now() + Duration::from_millis(wait)
+        });
+        due.map_or(tick_at, |due| due.min(tick_at))
+    }
+
+    fn has_stopped(&mut self) -> bool {
+        let Some((deadline, done)) = &mut self.state.stopping else { return false };
+        let idle = self.state.calls_out == 0 && self.state.pending.is_empty() && self.state.in_flight.is_none();
+        if !idle && Instant::now() < *deadline {
+            return false;
+        }
+        if !idle {
+            tracing::warn!(calls = self.state.calls_out, "stopped with calls in flight; they are repeated under the same key");
+        }
+        if let Some(done) = done.take() {
+            let _ = done.send(());
+        }
+        true
+    }
+
+    /// Takes a run out of memory and stops its calls.
+    fn forget(&mut self, id: Uuid) {
+        let Some(entry) = self.state.entries.remove(&id) else { return };
+        if let Stage::Live(live) = entry.stage {
+            self.state.active -= 1;
+            self.state.calls_out -= live.calls.len();
+            for (_, call) in live.calls {
+                call.abort();
+            }
+        }
+        if let (Some(xid), Some(shard)) = (entry.xid, self.state.shards.get_mut(&entry.shard)) {
+            shard.forget_xid(xid);
+        }
+        if self.state.gone.insert(id) {
+            self.remember(id);
+        }
+    }
+
+    /// Keeps an id in mind until a tick that was read after the present flush has been delivered.
+    fn remember(&mut self, id: Uuid) {
+        let flushes = self.shared.flushes.load(std::sync::atomic::Ordering::Acquire);
+        self.state.gone_order.push_back((flushes, id));
+    }
+
+    /// Puts what a decision wants recorded into the next batch.
+    fn push(&mut self, unit: Unit) {
+        if let Some(entry) = unit.run_id.and_then(|id| self.state.entries.get_mut(&id)) {
+            entry.units += 1;
+        }
+        self.state.pending.push_back(unit);
+    }
+
+    fn tell_shards(&mut self) {
+        let shards: Vec<u16> = self.state.shards.keys().copied().collect();
+        if self.chores.try_send(Chore::Shards(shards)).is_err() {
+            tracing::debug!("maintenance is busy; schedules are read at its next turn");
+        }
+    }
+
+    fn on_call_ended(&mut self, end: CallEnded) {
+        let random = rand::random();
+        let now = self.state.clock.now();
+        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&end.run_id) else { return };
+        if let Some(at) = live.calls.iter().position(|(step, _)| *step == end.step) {
+            live.calls.swap_remove(at);
+            self.state.calls_out -= 1;
+        }
+        let event = tramline_core::machine::Event::CallEnded {
+            step: end.step,
+            generation: end.generation,
+            attempt: end.attempt,
+            outcome: end.outcome,
+            started_at: end.started_at,
+            now,
+            random,
+        };
+        // A refusal means that nobody waits for this result any more.
+        if let Ok(decision) = live.run.decide(event) {
+            self.apply(end.run_id, decision);
+        }
+    }
+
+    /// Numbers for status pages and metrics.
+    fn show(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.shown.known.store(self.state.entries.len() as u64, Relaxed);
+        self.shown.active.store(self.state.active as u64, Relaxed);
+        if let Ok(mut shards) = self.shown.shards.lock() {
+            *shards = self.state.shards.keys().copied().collect();
+            shards.sort_unstable();
+        }
+    }
+}
+
+impl Shard {
+    fn note_xid(&mut self, xid: u64) {
+        *self.xids.entry(xid).or_insert(0) += 1;
+    }
+
+    fn forget_xid(&mut self, xid: u64) {
+        if let Some(count) = self.xids.get_mut(&xid) {
+            *count -= 1;
+            if *count == 0 {
+                self.xids.remove(&xid);
+            }
+        }
+    }
+}

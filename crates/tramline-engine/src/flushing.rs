@@ -1,0 +1,165 @@
+//! Sending batches until their outcome is known.
+//!
+//! One batch is in flight at a time and nothing later is sent before it is resolved. A batch whose answer was lost is
+//! sent again as it is: every row has a client-made key. A batch with a row that the database cannot store is split
+//! until the run is found that owns the row; the others are written.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::mpsc;
+use tramline_core::Millis;
+use tramline_core::machine::Row;
+use tramline_store::flush::{Batch, Flusher, Subject};
+use tramline_store::{Db, StoreError};
+use uuid::Uuid;
+
+use crate::message::Message;
+
+/// First and longest pause before a batch of unknown outcome is sent again.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// One row with what is needed to build it into a batch.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    pub(crate) shard: u16,
+    pub(crate) epoch: i64,
+    pub(crate) what: What,
+    pub(crate) at: Millis,
+    pub(crate) seq: i64,
+}
+
+/// The row.
+#[derive(Debug, Clone)]
+pub(crate) enum What {
+    Run(Subject, Row),
+    CommandDone(Uuid),
+    Period { schedule: String, due_at: Millis, run_id: Option<Uuid>, outcome: &'static str, reason: Option<String> },
+    PeriodOutcome { schedule: String, due_at: Millis, started_at: Option<Millis>, outcome: &'static str, reason: Option<String> },
+}
+
+impl Item {
+    fn key(&self) -> Option<Uuid> {
+        match &self.what {
+            What::Run(subject, _) => Some(subject.run_id),
+            What::Period { run_id, .. } => *run_id,
+            What::CommandDone(_) | What::PeriodOutcome { .. } => None,
+        }
+    }
+}
+
+/// The answer of one batch.
+#[derive(Debug, Default)]
+pub(crate) struct Flushed {
+    pub(crate) held: Vec<u16>,
+    pub(crate) not_ended: Vec<Uuid>,
+    /// Runs whose rows cannot be stored, with the database's words.
+    pub(crate) poisoned: Vec<(Uuid, String)>,
+}
+
+/// Runs until the channel closes.
+pub(crate) async fn run(db: Db, node: Uuid, name: String, mut jobs: mpsc::Receiver<Vec<Item>>, out: mpsc::Sender<Message>) {
+    let mut flusher = None;
+    while let Some(items) = jobs.recv().await {
+        let mut flushed = Flushed::default();
+        let mut open = vec![items];
+        while let Some(items) = open.pop() {
+            match settle(&db, &mut flusher, node, &name, &items).await {
+                Ok(part) => {
+                    flushed.held.extend(part.held);
+                    flushed.not_ended.extend(part.not_ended);
+                }
+                Err(error) => match split(&items) {
+                    Some((left, right)) => open.extend([right, left]),
+                    None => {
+                        let words = words_of(&error);
+                        tracing::warn!(error = %words, "a row cannot be stored; its run fails");
+                        flushed.poisoned.extend(items.iter().find_map(Item::key).map(|id| (id, words)));
+                        flushed.held.extend(items.iter().map(|i| i.shard));
+                    }
+                },
+            }
+        }
+        if out.send(Message::Flushed(flushed)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends one batch until the database has answered it. The error is always about the data.
+async fn settle(
+    db: &Db,
+    flusher: &mut Option<Flusher>,
+    node: Uuid,
+    name: &str,
+    items: &[Item],
+) -> Result<tramline_store::flush::Flushed, StoreError> {
+    let batch = build(items);
+    let mut pause = RETRY_FIRST;
+    let mut warned = false;
+    loop {
+        let answer = match flusher.as_ref().filter(|f| !f.is_closed()) {
+            Some(open) => open.send(node, name, &batch).await,
+            None => match Flusher::connect(db).await {
+                Ok(new) => flusher.insert(new).send(node, name, &batch).await,
+                Err(error) => Err(error),
+            },
+        };
+        match answer {
+            Ok(flushed) => return Ok(flushed),
+            Err(error) if error.is_poison() => return Err(error),
+            Err(error) => {
+                if !std::mem::replace(&mut warned, true) {
+                    tracing::warn!(error = %words_of(&error), rows = batch.len(), "outcome of a flush is unknown; sending it again");
+                }
+                *flusher = None;
+                let jitter = Duration::from_millis(rand::rng().random_range(0..10));
+                tokio::time::sleep(pause + jitter).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+fn build(items: &[Item]) -> Batch {
+    let mut batch = Batch::default();
+    for item in items {
+        batch.touch(item.shard, item.epoch);
+        match &item.what {
+            What::Run(subject, row) => batch.push(*subject, row, item.at, item.seq),
+            What::CommandDone(id) => batch.command_done(item.shard, *id),
+            What::Period { schedule, due_at, run_id, outcome, reason } => {
+                batch.period(schedule, *due_at, *run_id, outcome, reason.as_deref());
+            }
+            What::PeriodOutcome { schedule, due_at, started_at, outcome, reason } => {
+                batch.period_outcome(schedule, *due_at, *started_at, outcome, reason.as_deref());
+            }
+        }
+    }
+    batch
+}
+
+/// Halves a batch without parting the rows of one run; `None` when there is only one run left.
+fn split(items: &[Item]) -> Option<(Vec<Item>, Vec<Item>)> {
+    let mut keys: Vec<Option<Uuid>> = items.iter().map(Item::key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    if keys.len() < 2 {
+        return None;
+    }
+    let left = &keys[..keys.len() / 2];
+    Some(items.iter().cloned().partition(|i| left.binary_search(&i.key()).is_ok()))
+}
+
+/// The error with its causes, in one line.
+pub(crate) fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words.push_str(": ");
+        words.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    words
+}

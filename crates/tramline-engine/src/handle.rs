@@ -1,0 +1,274 @@
+//! Starting, watching and stopping an engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tramline_core::Millis;
+use tramline_store::api::{self, RunRow};
+use tramline_store::{Db, check_durable};
+use uuid::Uuid;
+
+use crate::config::EngineConfig;
+use crate::discovery::{self, Shared};
+use crate::driver::{Driver, State};
+use crate::invoke::Invoke;
+use crate::message::Message;
+use crate::ownership::Ownership;
+use crate::{EngineError, flushing, loading, maintenance};
+
+/// Messages to the driver that may wait: results of calls beyond this hold their tasks back.
+const INBOX_MAX: usize = 16_384;
+/// Updates a slow watcher may be behind before it misses some.
+const UPDATES_MAX: usize = 4_096;
+/// Chores that may wait: one per shard and some.
+const CHORES_MAX: usize = 2_048;
+/// How often a waiting caller looks at the ledger itself: the run may be driven by another node.
+const WAIT_LOOK: Duration = Duration::from_millis(500);
+
+/// Something that happened to a run, after it was committed.
+#[derive(Debug, Clone)]
+pub struct RunUpdate {
+    pub run_id: Uuid,
+    pub target: String,
+    /// The step that ended; `None` for the run itself.
+    pub step: Option<String>,
+    pub status: &'static str,
+    /// When, by the database's clock.
+    pub at: Millis,
+    /// How long it took.
+    pub ms: Option<Millis>,
+    pub error: Option<String>,
+    /// The run has ended (in its present generation).
+    pub ended: bool,
+}
+
+/// Numbers of one engine.
+#[derive(Debug, Clone, Default)]
+pub struct EngineStats {
+    /// Shards this node owns.
+    pub shards: Vec<u16>,
+    /// Runs known in memory.
+    pub known: u64,
+    /// Runs loaded and driven.
+    pub active: u64,
+    /// Runs ended by this node since it started.
+    pub ended: u64,
+    /// Flushes answered.
+    pub flushes: u64,
+    /// Discovery statements sent.
+    pub polls: u64,
+    /// Scans of unfinished runs after the discovery connection broke.
+    pub rescans: u64,
+    /// Unfinished runs that only the sweep found; anything but 0 is a bug of discovery.
+    pub missed: u64,
+}
+
+/// What the driver shows of itself.
+#[derive(Default)]
+pub(crate) struct Shown {
+    pub(crate) known: AtomicU64,
+    pub(crate) active: AtomicU64,
+    pub(crate) ended: AtomicU64,
+    pub(crate) missed: AtomicU64,
+    pub(crate) shards: std::sync::Mutex<Vec<u16>>,
+}
+
+/// How waiting for a run ended.
+#[derive(Debug)]
+pub enum WaitOutcome {
+    Ended(Box<RunRow>),
+    /// It has not ended in time; its present state.
+    StillRunning(Box<RunRow>),
+    NotFound,
+}
+
+/// One running engine.
+pub struct Engine;
+
+/// A cheap handle to a running engine.
+#[derive(Clone)]
+pub struct EngineHandle {
+    node: Uuid,
+    db: Db,
+    wake: Arc<Notify>,
+    own: mpsc::Sender<Message>,
+    updates: broadcast::Sender<RunUpdate>,
+    shared: Arc<Shared>,
+    shown: Arc<Shown>,
+    stop: Arc<tokio::sync::Mutex<Option<Stop>>>,
+}
+
+struct Stop {
+    ownership: oneshot::Sender<oneshot::Sender<()>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts driving runs on a migrated database. Work is called through `invoke`.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or may lose what it acknowledged.
+    pub async fn start(config: EngineConfig, db: Db, invoke: Arc<dyn Invoke>) -> Result<EngineHandle, EngineError> {
+        check_durable(&db).await?;
+        let node = Uuid::now_v7();
+        let (own, inbox) = mpsc::channel(INBOX_MAX);
+        let (flushes, flush_jobs) = mpsc::channel(1);
+        let (loads, load_jobs) = mpsc::channel(INBOX_MAX);
+        let (chores, chore_jobs) = mpsc::channel(CHORES_MAX);
+        let (assign, assigned) = mpsc::channel(CHORES_MAX);
+        let (updates, _) = broadcast::channel(UPDATES_MAX);
+        let (stop_ownership, ownership_stop) = oneshot::channel();
+        let wake = Arc::new(Notify::new());
+        let shared = Arc::new(Shared::default());
+        let shown = Arc::new(Shown::default());
+        let name = config.node_name.clone();
+        let driver = Driver {
+            config: config.clone(),
+            invoke,
+            inbox,
+            own: own.clone(),
+            flushes,
+            loads,
+            chores,
+            updates: updates.clone(),
+            shared: shared.clone(),
+            shown: shown.clone(),
+            state: State::new(),
+        };
+        let ownership = Ownership { db: db.clone(), node, name: name.clone(), lease: config.lease, out: own.clone(), assign };
+        let tasks = vec![
+            tokio::spawn(driver.run()),
+            tokio::spawn(flushing::run(db.clone(), node, name, flush_jobs, own.clone())),
+            tokio::spawn(loading::run(db.clone(), config.function_timeout, load_jobs, own.clone())),
+            tokio::spawn(maintenance::run(db.clone(), config.schedules, chore_jobs, own.clone())),
+            tokio::spawn(discovery::run(db.clone(), assigned, wake.clone(), own.clone(), shared.clone(), config.poll_max)),
+            tokio::spawn(ownership.run(ownership_stop)),
+        ];
+        let stop = Arc::new(tokio::sync::Mutex::new(Some(Stop { ownership: stop_ownership, tasks })));
+        Ok(EngineHandle { node, db, wake, own, updates, shared, shown, stop })
+    }
+}
+
+impl EngineHandle {
+    /// Id of this process among the nodes.
+    pub fn node(&self) -> Uuid {
+        self.node
+    }
+
+    /// Looks for new runs now: call it after a commit that enqueued some.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// What happens to runs from now on. A watcher that falls behind misses some; the ledger has them all.
+    pub fn updates(&self) -> broadcast::Receiver<RunUpdate> {
+        self.updates.subscribe()
+    }
+
+    /// Numbers of this engine.
+    pub fn stats(&self) -> EngineStats {
+        EngineStats {
+            shards: self.shown.shards.lock().map(|s| s.clone()).unwrap_or_default(),
+            known: self.shown.known.load(Ordering::Relaxed),
+            active: self.shown.active.load(Ordering::Relaxed),
+            ended: self.shown.ended.load(Ordering::Relaxed),
+            flushes: self.shared.flushes.load(Ordering::Relaxed),
+            polls: self.shared.polls.load(Ordering::Relaxed),
+            rescans: self.shared.rescans.load(Ordering::Relaxed),
+            missed: self.shown.missed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until a run has ended, wherever it is driven.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn wait(&self, run_id: Uuid, at_most: Duration) -> Result<WaitOutcome, EngineError> {
+        let mut updates = self.updates();
+        let deadline = tokio::time::Instant::now() + at_most;
+        loop {
+            let Some(row) = api::get_run(&self.db, run_id).await? else { return Ok(WaitOutcome::NotFound) };
+            if matches!(row.status.as_str(), "completed" | "failed" | "cancelled" | "skipped") {
+                return Ok(WaitOutcome::Ended(Box::new(row)));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(WaitOutcome::StillRunning(Box::new(row)));
+            }
+            let look = (tokio::time::Instant::now() + WAIT_LOOK).min(deadline);
+            loop {
+                let update = tokio::time::timeout_at(look, updates.recv()).await;
+                match update {
+                    Ok(Ok(update)) if update.ended && update.run_id == run_id => break,
+                    Ok(Ok(_)) => {}
+                    // Behind, closed, or time to look at the ledger.
+                    Ok(Err(broadcast::error::RecvError::Lagged(_))) | Err(_) => break,
+                    Ok(Err(broadcast::error::RecvError::Closed)) => {
+                        tokio::time::sleep_until(look).await;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops in order: nothing new starts, calls in flight have `drain` to end, what they gave is recorded, shards are
+    /// released so that another node goes on at once. May be called twice.
+    pub async fn stop(&self, drain: Duration) {
+        let Some(stop) = self.stop.lock().await.take() else { return };
+        let (done, drained) = oneshot::channel();
+        if self.own.send(Message::Stop { drain, done }).await.is_ok() {
+            // An error means that the driver is gone already.
+            let _ = drained.await;
+        }
+        let (done, released) = oneshot::channel();
+        if stop.ownership.send(done).is_ok() {
+            let _ = tokio::time::timeout(Duration::from_secs(5), released).await;
+        }
+        for task in stop.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// Ends every task at once without a word to anybody, as a crash would. For tests of takeover.
+    pub async fn crash(&self) {
+        if let Some(stop) = self.stop.lock().await.take() {
+            for task in stop.tasks {
+                task.abort();
+                let _ = task.await;
+            }
+        }
+    }
+
+    /// Enqueues runs and wakes their owner.
+    ///
+    /// # Errors
+    /// When the database cannot be reached; with run ids or correlation ids the same call may be repeated.
+    pub async fn enqueue(&self, runs: &[api::NewRun]) -> Result<Vec<Result<api::Accepted, api::Refused>>, EngineError> {
+        let answers = api::enqueue(&self.db, runs).await?;
+        self.wake();
+        Ok(answers)
+    }
+
+    /// Enqueues one run of a target.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses the run.
+    pub async fn start_run(&self, target: &str, input: Value) -> Result<Uuid, EngineError> {
+        let run = api::NewRun { target: target.to_owned(), input, ..api::NewRun::default() };
+        match self.enqueue(std::slice::from_ref(&run)).await?.pop() {
+            Some(Ok(accepted)) => Ok(accepted.run_id),
+            Some(Err(refused)) => Err(tramline_store::StoreError::Refused {
+                message: format!("start \"{target}\": {}", refused.code),
+                code: refused.code,
+                detail: Some(refused.detail),
+            }
+            .into()),
+            None => Err(EngineError::Stopped),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! How the engine calls work.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tramline_core::machine::{Failure, Outcome};
+use uuid::Uuid;
+
+/// One attempt of a step (or of a run that is one call).
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub run_id: Uuid,
+    /// Empty when the run is one call.
+    pub step: String,
+    pub generation: u32,
+    pub attempt: u32,
+    /// Epoch of the shard's ownership: the fence a callee may compare.
+    pub fence: i64,
+    pub function: String,
+    pub body: Arc<Value>,
+    /// The same on every automatic attempt and takeover.
+    pub idempotency_key: String,
+    /// Due time of the schedule's period, in Unix milliseconds, when the run was started by one.
+    pub period: Option<i64>,
+    pub timeout: std::time::Duration,
+}
+
+/// Executes calls. The engine bounds the time itself; an implementation stops its work when the future is dropped.
+pub trait Invoke: Send + Sync + 'static {
+    /// Makes one call. Failure of the callee is an [`Outcome`], not an error.
+    fn invoke(&self, call: Call) -> BoxFuture<'static, Outcome>;
+}
+
+type Handler = Arc<dyn Fn(Call) -> BoxFuture<'static, Outcome> + Send + Sync>;
+
+/// Handlers in the node's own process, by name: for programs that embed the engine, for tests and benchmarks.
+#[derive(Clone, Default)]
+pub struct Handlers {
+    by_name: HashMap<String, Handler>,
+}
+
+impl Handlers {
+    /// Registers a handler.
+    #[must_use]
+    pub fn with<F, Fut>(mut self, name: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Outcome> + Send + 'static,
+    {
+        self.by_name.insert(name.into(), Arc::new(move |call| Box::pin(handler(call))));
+        self
+    }
+
+    /// Names of all handlers.
+    pub fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+}
+
+impl Invoke for Handlers {
+    fn invoke(&self, call: Call) -> BoxFuture<'static, Outcome> {
+        match self.by_name.get(&call.function) {
+            Some(handler) => handler(call),
+            None => {
+                let failure = Failure::new("unknown_function", format!("no function named \"{}\" is here", call.function));
+                Box::pin(async move { Outcome::Failed(failure) })
+            }
+        }
+    }
+}

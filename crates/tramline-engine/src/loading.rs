@@ -1,0 +1,167 @@
+//! Reading runs into memory: bodies, pasts, definitions. Builds the machine's runs, so that the driver only drives.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tramline_core::definition::{self, Workflow};
+use tramline_core::machine::{Failure, Past, Plan, Run};
+use tramline_store::runs::{Body, Loader};
+use tramline_store::{Db, StoreError};
+use uuid::Uuid;
+
+use crate::flushing::words_of;
+use crate::message::{Loaded, LoadedRun, Message};
+
+/// Runs read in one statement.
+pub(crate) const LOAD_BATCH: usize = 500;
+/// Definitions kept compiled; beyond it the cache starts anew.
+const DEFINITIONS_MAX: usize = 1_000;
+
+/// Runs to read.
+pub(crate) struct LoadJob {
+    pub(crate) ids: Vec<LoadId>,
+    /// Something may be recorded about them.
+    pub(crate) past: bool,
+}
+
+/// One run to read.
+#[derive(Clone, Copy)]
+pub(crate) struct LoadId {
+    pub(crate) run_id: Uuid,
+    /// Which table; `None` = find out.
+    pub(crate) foreign: Option<bool>,
+    /// The shard came from a node that did not release it.
+    pub(crate) unclean: bool,
+}
+
+struct Loading {
+    loader: Option<Loader>,
+    definitions: HashMap<(String, i32), Result<Arc<Workflow>, String>>,
+    function_timeout_ms: u64,
+}
+
+/// Runs until the channel closes.
+pub(crate) async fn run(db: Db, function_timeout: Duration, mut jobs: mpsc::Receiver<LoadJob>, out: mpsc::Sender<Message>) {
+    let function_timeout_ms = u64::try_from(function_timeout.as_millis()).unwrap_or(u64::MAX);
+    let mut loading = Loading { loader: None, definitions: HashMap::new(), function_timeout_ms };
+    while let Some(job) = jobs.recv().await {
+        let loaded = loop {
+            match loading.load(&db, &job).await {
+                Ok(loaded) => break loaded,
+                Err(error) => {
+                    tracing::warn!(error = %words_of(&error), "runs cannot be read; trying again");
+                    loading.loader = None;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    if out.is_closed() {
+                        return;
+                    }
+                }
+            }
+        };
+        if out.send(Message::Loaded(loaded)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Loading {
+    async fn load(&mut self, db: &Db, job: &LoadJob) -> Result<Vec<LoadedRun>, StoreError> {
+        if self.loader.is_none() {
+            self.loader = Some(Loader::connect(db).await?);
+        }
+        let Some(loader) = &self.loader else { return Ok(Vec::new()) };
+        let mut native: Vec<Uuid> = job.ids.iter().filter(|i| i.foreign == Some(false)).map(|i| i.run_id).collect();
+        let mut foreign: Vec<Uuid> = job.ids.iter().filter(|i| i.foreign == Some(true)).map(|i| i.run_id).collect();
+        let unsure: Vec<Uuid> = job.ids.iter().filter(|i| i.foreign.is_none()).map(|i| i.run_id).collect();
+        if !unsure.is_empty() {
+            for (id, is_foreign) in loader.locate(&unsure).await? {
+                if is_foreign { foreign.push(id) } else { native.push(id) }
+            }
+        }
+        let (a, b) = tokio::try_join!(loader.bodies(&native, false), loader.bodies(&foreign, true))?;
+        let mut pasts = if job.past {
+            let ids: Vec<Uuid> = job.ids.iter().map(|i| i.run_id).collect();
+            loader.pasts(&ids).await?
+        } else {
+            HashMap::new()
+        };
+        let mut bodies: HashMap<Uuid, Body> = a.into_iter().chain(b).map(|b| (b.run_id, b)).collect();
+        for body in bodies.values() {
+            let Some(version) = body.version else { continue };
+            let key = (body.target.clone(), version);
+            if !self.definitions.contains_key(&key) {
+                let found = loader.definition(&body.target, version).await?;
+                if self.definitions.len() >= DEFINITIONS_MAX {
+                    self.definitions.clear();
+                }
+                let compiled = found
+                    .ok_or_else(|| format!("version {version} of workflow \"{}\" is gone", body.target))
+                    // Which functions exist was checked when it was published; a missing one now fails its step.
+                    .and_then(|d| definition::parse(&d.definition, &|_| true).map_err(|p| problems(&p)))
+                    .map(Arc::new);
+                self.definitions.insert(key, compiled);
+            }
+        }
+        Ok(job
+            .ids
+            .iter()
+            .map(|id| LoadedRun {
+                run_id: id.run_id,
+                loaded: bodies.remove(&id.run_id).map(|body| {
+                    let past = pasts.remove(&id.run_id);
+                    self.build(body, past, id.unclean)
+                }),
+            })
+            .collect())
+    }
+
+    fn build(&self, body: Body, past: Option<Past>, unclean: bool) -> Loaded {
+        let mut defect = None;
+        let function = |name: &str| Plan::Function { name: name.to_owned(), timeout_ms: self.function_timeout_ms };
+        let plan = match body.version {
+            None => function(&body.target),
+            Some(version) => match self.definitions.get(&(body.target.clone(), version)) {
+                Some(Ok(workflow)) => Plan::Workflow(workflow.clone()),
+                other => {
+                    let reason = match other {
+                        Some(Err(reason)) => reason.clone(),
+                        _ => "its definition was not read".to_owned(),
+                    };
+                    defect = Some(Failure::new("invalid_definition", reason));
+                    function(&body.target)
+                }
+            },
+        };
+        let period = period_of(body.metadata.as_ref());
+        let key = match &period {
+            Some((schedule, due_at)) => format!("{schedule}/{}", tramline_store::rows::timestamp(*due_at)),
+            None => body.run_id.to_string(),
+        };
+        let info = json!({
+            "id": body.run_id, "target": body.target, "kind": body.kind, "version": body.version,
+            "correlation_id": body.correlation_id, "source": body.source,
+            "queued_at": tramline_store::rows::timestamp(body.queued_at).to_string(),
+        });
+        let run = Run::new(body.run_id, plan, Arc::new(body.input), Arc::new(info), key);
+        let run = match past {
+            Some(past) => run.recover(past, unclean),
+            None => run,
+        };
+        Loaded { run, foreign: body.foreign, scheduled_at: body.scheduled_at, period, defect }
+    }
+}
+
+/// Schedule and due time that a scheduled run carries in its metadata.
+fn period_of(metadata: Option<&Value>) -> Option<(String, i64)> {
+    let metadata = metadata?;
+    let schedule = metadata.get("schedule")?.as_str()?.to_owned();
+    let due: jiff::Timestamp = metadata.get("period")?.as_str()?.parse().ok()?;
+    Some((schedule, due.as_millisecond()))
+}
+
+fn problems(problems: &[definition::Problem]) -> String {
+    problems.iter().map(|p| format!("{}: {}", p.path, p.message)).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,78 @@
+//! What the tasks tell the driver.
+
+use tokio::sync::oneshot;
+use tramline_core::Millis;
+use tramline_core::machine::{Outcome, Run};
+use tramline_store::discovery::{Command, Header};
+use tramline_store::schedules::ScheduleRow;
+use tramline_store::timers::TimerRow;
+use uuid::Uuid;
+
+use crate::flushing::Flushed;
+
+/// Everything that happens to a driver, in one channel.
+pub(crate) enum Message {
+    /// Newly visible runs and commands, or the result of a scan.
+    Discovered(Discovered),
+    /// A shard is ours from now on; its unfinished runs follow as `Discovered` with `past`.
+    Acquired { shard: u16, epoch: i64, low_xid: Option<u64>, unclean: bool },
+    /// A shard is no longer ours: forget it.
+    Lost { shard: u16 },
+    /// Give the shard up in order; answered when nothing of it is in flight.
+    Release { shard: u16, done: oneshot::Sender<()> },
+    /// What the heartbeat has to store: shard, epoch, low-water mark.
+    Marks { reply: oneshot::Sender<Vec<(u16, i64, u64)>> },
+    /// The database has not answered for most of a lease: start nothing new until it does.
+    Trusted(bool),
+    Loaded(Vec<LoadedRun>),
+    CallEnded(CallEnded),
+    Flushed(Flushed),
+    Timers { shard: u16, timers: Vec<TimerRow>, complete: bool },
+    Schedules(Vec<ScheduleRow>),
+    /// Stop: drain until the deadline, then answer.
+    Stop { drain: std::time::Duration, done: oneshot::Sender<()> },
+}
+
+/// What one read found.
+#[derive(Default)]
+pub(crate) struct Discovered {
+    pub(crate) headers: Vec<Header>,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) now: Option<Millis>,
+    /// The headers come from a scan of unfinished runs: something may be recorded about them.
+    pub(crate) past: bool,
+    /// Every run that was visible when this many flushes had been answered has been delivered now: ids that finished
+    /// before need not be remembered any longer.
+    pub(crate) settled: Option<u64>,
+    /// `xmin` of the last completed tick.
+    pub(crate) xmin: Option<u64>,
+    /// The scan of this shard is complete.
+    pub(crate) scanned: Option<u16>,
+}
+
+/// A run that was read.
+pub(crate) struct LoadedRun {
+    pub(crate) run_id: Uuid,
+    pub(crate) loaded: Option<Loaded>,
+}
+
+/// A run, ready to be driven.
+pub(crate) struct Loaded {
+    pub(crate) run: Run,
+    pub(crate) foreign: bool,
+    pub(crate) scheduled_at: Option<Millis>,
+    /// The schedule and period that started it.
+    pub(crate) period: Option<(String, Millis)>,
+    /// Why it cannot be driven.
+    pub(crate) defect: Option<tramline_core::machine::Failure>,
+}
+
+/// A call that came back.
+pub(crate) struct CallEnded {
+    pub(crate) run_id: Uuid,
+    pub(crate) step: usize,
+    pub(crate) generation: u32,
+    pub(crate) attempt: u32,
+    pub(crate) outcome: Outcome,
+    pub(crate) started_at: Millis,
+}

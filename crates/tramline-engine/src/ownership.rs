@@ -1,0 +1,157 @@
+//! Keeping, taking and releasing shards. Decisions are the pure [`Observer`]'s; this task reads, decides and writes.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tramline_core::ownership::{Move, Observer};
+use tramline_store::shards::Keeper;
+use tramline_store::{Db, StoreError};
+use uuid::Uuid;
+
+use crate::discovery::Assign;
+use crate::flushing::words_of;
+use crate::message::Message;
+
+/// How long a release waits for calls in flight before the shard goes over without them.
+const RELEASE_WAIT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Ownership {
+    pub(crate) db: Db,
+    pub(crate) node: Uuid,
+    pub(crate) name: String,
+    pub(crate) lease: Duration,
+    pub(crate) out: mpsc::Sender<Message>,
+    pub(crate) assign: mpsc::Sender<Assign>,
+}
+
+impl Ownership {
+    /// Runs until told to stop, then releases everything; the answer says that it is done.
+    pub(crate) async fn run(self, mut stop: oneshot::Receiver<oneshot::Sender<()>>) {
+        let start = Instant::now();
+        let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
+        let mut observer = Observer::new(self.node, lease_ms);
+        let mut owned: HashSet<u16> = HashSet::new();
+        let mut keeper: Option<Keeper> = None;
+        let mut last_answer = Instant::now();
+        let mut trusted = true;
+        // Looking more often than beating finds free shards and dead nodes sooner; a look is one small read.
+        let every = self.lease / 10;
+        let mut beat_at = Instant::now();
+        loop {
+            let beat = beat_at.elapsed() >= self.lease / 3 || owned.is_empty();
+            match self.turn(&mut keeper, &mut observer, &mut owned, beat, start).await {
+                Ok(()) => {
+                    last_answer = Instant::now();
+                    if beat {
+                        beat_at = Instant::now();
+                    }
+                }
+                Err(error) => {
+                    if keeper.take().is_some() {
+                        tracing::warn!(error = %words_of(&error), "ownership lost the database; connecting again");
+                    }
+                    observer.database_interrupted();
+                }
+            }
+            // Before others may take over, stop starting: what is in flight is fenced by the epoch anyway.
+            let now_trusted = last_answer.elapsed() < self.lease * 4 / 5;
+            if now_trusted != trusted {
+                trusted = now_trusted;
+                let _ = self.out.send(Message::Trusted(trusted)).await;
+            }
+            tokio::select! {
+                done = &mut stop => {
+                    self.leave(keeper, &owned).await;
+                    if let Ok(done) = done {
+                        let _ = done.send(());
+                    }
+                    return;
+                }
+                () = tokio::time::sleep(every) => {}
+            }
+        }
+    }
+
+    async fn turn(
+        &self,
+        keeper: &mut Option<Keeper>,
+        observer: &mut Observer,
+        owned: &mut HashSet<u16>,
+        beat: bool,
+        start: Instant,
+    ) -> Result<(), StoreError> {
+        let keeper = match keeper {
+            Some(keeper) => keeper,
+            None => {
+                let version = env!("CARGO_PKG_VERSION");
+                keeper.insert(Keeper::connect(&self.db, self.node, &self.name, version, &["engine".to_owned()]).await?)
+            }
+        };
+        if beat {
+            let marks = self.marks().await;
+            let held = keeper.beat(&marks, None).await?;
+            for (shard, ..) in marks.iter().filter(|m| !held.contains(&m.0)) {
+                tracing::warn!(shard, "another node has taken this shard");
+                owned.remove(shard);
+                let _ = self.assign.send(Assign::Drop { shard: *shard }).await;
+                let _ = self.out.send(Message::Lost { shard: *shard }).await;
+            }
+        }
+        let (shards, nodes) = keeper.observe().await?;
+        let mono_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for step in observer.observe(mono_ms, &shards, &nodes) {
+            match step {
+                Move::Take { shard, epoch, beat, clean } => {
+                    let Some(taken) = keeper.take(shard, epoch, beat).await? else { continue };
+                    tracing::debug!(shard, epoch = taken.epoch, clean, "took a shard");
+                    owned.insert(shard);
+                    let _ = self.out.send(Message::Acquired {
+                        shard,
+                        epoch: taken.epoch,
+                        low_xid: taken.low_xid,
+                        unclean: !clean,
+                    }).await;
+                    let _ = self.assign.send(Assign::Take { shard, low_xid: taken.low_xid }).await;
+                }
+                Move::Release { shard } => {
+                    let _ = self.assign.send(Assign::Drop { shard }).await;
+                    let (done, released) = oneshot::channel();
+                    let _ = self.out.send(Message::Release { shard, done }).await;
+                    let _ = tokio::time::timeout(RELEASE_WAIT, released).await;
+                    let epoch = shards.iter().find(|s| s.shard == shard).map_or(0, |s| s.epoch);
+                    keeper.release(&[(shard, epoch)]).await?;
+                    owned.remove(&shard);
+                    let _ = self.out.send(Message::Lost { shard }).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn marks(&self) -> Vec<(u16, i64, u64)> {
+        let (reply, marks) = oneshot::channel();
+        if self.out.send(Message::Marks { reply }).await.is_err() {
+            return Vec::new();
+        }
+        marks.await.unwrap_or_default()
+    }
+
+    /// Gives everything back at once, so that another node may go on without waiting for a lease.
+    async fn leave(&self, keeper: Option<Keeper>, owned: &HashSet<u16>) {
+        let Some(keeper) = keeper else { return };
+        let mut shards = Vec::new();
+        if let Ok((rows, _)) = keeper.observe().await {
+            shards = rows
+                .iter()
+                .filter(|r| r.owner == Some(self.node) && owned.contains(&r.shard))
+                .map(|r| (r.shard, r.epoch))
+                .collect();
+        }
+        for result in [keeper.release(&shards).await, keeper.leave().await] {
+            if let Err(error) = result {
+                tracing::warn!(error = %words_of(&error), "shards could not be released; others take them after a lease");
+            }
+        }
+    }
+}

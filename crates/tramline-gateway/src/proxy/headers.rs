@@ -1,0 +1,166 @@
+//! Headers on their way through: what belongs to one connection is removed, what describes the client is written
+//! by the gateway, and what is ours never comes from outside.
+
+use std::net::SocketAddr;
+
+use http::header::{CONNECTION, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use uuid::Uuid;
+
+use crate::config::ForwardedTrust;
+use crate::limits::DEPTH_MAX;
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The run in whose invocation a call is made.
+pub(crate) const RUN_ID: HeaderName = HeaderName::from_static("x-tramline-run-id");
+/// How many functions stand between the outside and this call.
+pub(crate) const DEPTH: HeaderName = HeaderName::from_static("x-tramline-depth");
+/// The role token that stands for the caller's API key.
+pub(crate) const SB_API_KEY: HeaderName = HeaderName::from_static("sb-api-key");
+
+const INTERNAL_PREFIX: &str = "x-tramline-";
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const HOP_BY_HOP: [HeaderName; 8] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Removes what belongs to one connection, the headers named by `Connection` included.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse::<HeaderName>().ok())
+            // A client must not be able to have end-to-end headers removed that the backend decides on.
+            .filter(|name| {
+                !matches!(
+                    name.as_str(),
+                    "authorization" | "host" | "content-length" | "cookie"
+                )
+            })
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Whether `Connection: upgrade` and `Upgrade: websocket` are both there.
+pub(crate) fn wants_websocket(headers: &HeaderMap) -> bool {
+    let has = |name: HeaderName, wanted: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|word| word.trim().eq_ignore_ascii_case(wanted))
+    };
+    has(CONNECTION, "upgrade") && has(UPGRADE, "websocket")
+}
+
+pub(crate) fn set_websocket(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Removes what only this gateway may set.
+pub(crate) fn remove_internal(headers: &mut HeaderMap) {
+    headers.remove(SB_API_KEY);
+    let internal: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(INTERNAL_PREFIX))
+        .cloned()
+        .collect();
+    for name in internal {
+        headers.remove(name);
+    }
+}
+
+/// Describes the client to a backend.
+pub(crate) fn set_forwarded(
+    headers: &mut HeaderMap,
+    peer: SocketAddr,
+    local: SocketAddr,
+    trust: ForwardedTrust,
+) {
+    let ip = peer.ip().to_canonical().to_string();
+    let chain = match trust {
+        ForwardedTrust::None => ip.clone(),
+        ForwardedTrust::Peer => {
+            let before: Vec<&str> = headers
+                .get_all(X_FORWARDED_FOR)
+                .iter()
+                .filter_map(|value| value.to_str().ok())
+                .collect();
+            if before.is_empty() {
+                ip.clone()
+            } else {
+                format!("{}, {ip}", before.join(", "))
+            }
+        }
+    };
+    if trust == ForwardedTrust::None {
+        for name in [X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP] {
+            headers.remove(name);
+        }
+    }
+    headers.remove(FORWARDED);
+    set(headers, X_FORWARDED_FOR, &chain);
+    if !headers.contains_key(X_REAL_IP) {
+        set(headers, X_REAL_IP, &ip);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if !headers.contains_key(X_FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    if !headers.contains_key(X_FORWARDED_PORT) {
+        headers.insert(X_FORWARDED_PORT, HeaderValue::from(local.port()));
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // Addresses and lists of header texts are always header values.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// The request's id as a header.
+pub(crate) fn request_id(id: Uuid) -> HeaderValue {
+    HeaderValue::from_str(&id.hyphenated().to_string())
+        .unwrap_or_else(|_| HeaderValue::from_static("00000000-0000-0000-0000-000000000000"))
+}
+
+/// The run named by the caller, when it is one that runs right now.
+pub(crate) fn linked_run(headers: &HeaderMap, in_flight: impl Fn(&Uuid) -> bool) -> Option<Uuid> {
+    let run = headers.get(RUN_ID)?.to_str().ok()?;
+    Uuid::try_parse(run).ok().filter(|run| in_flight(run))
+}
+
+/// How deep this call is; none when it is too deep. A caller can only harm itself with a wrong number.
+pub(crate) fn depth(headers: &HeaderMap) -> Option<u32> {
+    let given = headers.get(DEPTH).and_then(|value| value.to_str().ok());
+    let depth = given.and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+    (depth < DEPTH_MAX).then_some(depth + 1)
+}

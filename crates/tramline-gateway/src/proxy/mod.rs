@@ -1,0 +1,276 @@
+//! `/functions/v1`: finds the function, checks its guard, streams the request to the host and the answer back.
+//!
+//! Everything happens inside the request's own future: when the client goes away, hyper drops it, and with it the
+//! call. Only an upgraded connection outlives its request: the host joins its ends, the socket itself ends with the
+//! node.
+
+pub(crate) mod headers;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use crate::auth::{self, Caller, Guard, GuardAuth, Preflight};
+use crate::body::{Body, BodyCut, GuardedBody, HoldingBody, boxed, full};
+use crate::config::InvocationObserver;
+use crate::error::{Fault, SB_ERROR_CODE, Shape};
+use crate::functions::{CallContext, CallError, Invocation, is_function_name};
+use crate::metrics::Metrics;
+use crate::server::{Shared, Visit};
+
+/// The prefix of all functions.
+pub(crate) const PREFIX: &str = "/functions/v1";
+const METHODS: &str = "POST, GET, PUT, PATCH, DELETE, OPTIONS, HEAD";
+/// Status in the record of a call whose client went away before the answer.
+const CLIENT_GONE: u16 = 499;
+
+/// Answers a request below [`PREFIX`].
+pub(crate) async fn handle(shared: &Shared, visit: &Visit, request: Request<Incoming>) -> Response<Body> {
+    let below = request
+        .uri()
+        .path()
+        .strip_prefix(PREFIX)
+        .unwrap_or_default()
+        .trim_start_matches('/');
+    let (name, rest) = below
+        .split_once('/')
+        .map_or((below, ""), |(name, rest)| (name, rest));
+    let fault = |fault: Fault| fault.into_response(Shape::Functions, visit.request_id);
+    if name.is_empty() {
+        return fault(Fault::missing_function_name());
+    }
+    if name == "_internal" && rest == "health" {
+        return health();
+    }
+    if !is_allowed(request.method()) {
+        return fault(Fault::method(METHODS));
+    }
+    if !is_function_name(name) || !shared.functions.exists(name) {
+        return fault(Fault::call(&CallError::NotFound));
+    }
+    let name = name.to_owned();
+    let guard = shared
+        .guards()
+        .get(&name)
+        .copied()
+        .unwrap_or(Guard::new(GuardAuth::Jwt));
+    if request.method() == Method::OPTIONS && guard.preflight == Preflight::Gateway {
+        return shared.cors.preflight(&visit.origin);
+    }
+    let mut record = Record::new(shared, visit, &name, request.method());
+    match call(shared, visit, &name, guard, request, &mut record).await {
+        Ok(response) => {
+            record.status = response.status().as_u16();
+            response.map(|body| boxed(HoldingBody::new(body, record)))
+        }
+        Err(failed) => {
+            record.status = failed.status.as_u16();
+            record.error_code = Some(failed.code);
+            fault(failed)
+        }
+    }
+}
+
+fn is_allowed(method: &Method) -> bool {
+    [
+        Method::POST,
+        Method::GET,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::HEAD,
+    ]
+    .contains(method)
+}
+
+fn health() -> Response<Body> {
+    let mut response = Response::new(full(r#"{"message":"ok"}"#));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+async fn call(
+    shared: &Shared,
+    visit: &Visit,
+    name: &str,
+    guard: Guard,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Response<Body>, Fault> {
+    let caller = if request.method() == Method::OPTIONS {
+        // Preflights carry no credentials; the function answers them.
+        None
+    } else {
+        auth::check(guard.auth, request.headers(), &shared.credentials, &shared.cron).map_err(|failure| {
+            tracing::debug!(function = name, error = %failure, "refused a caller");
+            Fault::guard(&failure)
+        })?
+    };
+    let bytes_max = shared.limits.function_body_max;
+    if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
+        return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
+    }
+    let websocket = headers::wants_websocket(request.headers());
+    let client = websocket.then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let run_id = prepare(shared, visit, caller.as_ref(), &mut parts.headers)?;
+    record.run_id = run_id;
+    if websocket {
+        headers::set_websocket(&mut parts.headers);
+    }
+    parts.uri = strip_prefix(&parts.uri, PREFIX)?;
+    parts.extensions = http::Extensions::new();
+    if let Some(client) = client {
+        parts.extensions.insert(client);
+    }
+    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
+    let context = CallContext {
+        run_id: run_id.map(|run| run.to_string()),
+        request_id: visit.request_id.to_string(),
+        wall_ms: u64::try_from(shared.limits.function_idle.as_millis()).unwrap_or(u64::MAX),
+    };
+    let answer = shared
+        .functions
+        .call(name, Request::from_parts(parts, boxed(body)), context);
+    let answer = tokio::select! {
+        biased;
+        cut = watch.cut() => return Err(Fault::body_cut(cut, bytes_max)),
+        answer = answer => answer,
+    };
+    match answer {
+        Ok(answer) => pass_back(visit, answer, websocket),
+        Err(error) => {
+            if let Some(cut) = watch.cause() {
+                return Err(Fault::body_cut(cut, bytes_max));
+            }
+            tracing::warn!(function = name, request.id = %visit.request_id, error = %error, "function not called");
+            Err(Fault::call(&error))
+        }
+    }
+}
+
+/// Rewrites the request's headers; returns the run that the call belongs to.
+fn prepare(
+    shared: &Shared,
+    visit: &Visit,
+    caller: Option<&Caller>,
+    map: &mut HeaderMap,
+) -> Result<Option<Uuid>, Fault> {
+    let depth = headers::depth(map).ok_or_else(Fault::depth)?;
+    let run = headers::linked_run(map, |run| shared.is_in_flight(run));
+    // Step, attempt and the like are believed from a service role inside a live run only.
+    let trusted = run.is_some()
+        && match caller {
+            Some(caller) => caller.is_service(),
+            None => shared
+                .credentials
+                .resolve(map)
+                .is_ok_and(|caller| caller.is_service()),
+        };
+    if trusted {
+        map.remove(headers::SB_API_KEY);
+    } else {
+        headers::remove_internal(map);
+    }
+    headers::remove_hop_by_hop(map);
+    headers::set_forwarded(map, visit.peer, visit.local, shared.forwarded);
+    map.insert(headers::X_REQUEST_ID, headers::request_id(visit.request_id));
+    map.insert(headers::DEPTH, HeaderValue::from(depth));
+    if let Some(run) = run {
+        map.insert(headers::RUN_ID, headers::request_id(run));
+    }
+    if let Some(rewritten) = caller.and_then(|caller| caller.rewritten.clone()) {
+        map.insert(headers::SB_API_KEY, rewritten);
+    }
+    Ok(run)
+}
+
+fn pass_back(visit: &Visit, answer: Response<Body>, websocket: bool) -> Result<Response<Body>, Fault> {
+    let (mut parts, body) = answer.into_parts();
+    headers::remove_hop_by_hop(&mut parts.headers);
+    headers::remove_internal(&mut parts.headers);
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        if !websocket {
+            return Err(Fault::bad_upgrade());
+        }
+        headers::set_websocket(&mut parts.headers);
+        visit.activity.upgrade();
+    }
+    if parts.status.is_server_error() && !parts.headers.contains_key(SB_ERROR_CODE) {
+        parts.headers.insert(SB_ERROR_CODE, HeaderValue::from_static("EDGE_FUNCTION_ERROR"));
+    }
+    Ok(Response::from_parts(parts, body))
+}
+
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The path below a prefix, with the query.
+pub(crate) fn strip_prefix(uri: &Uri, prefix: &str) -> Result<Uri, Fault> {
+    let path = uri
+        .path()
+        .strip_prefix(prefix)
+        .unwrap_or_default()
+        .trim_start_matches('/');
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("/{path}{query}")
+        .parse()
+        .map_err(|_| Fault::invalid_url())
+}
+
+/// Tells the observer when the invocation is over, however it ends: it is dropped with the answer's body.
+struct Record {
+    observer: Option<InvocationObserver>,
+    metrics: Arc<Metrics>,
+    function: String,
+    request_id: Uuid,
+    run_id: Option<Uuid>,
+    method: Method,
+    status: u16,
+    error_code: Option<&'static str>,
+    started_at: i64,
+    started: Instant,
+}
+
+impl Record {
+    fn new(shared: &Shared, visit: &Visit, function: &str, method: &Method) -> Self {
+        Self {
+            observer: shared.invocations.clone(),
+            metrics: Arc::clone(&shared.metrics),
+            function: function.to_owned(),
+            request_id: visit.request_id,
+            run_id: None,
+            method: method.clone(),
+            status: CLIENT_GONE,
+            error_code: None,
+            started_at: jiff::Timestamp::now().as_millisecond(),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.metrics.invoked(&self.function, self.status);
+        if let Some(observer) = &self.observer {
+            observer(Invocation {
+                function: std::mem::take(&mut self.function),
+                request_id: self.request_id,
+                run_id: self.run_id,
+                method: self.method.clone(),
+                status: self.status,
+                error_code: self.error_code,
+                started_at: self.started_at,
+                duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! One request from its head to the head of its answer: screening, the way by path, and what every answer gets.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use crate::api::{self, ApiParts};
+use crate::backend::{self, Backend};
+use crate::body::{Body, BodyCut, GuardedBody, HoldingBody, boxed, full};
+use crate::config::MetricsAccess;
+use crate::error::{Fault, Shape};
+use crate::limits::{API_BODY_MAX, HEADERS_MAX};
+use crate::metrics::RouteClass;
+use crate::proxy::{self, declared_length, headers};
+use crate::server::{Shared, Visit};
+
+/// Answers one request; always.
+pub(crate) async fn answer(
+    shared: Arc<Shared>,
+    visit: Visit,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let in_flight = visit.activity.enter();
+    let started = Instant::now();
+    let class = classify(request.uri().path());
+    let response = match screen(&mut request) {
+        Err(fault) => fault.into_response(shape(class), visit.request_id),
+        Ok(()) => dispatch(&shared, &visit, class, request).await,
+    };
+    let mut response = response.map(|body| boxed(HoldingBody::new(body, in_flight)));
+    let headers = response.headers_mut();
+    headers.insert(headers::X_REQUEST_ID, headers::request_id(visit.request_id));
+    if !matches!(class, RouteClass::Health | RouteClass::Other) {
+        shared.cors.fill(&visit.origin, headers);
+    }
+    shared
+        .metrics
+        .answered(class, response.status().as_u16(), started.elapsed());
+    Ok(response)
+}
+
+fn below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn classify(path: &str) -> RouteClass {
+    match path {
+        "/healthz" | "/readyz" | "/metrics" => RouteClass::Health,
+        _ if below(path, proxy::PREFIX) => RouteClass::Functions,
+        _ if below(path, Backend::Rest.prefix()) => RouteClass::Rest,
+        _ if below(path, Backend::Auth.prefix()) => RouteClass::Auth,
+        _ if below(path, api::PREFIX) => RouteClass::Api,
+        _ => RouteClass::Other,
+    }
+}
+
+fn shape(class: RouteClass) -> Shape {
+    match class {
+        RouteClass::Functions => Shape::Functions,
+        RouteClass::Rest => Shape::Rest,
+        RouteClass::Auth => Shape::Auth,
+        RouteClass::Api | RouteClass::Health | RouteClass::Other => Shape::Plain,
+    }
+}
+
+/// Refuses requests whose meaning two readers could see differently, and brings the rest into one form.
+fn screen(request: &mut Request<Incoming>) -> Result<(), Fault> {
+    if request.headers().len() > HEADERS_MAX {
+        return Err(Fault::too_many_headers().closing());
+    }
+    // Both content-length and transfer-encoding: hyper drops the former, so nobody behind us sees two framings.
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts > 1 {
+        return Err(Fault::bad_request("Header host is given twice").closing());
+    }
+    // HTTP/2 and the absolute form of HTTP/1 name the host in the target, which then decides.
+    if let Some(authority) = request.uri().authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::invalid_url())?;
+        request.headers_mut().insert(HOST, host);
+    } else if hosts == 0 && request.version() == Version::HTTP_11 {
+        return Err(Fault::bad_request("Header host is missing").closing());
+    }
+    if request.method() == Method::CONNECT || !is_plain_path(request.uri().path()) {
+        return Err(Fault::invalid_url());
+    }
+    Ok(())
+}
+
+/// No dot segments, encoded or not, no NUL, no backslash: a guard must see the same path as the function, whose
+/// URL parser resolves all of these.
+fn is_plain_path(path: &str) -> bool {
+    if !path.starts_with('/') || path.contains('\\') {
+        return path == "*";
+    }
+    if !path.contains('%') && !path.contains("/.") {
+        return true;
+    }
+    let lower = path.to_ascii_lowercase();
+    if lower.contains("%00") || lower.contains("%5c") {
+        return false;
+    }
+    lower
+        .split('/')
+        .all(|segment| !matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
+}
+
+async fn dispatch(
+    shared: &Shared,
+    visit: &Visit,
+    class: RouteClass,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let result = match class {
+        RouteClass::Functions => return proxy::handle(shared, visit, request).await,
+        RouteClass::Rest => return backend::handle(shared, visit, Backend::Rest, request).await,
+        RouteClass::Auth => return backend::handle(shared, visit, Backend::Auth, request).await,
+        RouteClass::Api if request.method() == Method::OPTIONS => {
+            return shared.cors.preflight(&visit.origin);
+        }
+        RouteClass::Api => call_api(shared, visit, request).await,
+        RouteClass::Health => health(shared, &request),
+        RouteClass::Other => fall_back(shared, visit, request).await,
+    };
+    result.unwrap_or_else(|fault| fault.into_response(shape(class), visit.request_id))
+}
+
+async fn call_api(
+    shared: &Shared,
+    visit: &Visit,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Fault> {
+    let caller = shared.credentials.resolve(request.headers()).map_err(|failure| {
+        tracing::debug!(error = %failure, "refused a caller");
+        Fault::auth(&failure)
+    })?;
+    if declared_length(request.headers()).is_some_and(|length| length > API_BODY_MAX) {
+        return Err(Fault::body_cut(BodyCut::TooLarge, API_BODY_MAX));
+    }
+    let (parts, body) = request.into_parts();
+    let (body, watch) = GuardedBody::new(body, API_BODY_MAX, shared.limits.body_idle);
+    let call = ApiParts {
+        control: &*shared.control,
+        functions: &*shared.functions,
+        guards: shared.guards(),
+        policy: &shared.api,
+        stop: shared.stop.clone(),
+        parent_run_id: headers::linked_run(&parts.headers, |run| shared.is_in_flight(run)),
+    };
+    let request = Request::from_parts(parts, boxed(body));
+    tokio::select! {
+        biased;
+        cut = watch.cut() => Err(Fault::body_cut(cut, API_BODY_MAX)),
+        answer = api::handle(call, &caller, request) => answer,
+    }
+    .map_err(|fault| match watch.cause() {
+        Some(cut) => Fault::body_cut(cut, API_BODY_MAX),
+        None => fault,
+    })
+    .inspect_err(|fault| {
+        tracing::debug!(request.id = %visit.request_id, code = fault.code, "refused an API call");
+    })
+}
+
+fn health(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, Fault> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Fault::method("GET, HEAD"));
+    }
+    match request.uri().path() {
+        "/healthz" => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
+        "/readyz" => {
+            let mut reasons = shared.readiness.as_ref().map(|ready| ready()).unwrap_or_default();
+            if shared.stop.is_cancelled() {
+                reasons.push("stopping".to_owned());
+            }
+            Ok(if reasons.is_empty() {
+                json_answer(StatusCode::OK, &json!({ "status": "ready" }))
+            } else {
+                json_answer(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &json!({ "status": "not ready", "reasons": reasons }),
+                )
+            })
+        }
+        _ => metrics(shared, request),
+    }
+}
+
+fn metrics(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, Fault> {
+    if shared.metrics_access == MetricsAccess::ServiceRole {
+        let caller = shared
+            .credentials
+            .resolve(request.headers())
+            .map_err(|failure| Fault::auth(&failure))?;
+        if !caller.is_service() {
+            return Err(Fault::forbidden("This needs the service role"));
+        }
+    }
+    let further: Vec<_> = shared
+        .metrics_sources
+        .iter()
+        .flat_map(|source| source.metrics())
+        .collect();
+    let mut response = Response::new(full(shared.metrics.render(shared.slots.active(), &further)));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
+    Ok(response)
+}
+
+fn json_answer(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(full(value.to_string()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn fall_back(
+    shared: &Shared,
+    visit: &Visit,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Fault> {
+    let router = shared.fallback.clone().ok_or_else(Fault::no_route)?;
+    let bytes_max = shared.limits.backend_body_max;
+    let (mut parts, body) = request.into_parts();
+    headers::remove_internal(&mut parts.headers);
+    headers::remove_hop_by_hop(&mut parts.headers);
+    headers::set_forwarded(&mut parts.headers, visit.peer, visit.local, shared.forwarded);
+    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
+    let request = Request::from_parts(parts, axum::body::Body::new(boxed(body)));
+    tokio::select! {
+        biased;
+        cut = watch.cut() => Err(Fault::body_cut(cut, bytes_max)),
+        answer = router.oneshot(request) => match answer {
+            Ok(answer) => Ok(answer.map(boxed)),
+            Err(never) => match never {},
+        },
+    }
+}

@@ -1,0 +1,272 @@
+//! One call: find an instance, pass the request on, stream the answer back, say what went wrong.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Empty};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::function::Function;
+use super::{Host, Inner};
+use crate::types::{Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Policy};
+use crate::worker::{InFlight, Reply, SendError, Worker};
+
+/// Instances tried when one turns out to be gone before it got anything of the request.
+const ATTEMPTS: usize = 3;
+/// After a broken connection, how long the end of the process is waited for to learn the reason.
+const EXIT_WAIT: Duration = Duration::from_secs(2);
+/// A healthy event loop answers in microseconds; this leaves room for an overloaded machine.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
+/// A call waits this long for room to start its own instance.
+const FRESH_WAIT: Duration = Duration::from_secs(10);
+const RUN_HEADER: HeaderName = HeaderName::from_static("x-tramline-run-id");
+const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-tramline-request-id");
+/// Only the host may send it to the bootstrap.
+const CONTROL_HEADER: HeaderName = HeaderName::from_static("x-tramline-control");
+/// They belong to one connection (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+impl Host {
+    /// Calls a function. The request's path is what the function sees (`/<name>/<rest>`); `x-forwarded-host` and
+    /// `x-forwarded-proto` decide the rest of its `req.url`.
+    ///
+    /// Dropping the future or the response's body closes the connection to the function, whose `req.signal` aborts.
+    pub async fn call(
+        &self,
+        name: &str,
+        request: Request<Body>,
+        ctx: CallContext,
+    ) -> Result<Response<Body>, CallError> {
+        let inner = &self.inner;
+        let function = inner.functions.get(name).ok_or(CallError::NotFound)?;
+        if inner.stopping.is_cancelled() {
+            return Err(CallError::Stopping);
+        }
+        let wall_ms = if ctx.wall_ms == 0 {
+            DEFAULT_WALL_MS
+        } else {
+            ctx.wall_ms
+        };
+        let deadline = Instant::now() + Duration::from_millis(wall_ms);
+        let mut request = request;
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        prepare(&mut request, &ctx)?;
+        for _ in 0..ATTEMPTS {
+            let claim = tokio::time::timeout_at(deadline, claim(inner, function));
+            let claim = claim.await.map_err(|_| CallError::IdleTimeout)??;
+            match tokio::time::timeout_at(deadline, claim.worker.send(request)).await {
+                Ok(Ok(response)) => return Ok(answer(response, claim, upgrade)),
+                Ok(Err(SendError::Unsent {
+                    request: unsent,
+                    reason,
+                })) => {
+                    tracing::debug!(function = name, %reason, "an instance was gone before the request reached it");
+                    // it may be dead without our knowing yet
+                    let _ = tokio::time::timeout(EXIT_WAIT, claim.worker.wait()).await;
+                    claim.worker.kill();
+                    request = *unsent;
+                }
+                Ok(Err(SendError::Broken(error))) => {
+                    return Err(explain(&claim.worker, &error.to_string()).await);
+                }
+                Err(_) => {
+                    overdue(&claim.worker);
+                    return Err(CallError::IdleTimeout);
+                }
+            }
+        }
+        Err(CallError::WorkerError {
+            message: "its instances ended before they got the request".into(),
+        })
+    }
+}
+
+/// An instance for one call, for as long as the call lasts.
+struct Claim {
+    worker: Arc<Worker>,
+    _in_flight: InFlight,
+    _fresh: Option<Fresh>,
+}
+
+/// Ends a call's own instance after the call.
+struct Fresh {
+    worker: Arc<Worker>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let permit = self.permit.take();
+        let worker = Arc::clone(&self.worker);
+        Function::retire(&worker, "early_drop");
+        tokio::spawn(async move {
+            worker.wait().await;
+            drop(permit);
+        });
+    }
+}
+
+async fn claim(inner: &Arc<Inner>, function: &Arc<Function>) -> Result<Claim, CallError> {
+    if function.spec.policy == Policy::PerWorker {
+        let worker = function.instance(inner).await?;
+        if worker.in_flight() >= inner.limits.max_in_flight {
+            return Err(CallError::Overloaded);
+        }
+        return Ok(Claim {
+            _in_flight: worker.enter(),
+            worker,
+            _fresh: None,
+        });
+    }
+    let permit = tokio::time::timeout(FRESH_WAIT, Arc::clone(&inner.fresh).acquire_owned());
+    let permit = permit.await.map_err(|_| CallError::Overloaded)?.ok();
+    let worker = function.fresh(inner).await?;
+    let fresh = Fresh {
+        worker: Arc::clone(&worker),
+        permit,
+    };
+    Ok(Claim {
+        _in_flight: worker.enter(),
+        worker,
+        _fresh: Some(fresh),
+    })
+}
+
+fn prepare(request: &mut Request<Body>, ctx: &CallContext) -> Result<(), CallError> {
+    let upgrade = request.headers().get(header::UPGRADE).cloned();
+    let host = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str().to_owned());
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
+    *request.version_mut() = http::Version::HTTP_11;
+    let headers = request.headers_mut();
+    strip(headers);
+    headers.remove(CONTROL_HEADER);
+    if let Some(protocol) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    if !headers.contains_key(header::HOST) {
+        let host = host.and_then(|host| HeaderValue::from_str(&host).ok());
+        headers.insert(
+            header::HOST,
+            host.unwrap_or(HeaderValue::from_static("localhost")),
+        );
+    }
+    let bad = |what: &str| CallError::WorkerError {
+        message: format!("the {what} is not a header value"),
+    };
+    headers.remove(RUN_HEADER);
+    if let Some(run_id) = &ctx.run_id {
+        headers.insert(
+            RUN_HEADER,
+            HeaderValue::from_str(run_id).map_err(|_| bad("run id"))?,
+        );
+    }
+    headers.insert(
+        REQUEST_HEADER,
+        HeaderValue::from_str(&ctx.request_id).map_err(|_| bad("request id"))?,
+    );
+    Ok(())
+}
+
+fn strip(headers: &mut HeaderMap) {
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+}
+
+fn answer(mut response: Response<Reply>, claim: Claim, upgrade: Option<OnUpgrade>) -> Response<Body> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let function = hyper::upgrade::on(&mut response);
+        if let Some(client) = upgrade {
+            tokio::spawn(async move {
+                // the claim lives as long as the two ends talk
+                let _claim = claim;
+                if let (Ok(function), Ok(client)) = tokio::join!(function, client) {
+                    let (mut function, mut client) = (TokioIo::new(function), TokioIo::new(client));
+                    let _ = tokio::io::copy_bidirectional(&mut function, &mut client).await;
+                }
+            });
+        }
+        return response.map(|_| Body::new(Empty::new().map_err(|never| match never {})));
+    }
+    strip(response.headers_mut());
+    response.map(|reply| Body::new(Claimed { reply, _claim: claim }))
+}
+
+/// A response's body that holds its call's instance.
+struct Claimed {
+    reply: Reply,
+    _claim: Claim,
+}
+
+impl http_body::Body for Claimed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.reply).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reply.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.reply.size_hint()
+    }
+}
+
+/// Why a connection broke before the answer.
+async fn explain(worker: &Worker, error: &str) -> CallError {
+    let exit = tokio::time::timeout(EXIT_WAIT, worker.wait()).await;
+    match (worker.limit(), exit) {
+        (Some(limit), _) => CallError::Limit {
+            message: limit.to_owned(),
+        },
+        (None, Ok(reason)) if reason.looks_like_out_of_memory() => CallError::Limit {
+            message: format!("memory: the process ended with {reason}"),
+        },
+        (None, Ok(reason)) => CallError::WorkerError {
+            message: format!("it ended with {reason}"),
+        },
+        (None, Err(_)) => CallError::WorkerError {
+            message: error.to_owned(),
+        },
+    }
+}
+
+/// A call went over its time: the instance gets no new calls, and is killed if it does not even react.
+fn overdue(worker: &Arc<Worker>) {
+    let worker = Arc::clone(worker);
+    Function::retire(&worker, "wall_clock");
+    tokio::spawn(async move {
+        if worker.answers(ANSWER_WAIT).await == Some(false) && worker.alive() {
+            worker
+                .kill_for_limit("it did not react after a call went over its time (an endless loop?)".into());
+        }
+    });
+}

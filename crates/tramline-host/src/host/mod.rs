@@ -1,0 +1,216 @@
+//! The host: all functions of a project, callable by name.
+
+mod call;
+mod function;
+mod pool;
+mod watch;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, broadcast};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bundle::Bundler;
+use crate::logs::LogHub;
+use crate::types::{FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine};
+use crate::worker::{RunDir, Worker, WorkerConfig, write_bootstrap};
+use function::Function;
+use pool::Pool;
+
+/// Fresh instances (policy per request) alive at once over all functions: each is a process of tens of MB.
+const FRESH_MAX: usize = 32;
+/// Background work of functions gets at least this long at a stop.
+const UNLOAD_MIN: Duration = Duration::from_millis(500);
+
+/// A handle on the host; clones are cheap. Without [`Host::stop`] the processes are killed when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    functions: BTreeMap<String, Arc<Function>>,
+    bundler: Arc<Bundler>,
+    pool: Arc<Pool>,
+    logs: LogHub,
+    limits: Limits,
+    /// No new calls, no new processes.
+    stopping: CancellationToken,
+    fresh: Arc<Semaphore>,
+    /// One task per process.
+    children: TaskTracker,
+}
+
+impl Host {
+    /// Prepares the folders and returns at once; bundling and starting go on in the background, see
+    /// [`Host::wait_settled`]. A function that fails is broken by itself and harms no other.
+    pub async fn start(config: HostConfig, functions: Vec<FunctionSpec>) -> Result<Host, HostError> {
+        let mut names = HashSet::new();
+        for spec in &functions {
+            if !is_name(&spec.name) {
+                return Err(HostError::BadName(spec.name.clone()));
+            }
+            if !names.insert(spec.name.as_str()) {
+                return Err(HostError::DuplicateName(spec.name.clone()));
+            }
+        }
+        let project = config.project_dir.canonicalize();
+        let project = project.map_err(|source| HostError::Project {
+            path: config.project_dir.clone(),
+            source,
+        })?;
+        let prepare = |path: &Path| {
+            let path = path.to_owned();
+            move |source| HostError::Prepare { path, source }
+        };
+        for folder in ["bundles", "deno", "logs"] {
+            let folder = config.state_dir.join(folder);
+            std::fs::create_dir_all(&folder).map_err(prepare(&folder))?;
+        }
+        let state_dir = config
+            .state_dir
+            .canonicalize()
+            .map_err(prepare(&config.state_dir))?;
+        // copies that an earlier host left when it was killed
+        let _ = std::fs::remove_dir_all(state_dir.join("stage"));
+        let logs = LogHub::new(&state_dir.join("logs")).map_err(prepare(&state_dir))?;
+        let stopping = CancellationToken::new();
+        let children = TaskTracker::new();
+        let limits = config.limits;
+        let timeout = Duration::from_millis(limits.bundle_ms);
+        let bundler = Bundler::new(
+            config.deno.clone(),
+            state_dir.clone(),
+            project,
+            timeout,
+            children.clone(),
+        );
+        let workers = WorkerConfig {
+            deno: config.deno,
+            deno_dir: state_dir.join("deno"),
+            bundles: bundler.folder(),
+            bootstrap: write_bootstrap(&state_dir).map_err(prepare(&state_dir))?,
+            run_dir: RunDir::create(&state_dir).map_err(prepare(&state_dir))?,
+            memory_mb: limits.memory_mb,
+            logs: logs.clone(),
+            children: children.clone(),
+        };
+        let pool = Pool::new(
+            Arc::new(workers),
+            limits.spare_workers,
+            config.max_spawns,
+            stopping.clone(),
+        );
+        let functions = functions
+            .into_iter()
+            .map(|spec| (spec.name.clone(), Function::new(spec)))
+            .collect();
+        let inner = Arc::new(Inner {
+            functions,
+            bundler: Arc::new(bundler),
+            pool,
+            logs,
+            limits,
+            stopping,
+            fresh: Arc::new(Semaphore::new(FRESH_MAX)),
+            children,
+        });
+        let host = Host { inner };
+        host.prepare_all();
+        tokio::spawn(watch::run(
+            Arc::downgrade(&host.inner),
+            host.inner.stopping.clone(),
+        ));
+        Ok(host)
+    }
+
+    fn prepare_all(&self) {
+        for (index, function) in self.inner.functions.values().enumerate() {
+            let (inner, function) = (Arc::clone(&self.inner), Arc::clone(function));
+            tokio::spawn(async move {
+                let start = index < inner.limits.prestart;
+                tokio::select! {
+                    () = function.prepare(&inner, start) => {}
+                    () = inner.stopping.cancelled() => {}
+                }
+            });
+        }
+        let host = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = host.wait_settled() => host.inner.pool.open(),
+                () = host.inner.stopping.cancelled() => {}
+            }
+        });
+    }
+
+    /// All functions, by name.
+    pub fn functions(&self) -> Vec<FunctionInfo> {
+        self.inner
+            .functions
+            .values()
+            .map(|function| function.info())
+            .collect()
+    }
+
+    /// Waits until every function is either ready or broken.
+    pub async fn wait_settled(&self) {
+        for function in self.inner.functions.values() {
+            function.settled().await;
+        }
+    }
+
+    /// New log entries from now on. A slow reader loses the oldest.
+    pub fn logs(&self) -> broadcast::Receiver<LogLine> {
+        self.inner.logs.subscribe()
+    }
+
+    /// The newest entries in memory, oldest first.
+    pub fn recent_logs(&self, function: Option<&str>, limit: usize) -> Vec<LogLine> {
+        self.inner.logs.recent(function, limit)
+    }
+
+    /// Refuses new calls, waits up to `drain` for those in flight, then ends every process. When it returns, none is left.
+    pub async fn stop(&self, drain: Duration) {
+        let inner = &self.inner;
+        let deadline = Instant::now() + drain;
+        inner.stopping.cancel();
+        let live: Vec<Arc<Worker>> = inner
+            .functions
+            .values()
+            .flat_map(|function| function.live())
+            .collect();
+        let ends = live.iter().map(|worker| async {
+            let _ = tokio::time::timeout_at(deadline, worker.until_idle()).await;
+            worker.retire();
+            let left = deadline.saturating_duration_since(Instant::now()).max(UNLOAD_MIN);
+            worker.unload("termination", left).await;
+            worker.end().await;
+        });
+        futures_util::future::join_all(ends).await;
+        for spare in inner.pool.drain() {
+            spare.kill();
+        }
+        // a start that was under way when we began may have added one since
+        for function in inner.functions.values() {
+            function.live().iter().for_each(|worker| worker.kill());
+        }
+        inner.children.close();
+        inner.children.wait().await;
+        inner.logs.flush().await;
+    }
+}
+
+/// As Supabase names functions.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+}

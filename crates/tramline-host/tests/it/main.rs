@@ -1,0 +1,11 @@
+//! Tests with a real Deno.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bundling;
+mod calls;
+mod common;
+mod failures;
+mod lifecycle;
+mod output;
+mod streaming;

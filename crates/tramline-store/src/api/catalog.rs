@@ -1,0 +1,221 @@
+//! Definitions and functions: what runs can name as their target.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_postgres::Row;
+
+use crate::{Db, StoreError};
+
+/// A version of a workflow.
+#[derive(Debug, Clone)]
+pub struct WorkflowRow {
+    pub name: String,
+    pub version: i32,
+    pub status: String,
+    pub checksum: Option<String>,
+    pub required_inputs: Vec<String>,
+    pub problems: Option<Value>,
+    pub created_at: Timestamp,
+    pub definition: Value,
+}
+
+/// A version that was stored or found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredVersion {
+    pub version: i32,
+    /// False when the published definition was equal.
+    pub created: bool,
+}
+
+/// A function that can be called.
+#[derive(Debug, Clone)]
+pub struct FunctionRow {
+    pub name: String,
+    /// `edge`, or `handler` for one in a node's own process.
+    pub kind: String,
+    pub version: Option<String>,
+    pub auth: Option<String>,
+    /// `pending`, `bundling`, `ready` or `broken`.
+    pub state: String,
+    pub reason: Option<String>,
+}
+
+const WORKFLOW: &str = "name, version, status, checksum, required_inputs, problems, created_at, definition";
+
+fn workflow_row(r: &Row) -> WorkflowRow {
+    WorkflowRow {
+        name: r.get(0),
+        version: r.get(1),
+        status: r.get(2),
+        checksum: r.get(3),
+        required_inputs: r.get(4),
+        problems: r.get(5),
+        created_at: r.get(6),
+        definition: r.get(7),
+    }
+}
+
+/// Stores a compiled definition as the next version; an equal one makes none.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn store_definition(
+    db: &Db,
+    name: &str,
+    definition: &Value,
+    checksum: &str,
+    required_inputs: &[String],
+    by: Option<&str>,
+) -> Result<StoredVersion, StoreError> {
+    let client = db.get().await?;
+    let row = client
+        .query_one(
+            "select version, created from tramline.store_definition($1, $2, $3, $4, $5)",
+            &[&name, definition, &checksum, &required_inputs, &by],
+        )
+        .await
+        .map_err(|e| StoreError::query("store definition", e))?;
+    Ok(StoredVersion { version: row.get(0), created: row.get(1) })
+}
+
+/// Definitions that were inserted by SQL and wait for a node to compile them.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn submitted_definitions(db: &Db) -> Result<Vec<WorkflowRow>, StoreError> {
+    let client = db.get().await?;
+    let rows = client
+        .query(
+            &format!(
+                "select {WORKFLOW} from tramline.workflow_definitions where status = 'submitted' order by created_at limit 100"
+            ),
+            &[],
+        )
+        .await
+        .map_err(|e| StoreError::query("submitted definitions", e))?;
+    Ok(rows.iter().map(workflow_row).collect())
+}
+
+/// Publishes or refuses a submitted version. Guarded by its status: two nodes may try.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn settle_definition(
+    db: &Db,
+    name: &str,
+    version: i32,
+    outcome: Result<(&str, &[String]), &Value>,
+) -> Result<(), StoreError> {
+    let client = db.get().await?;
+    let done = match outcome {
+        Ok((checksum, required)) => {
+            client
+                .execute(
+                    "update tramline.workflow_definitions set status = 'published', checksum = $3, required_inputs = $4, published_at = now()
+                      where name = $1 and version = $2 and status = 'submitted'",
+                    &[&name, &version, &checksum, &required],
+                )
+                .await
+        }
+        Err(problems) => {
+            client
+                .execute(
+                    "update tramline.workflow_definitions set status = 'refused', problems = $3
+                      where name = $1 and version = $2 and status = 'submitted'",
+                    &[&name, &version, problems],
+                )
+                .await
+        }
+    };
+    done.map(|_| ()).map_err(|e| StoreError::query("settle definition", e))
+}
+
+/// The newest published version of every workflow.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn list_workflows(db: &Db) -> Result<Vec<WorkflowRow>, StoreError> {
+    let client = db.get().await?;
+    let rows = client
+        .query(
+            &format!(
+                "select distinct on (name) {WORKFLOW} from tramline.workflow_definitions where status in ('published', 'refused', 'submitted')
+                  order by name, status = 'published' desc, version desc"
+            ),
+            &[],
+        )
+        .await
+        .map_err(|e| StoreError::query("list workflows", e))?;
+    Ok(rows.iter().map(workflow_row).collect())
+}
+
+/// One version of a workflow, or its newest published one.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn workflow(db: &Db, name: &str, version: Option<i32>) -> Result<Option<WorkflowRow>, StoreError> {
+    let client = db.get().await?;
+    let row = client
+        .query_opt(
+            &format!(
+                "select {WORKFLOW} from tramline.workflow_definitions
+                  where name = $1 and (version = $2 or $2 is null) order by status = 'published' desc, version desc limit 1"
+            ),
+            &[&name, &version],
+        )
+        .await
+        .map_err(|e| StoreError::query("get workflow", e))?;
+    Ok(row.as_ref().map(workflow_row))
+}
+
+/// Makes functions known as targets, or updates what is known of them.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn register_functions(db: &Db, functions: &[FunctionRow]) -> Result<(), StoreError> {
+    let client = db.get().await?;
+    let column = |f: fn(&FunctionRow) -> Option<&str>| functions.iter().map(f).collect::<Vec<_>>();
+    client
+        .execute(
+            "insert into tramline.functions as f (name, kind, version, auth, state, reason)
+             select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+             on conflict (name) do update set kind = excluded.kind, version = excluded.version, auth = excluded.auth,
+                    state = excluded.state, reason = excluded.reason, updated_at = now()
+              where (f.kind, f.version, f.auth, f.state, f.reason) is distinct from
+                    (excluded.kind, excluded.version, excluded.auth, excluded.state, excluded.reason)",
+            &[
+                &column(|f| Some(&f.name)),
+                &column(|f| Some(&f.kind)),
+                &column(|f| f.version.as_deref()),
+                &column(|f| f.auth.as_deref()),
+                &column(|f| Some(&f.state)),
+                &column(|f| f.reason.as_deref()),
+            ],
+        )
+        .await
+        .map_err(|e| StoreError::query("register functions", e))?;
+    Ok(())
+}
+
+/// All known functions by name.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn list_functions(db: &Db) -> Result<Vec<FunctionRow>, StoreError> {
+    let client = db.get().await?;
+    let rows = client
+        .query("select name, kind, version, auth, state, reason from tramline.functions order by name", &[])
+        .await
+        .map_err(|e| StoreError::query("list functions", e))?;
+    Ok(rows
+        .iter()
+        .map(|r| FunctionRow {
+            name: r.get(0),
+            kind: r.get(1),
+            version: r.get(2),
+            auth: r.get(3),
+            state: r.get(4),
+            reason: r.get(5),
+        })
+        .collect())
+}

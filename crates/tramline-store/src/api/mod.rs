@@ -1,0 +1,14 @@
+//! The queries of the HTTP API, the CLI and the pages: enqueue, read and command runs; definitions, functions, schedules.
+
+mod catalog;
+mod enqueue;
+mod read;
+
+pub use catalog::{
+    FunctionRow, StoredVersion, WorkflowRow, list_functions, list_workflows, register_functions, store_definition,
+    submitted_definitions, settle_definition, workflow,
+};
+pub use enqueue::{Accepted, NewRun, Refused, cancel_run, enqueue, retry_run};
+pub use read::{
+    EventRow, RunQuery, RunRow, StepRow, count_by_status, get_run, list_runs, run_events, run_statuses, run_steps,
+};

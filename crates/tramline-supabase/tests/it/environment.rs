@@ -1,0 +1,83 @@
+use tramline_supabase::environment::{self, EnvironmentInput, FunctionEnvironment};
+use tramline_supabase::{LocalKeys, Project};
+
+use crate::support::Folder;
+
+fn environment(project: &Project) -> FunctionEnvironment {
+    let keys = LocalKeys::default();
+    environment::of_functions(
+        project,
+        &EnvironmentInput {
+            gateway_url: "http://127.0.0.1:54321",
+            db_url: "postgres://postgres@127.0.0.1:54322/postgres",
+            keys: &keys,
+            cron_secret: "generated",
+        },
+    )
+}
+
+#[test]
+fn functions_get_the_platforms_names() {
+    let vars = environment(&Folder::new(&[]).project()).vars;
+    assert_eq!(vars["SUPABASE_URL"], "http://127.0.0.1:54321");
+    assert_eq!(
+        vars["SUPABASE_DB_URL"],
+        "postgres://postgres@127.0.0.1:54322/postgres"
+    );
+    assert_eq!(
+        vars["SUPABASE_SECRET_KEYS"],
+        r#"{"default":"sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz"}"#
+    );
+    let jwks: serde_json::Value = serde_json::from_str(&vars["SUPABASE_JWKS"]).unwrap();
+    assert_eq!(jwks["keys"][0]["kty"], "oct");
+    for name in [
+        "SUPABASE_ANON_KEY",
+        "SUPABASE_SERVICE_ROLE_KEY",
+        "SUPABASE_PUBLISHABLE_KEYS",
+        "CRON_SECRET",
+    ] {
+        assert!(!vars[name].is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_projects_values_win_but_platform_names_are_skipped_with_a_warning() {
+    let folder = Folder::new(&[
+        (
+            "supabase/functions/.env",
+            "CRON_SECRET=mine\nBOTH=file\nSUPABASE_URL=http://else\nsupabase_lower=ok",
+        ),
+        (
+            "supabase/config.toml",
+            "[edge_runtime.secrets]\nboth = 'config'\nsupabase_x = 'no'",
+        ),
+    ]);
+    let environment = environment(&folder.project());
+    assert_eq!(environment.cron_secret(), "mine");
+    assert_eq!(environment.vars["BOTH"], "config");
+    assert_eq!(environment.vars["SUPABASE_URL"], "http://127.0.0.1:54321");
+    assert_eq!(environment.vars["supabase_lower"], "ok");
+    let warnings: Vec<String> = environment.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        warnings[0]
+            .ends_with("functions/.env:3: Env name cannot start with SUPABASE_, skipping: SUPABASE_URL")
+    );
+    assert!(warnings[1].ends_with("config.toml: Env name cannot start with SUPABASE_, skipping: SUPABASE_X"));
+}
+
+#[test]
+fn container_addresses_become_ones_that_work_here() {
+    let folder = Folder::new(&[(
+        "supabase/functions/.env",
+        "A=http://kong:8000/functions/v1/x\nB=http://host.docker.internal:54321\nC=http://host.docker.internal:3000/y\n\
+         D=http://host.docker.internal/z\nE=http://donkong:8000 kong:80 my.host.docker.internal\n\
+         F=a,http://kong:8000,http://host.docker.internal:9/",
+    )]);
+    let vars = environment(&folder.project()).vars;
+    assert_eq!(vars["A"], "http://127.0.0.1:54321/functions/v1/x");
+    assert_eq!(vars["B"], "http://127.0.0.1:54321");
+    assert_eq!(vars["C"], "http://127.0.0.1:3000/y");
+    assert_eq!(vars["D"], "http://127.0.0.1:54321/z");
+    assert_eq!(vars["E"], "http://donkong:8000 kong:80 my.host.docker.internal");
+    assert_eq!(vars["F"], "a,http://127.0.0.1:54321,http://127.0.0.1:9/");
+}

@@ -1,0 +1,68 @@
+//! `function …`.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+const INVOKE_EXAMPLES: &str = "\
+Examples:
+  tramline function invoke hello
+  tramline function invoke send-email --data '{\"action\": \"send\", \"payload\": {…}}'
+  tramline function invoke users --method GET --path '?limit=10' --as anon
+
+The body of the answer goes to standard output, its status to standard error.";
+
+#[derive(Debug, Subcommand)]
+pub enum FunctionCommand {
+    /// List the functions with their guard and state
+    List,
+    /// Call a function through the gateway
+    #[command(after_help = INVOKE_EXAMPLES)]
+    Invoke(InvokeArgs),
+    /// Show what functions have written
+    Logs(LogsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InvokeArgs {
+    /// Name of the function
+    pub name: String,
+    /// The body: JSON, @file, or - for standard input
+    #[arg(long, short, value_name = "JSON|@FILE|-")]
+    pub data: Option<String>,
+    /// HTTP method
+    #[arg(long, short = 'X', default_value = "POST")]
+    pub method: String,
+    /// What follows the function's name in the URL, such as /42 or ?limit=10
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// A further header, `name: value`
+    #[arg(long = "header", short = 'H', value_name = "HEADER")]
+    pub headers: Vec<String>,
+    /// The key to call with
+    #[arg(long = "as", value_enum, default_value_t = Role::Service)]
+    pub role: Role,
+}
+
+/// Whose key a call carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// The service role
+    Service,
+    /// The anonymous role
+    Anon,
+    /// The cron secret
+    Cron,
+    /// No key at all
+    Nobody,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Name of a function; all functions when not given
+    pub name: Option<String>,
+    /// Lines to show first
+    #[arg(long, short = 'n', default_value_t = 50)]
+    pub tail: usize,
+    /// Go on with new lines as they come
+    #[arg(long, short)]
+    pub follow: bool,
+}

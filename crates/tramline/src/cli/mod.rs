@@ -1,0 +1,83 @@
+//! The command line: names, help and nothing else.
+
+mod functions;
+mod nodes;
+mod runs;
+mod schedules;
+mod workflows;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role};
+pub use nodes::{DevArgs, ServeArgs, ServeRole};
+pub use runs::{ListArgs, RunCommand, StartArgs};
+pub use schedules::ScheduleCommand;
+pub use workflows::WorkflowCommand;
+
+const EXAMPLES: &str = "\
+Examples:
+  tramline dev examples/crm                     run a project on a Postgres of its own
+  tramline run start proposal-created --input @proposal.json --wait
+  tramline run list --status failed
+  tramline function logs daily-digest --follow
+  tramline help exit-codes                      what the exit codes mean
+
+While `tramline dev` runs, the other commands find its address and key by themselves when they are used inside the
+project folder (or with --project); otherwise give --url and --key.";
+
+/// Makes Supabase edge functions dependable: hosts them, queues and retries their work, runs workflows and schedules.
+#[derive(Debug, Parser)]
+#[command(name = "tramline", version, about, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print JSON for programs instead of tables for people
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Address of the node, such as http://127.0.0.1:54321
+    #[arg(long, global = true, env = "TRAMLINE_URL", value_name = "URL", help_heading = "Global options")]
+    pub url: Option<String>,
+    /// A service role key
+    #[arg(long, global = true, env = "TRAMLINE_KEY", value_name = "KEY", hide_env_values = true, help_heading = "Global options")]
+    pub key: Option<String>,
+    /// The project folder; the nearest one upwards that holds supabase/ when not given
+    #[arg(long, global = true, env = "TRAMLINE_PROJECT", value_name = "FOLDER", help_heading = "Global options")]
+    pub project: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a project here: Postgres, functions, workflows, schedules and the gateway in one process
+    Dev(DevArgs),
+    /// Run a node of a production installation on your own Postgres
+    Serve(ServeArgs),
+    /// Show what the node does
+    Status,
+    /// Check what this machine has and lacks
+    #[command(after_help = "Ends with exit code 1 when something that `tramline dev` needs is missing and cannot be installed by it.")]
+    Doctor,
+    /// Start, look at, cancel and retry runs
+    #[command(subcommand)]
+    Run(RunCommand),
+    /// Publish and look at workflow definitions
+    #[command(subcommand)]
+    Workflow(WorkflowCommand),
+    /// Look at, trigger, pause and resume schedules
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
+    /// List, call and read the logs of functions
+    #[command(subcommand)]
+    Function(FunctionCommand),
+    /// What the exit codes mean
+    #[command(name = "exit-codes", hide = true)]
+    ExitCodes,
+}

@@ -1,0 +1,258 @@
+//! `tramline.toml`: what tramline needs to know beyond the Supabase project.
+//!
+//! Defaults are overridden by the file, the file by `TRAMLINE_<SECTION>_<KEY>`, those by flags (where the command
+//! has one). An unknown key is an error: a typo must not silently mean the default.
+
+mod reader;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
+use tramline_host::Policy;
+use tramline_store::embedded::Binaries;
+
+use crate::exit::{Done, Exit, Failure};
+use reader::{Section, Source};
+
+const FILE: &str = "tramline.toml";
+/// Largest request body that may be configured: bodies stream, but their inputs end up in memory and rows.
+const BODY_MB_MAX: u64 = 1_024;
+/// Largest time limit of one answer, in seconds: a day is a run's business, not a request's.
+const ANSWER_SECONDS_MAX: u64 = 3_600;
+/// Longest lease; a killed node is replaced only after it.
+const LEASE_SECONDS_MAX: u64 = 300;
+
+/// All settings.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Config {
+    pub functions: BTreeMap<String, FunctionSettings>,
+    pub gateway: GatewaySettings,
+    pub engine: EngineSettings,
+    pub host: HostSettings,
+    pub postgres: PostgresSettings,
+}
+
+/// `[functions.<name>]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FunctionSettings {
+    /// Who may call it; `verify_jwt` of config.toml decides when not given.
+    pub auth: Option<GuardAuth>,
+    /// Why it is open to everybody.
+    pub reason: Option<String>,
+    pub preflight: Preflight,
+    /// Until its answer must have begun.
+    pub timeout_seconds: Option<u64>,
+    /// When calls share an instance; config.toml's policy when not given.
+    pub policy: Option<Policy>,
+    /// Keeps the service role key, the JWT secret and the database's address out of its environment.
+    pub withhold_service_role_key: bool,
+    /// `tramline.toml:12`, for messages.
+    pub place: String,
+}
+
+/// `[gateway]`; see the constants of the gateway for the defaults' reasons.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GatewaySettings {
+    pub max_body_mb: Option<u64>,
+    pub max_connections: Option<u64>,
+    pub answer_timeout_seconds: Option<u64>,
+    pub cors: Cors,
+    /// Targets that signed-in users may start through `/api/v1/runs`.
+    pub authenticated_targets: Vec<String>,
+}
+
+/// `[engine]`; see `EngineConfig` for the defaults.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EngineSettings {
+    pub lease_seconds: Option<u64>,
+    pub max_active_runs: Option<u64>,
+    /// Longest call of a function that is a run by itself.
+    pub function_timeout_seconds: Option<u64>,
+    /// Idle poll: how late a run inserted by plain SQL may be noticed.
+    pub poll_ms: Option<u64>,
+}
+
+/// `[host]`; see the host's `Limits` for the defaults.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostSettings {
+    pub memory_mb: Option<u64>,
+    pub hang_seconds: Option<u64>,
+    pub max_in_flight: Option<u64>,
+    pub max_age_minutes: Option<u64>,
+    pub idle_minutes: Option<u64>,
+    pub boot_seconds: Option<u64>,
+    pub bundle_seconds: Option<u64>,
+    pub spare_workers: Option<u64>,
+}
+
+/// `[postgres]`, the embedded one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PostgresSettings {
+    pub binaries: Binaries,
+    pub settings: Vec<(String, String)>,
+}
+
+impl Config {
+    /// The settings of a project folder.
+    pub fn load(project: &Path, env: &BTreeMap<String, String>) -> Done<Self> {
+        let path = project.join(FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(Failure::new(Exit::Usage, format!("failed to read {}: {error}", path.display())));
+            }
+        };
+        Self::parse(&PathBuf::from(FILE), &text, env)
+    }
+
+    fn parse(path: &Path, text: &str, env: &BTreeMap<String, String>) -> Done<Self> {
+        let source = Source { path, text, env, problems: RefCell::default() };
+        let config = match DeTable::parse(text) {
+            Ok(table) => read(&Section::top(&source, table.get_ref()), &source),
+            Err(error) => {
+                source.problem(error.span().map_or(0, |span| span.start), error.message());
+                Self::default()
+            }
+        };
+        let details = source.problems.into_inner();
+        if details.is_empty() {
+            return Ok(config);
+        }
+        let mut failure = Failure::new(Exit::Usage, format!("failed to use {}", path.display()));
+        failure.details = details;
+        Err(failure)
+    }
+}
+
+fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
+    let config = Config {
+        functions: read_functions(&top.section("functions"), source),
+        gateway: read_gateway(&top.section("gateway")),
+        engine: read_engine(&top.section("engine")),
+        host: read_host(&top.section("host")),
+        postgres: read_postgres(&top.section("postgres"), source),
+    };
+    top.finish();
+    config
+}
+
+const AUTHS: [(&str, GuardAuth); 5] = [
+    ("jwt", GuardAuth::Jwt),
+    ("cron", GuardAuth::Cron),
+    ("public", GuardAuth::Public),
+    ("webhook", GuardAuth::Webhook),
+    ("none", GuardAuth::None),
+];
+
+fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String, FunctionSettings> {
+    let mut functions = BTreeMap::new();
+    for (name, offset, block) in section.children() {
+        if !tramline_gateway::is_function_name(&name) {
+            source.problem(offset, format!("{name:?} is no name of a function: letters, digits, _ and - only"));
+        }
+        let auth = block.choice("auth", &AUTHS);
+        let reason = block.text("reason").filter(|reason| !reason.trim().is_empty());
+        if matches!(auth, Some(GuardAuth::None | GuardAuth::Public)) && reason.is_none() {
+            let auth = if auth == Some(GuardAuth::None) { "none" } else { "public" };
+            block.refuse(
+                "auth",
+                &format!("functions.{name} is open to everybody: auth = \"{auth}\" needs reason = \"why that is safe\""),
+            );
+        }
+        let settings = FunctionSettings {
+            auth,
+            reason,
+            preflight: block
+                .choice("preflight", &[("function", Preflight::Function), ("gateway", Preflight::Gateway)])
+                .unwrap_or_default(),
+            timeout_seconds: block.number("timeout_seconds", 1..=ANSWER_SECONDS_MAX),
+            policy: block.choice(
+                "policy",
+                &[
+                    ("per_worker", Policy::PerWorker),
+                    ("per_request", Policy::PerRequest),
+                    ("oneshot", Policy::Oneshot),
+                ],
+            ),
+            withhold_service_role_key: block.flag("withhold_service_role_key").unwrap_or(false),
+            place: source.place(offset),
+        };
+        block.finish();
+        functions.insert(name, settings);
+    }
+    functions
+}
+
+fn read_gateway(section: &Section<'_>) -> GatewaySettings {
+    let mut origins = Vec::new();
+    let given = section.texts("cors_origins");
+    for text in given.iter().flatten() {
+        match Origin::parse(text) {
+            Ok(origin) => origins.push(origin),
+            Err(error) => section.refuse("cors_origins", &error.to_string()),
+        }
+    }
+    let settings = GatewaySettings {
+        max_body_mb: section.number("max_body_mb", 1..=BODY_MB_MAX),
+        max_connections: section.number("max_connections", 1..=1_000_000),
+        answer_timeout_seconds: section.number("answer_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
+        cors: if given.is_some() { Cors::Origins(origins) } else { Cors::AnyOrigin },
+        authenticated_targets: section.texts("authenticated_targets").unwrap_or_default(),
+    };
+    section.finish();
+    settings
+}
+
+fn read_engine(section: &Section<'_>) -> EngineSettings {
+    let settings = EngineSettings {
+        lease_seconds: section.number("lease_seconds", 1..=LEASE_SECONDS_MAX),
+        max_active_runs: section.number("max_active_runs", 1..=1_000_000),
+        function_timeout_seconds: section.number("function_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
+        poll_ms: section.number("poll_ms", 1..=60_000),
+    };
+    section.finish();
+    settings
+}
+
+fn read_host(section: &Section<'_>) -> HostSettings {
+    let settings = HostSettings {
+        memory_mb: section.number("memory_mb", 32..=65_536),
+        hang_seconds: section.number("hang_seconds", 1..=3_600),
+        max_in_flight: section.number("max_in_flight", 1..=100_000),
+        max_age_minutes: section.number("max_age_minutes", 1..=100_000),
+        idle_minutes: section.number("idle_minutes", 1..=100_000),
+        boot_seconds: section.number("boot_seconds", 1..=600),
+        bundle_seconds: section.number("bundle_seconds", 1..=3_600),
+        spare_workers: section.number("spare_workers", 0..=64),
+    };
+    section.finish();
+    settings
+}
+
+/// Names of a server's settings as Postgres accepts them on its command line.
+fn is_setting_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
+}
+
+fn read_postgres(section: &Section<'_>, source: &Source<'_>) -> PostgresSettings {
+    // the name that also test suites use; it holds for every project of a machine, so the file wins over it
+    let given = section.text("binaries").or_else(|| source.env.get("TRAMLINE_PG_BINARIES").cloned());
+    let binaries = given.map_or(Ok(Binaries::Auto), |text| text.parse());
+    let binaries = binaries.unwrap_or_else(|error: tramline_store::embedded::EmbeddedError| {
+        section.refuse("binaries", &error.to_string());
+        Binaries::Auto
+    });
+    let settings = section.section("settings").pairs();
+    for (name, _) in settings.iter().filter(|(name, _)| !is_setting_name(name)) {
+        section.refuse("settings", &format!("{name:?} is no name of a Postgres setting"));
+    }
+    section.finish();
+    PostgresSettings { binaries, settings }
+}
+
+#[cfg(test)]
+mod tests;

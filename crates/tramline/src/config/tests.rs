@@ -1,0 +1,77 @@
+use super::*;
+
+fn parse(text: &str, env: &[(&str, &str)]) -> Done<Config> {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Config::parse(Path::new(FILE), text, &env)
+}
+
+fn problems(text: &str, env: &[(&str, &str)]) -> Vec<String> {
+    parse(text, env).expect_err("should be refused").details
+}
+
+#[test]
+fn the_example_is_read() {
+    let text = include_str!("../../../../examples/crm/tramline.toml");
+    let config = parse(text, &[]).unwrap();
+    assert_eq!(config.functions["daily-digest"].auth, Some(GuardAuth::Cron));
+    assert_eq!(config.functions["digest-opt-out"].auth, Some(GuardAuth::Public));
+    assert!(!config.functions["users"].withhold_service_role_key);
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest_known_key() {
+    let found = problems("[gateway]\nmax_body_mb = 5\nmax_conections = 7\n", &[]);
+    assert_eq!(found, ["tramline.toml:3: the key gateway.max_conections is not known; did you mean max_connections?"]);
+    let found = problems("[gatway]\n", &[]);
+    assert_eq!(found, ["tramline.toml:1: the key gatway is not known; did you mean gateway?"]);
+    let found = problems("[functions.a]\nzzz = 1\n", &[]);
+    assert!(found[0].starts_with("tramline.toml:2: the key functions.a.zzz is not known; known are auth, "), "{found:?}");
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let found = problems("[functions.a]\nauth = \"jtw\"\n[engine]\nlease_seconds = 0\n", &[]);
+    assert_eq!(
+        found,
+        [
+            "tramline.toml:2: functions.a.auth must be one of jwt, cron, public, webhook, none, but is \"jtw\"; did you mean jwt?",
+            "tramline.toml:4: engine.lease_seconds must be a whole number from 1 to 300, but is 0",
+        ]
+    );
+}
+
+#[test]
+fn an_open_function_needs_a_reason() {
+    let found = problems("[functions.a]\nauth = \"none\"\n", &[]);
+    assert!(found[0].starts_with("tramline.toml:2: functions.a is open to everybody"), "{found:?}");
+    assert!(parse("[functions.a]\nauth = \"none\"\nreason = \"static text\"\n", &[]).is_ok());
+}
+
+#[test]
+fn the_environment_stands_over_the_file() {
+    let text = "[gateway]\nmax_body_mb = 5\n";
+    assert_eq!(parse(text, &[]).unwrap().gateway.max_body_mb, Some(5));
+    assert_eq!(parse(text, &[("TRAMLINE_GATEWAY_MAX_BODY_MB", "7")]).unwrap().gateway.max_body_mb, Some(7));
+    let found = problems(text, &[("TRAMLINE_GATEWAY_MAX_BODY_MB", "x")]);
+    assert_eq!(found, ["environment TRAMLINE_GATEWAY_MAX_BODY_MB: it must be a whole number from 1 to 1024"]);
+    let found = problems(text, &[("TRAMLINE_ENGINE_LEASE_SECOND", "7")]);
+    assert_eq!(
+        found,
+        ["environment TRAMLINE_ENGINE_LEASE_SECOND: there is no setting engine.lease_second; did you mean lease_seconds?"]
+    );
+}
+
+#[test]
+fn broken_toml_has_its_line() {
+    let found = problems("[gateway]\nmax_body_mb = \n", &[]);
+    assert!(found[0].starts_with("tramline.toml:2: "), "{found:?}");
+}
+
+#[test]
+fn postgres_binaries_and_settings_are_checked() {
+    let config = parse("[postgres]\nbinaries = \"npm\"\n[postgres.settings]\nwork_mem = \"8MB\"\n", &[]).unwrap();
+    assert_eq!(config.postgres.binaries, Binaries::Npm);
+    assert_eq!(config.postgres.settings, [("work_mem".to_owned(), "8MB".to_owned())]);
+    assert_eq!(problems("[postgres]\nbinaries = \"apt\"\n", &[]).len(), 1);
+    assert_eq!(problems("[postgres.settings]\n\"-c\" = 1\n", &[]).len(), 1);
+}

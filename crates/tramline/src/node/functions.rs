@@ -1,0 +1,111 @@
+//! The host as the gateway sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
+use http::{Request, Response};
+use tokio::sync::broadcast::error::RecvError;
+use tramline_gateway::{Body, CallContext, CallError, Followed, FunctionInfo, Functions, LogLine};
+use tramline_host::{FunctionState, Host};
+
+/// Adapts the host to the gateway's trait.
+pub struct HostedFunctions {
+    host: Host,
+    names: BTreeSet<String>,
+    timeouts_ms: BTreeMap<String, u64>,
+}
+
+impl HostedFunctions {
+    pub fn new(host: Host, timeouts_ms: BTreeMap<String, u64>) -> Self {
+        let names = host.functions().into_iter().map(|info| info.name).collect();
+        Self { host, names, timeouts_ms }
+    }
+}
+
+impl Functions for HostedFunctions {
+    fn exists(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    fn call(
+        &self,
+        name: &str,
+        request: Request<Body>,
+        context: CallContext,
+    ) -> BoxFuture<'static, Result<Response<Body>, CallError>> {
+        let (host, name) = (self.host.clone(), name.to_owned());
+        let context = tramline_host::CallContext {
+            run_id: context.run_id,
+            request_id: context.request_id,
+            wall_ms: self.timeouts_ms.get(&name).copied().unwrap_or(context.wall_ms),
+        };
+        async move { host.call(&name, request, context).await.map_err(call_error) }.boxed()
+    }
+
+    fn list(&self) -> Vec<FunctionInfo> {
+        self.host.functions().into_iter().map(info).collect()
+    }
+
+    fn recent_logs(&self, function: &str, limit: usize) -> Vec<LogLine> {
+        self.host.recent_logs(Some(function), limit).into_iter().map(log_line).collect()
+    }
+
+    fn follow_logs(&self) -> BoxStream<'static, Followed> {
+        stream::unfold(self.host.logs(), |mut lines| async move {
+            match lines.recv().await {
+                Ok(line) => Some((Followed::Line(log_line(line)), lines)),
+                Err(RecvError::Lagged(missed)) => Some((Followed::Missed(missed), lines)),
+                Err(RecvError::Closed) => None,
+            }
+        })
+        .boxed()
+    }
+}
+
+/// A state's name and the reason when it is broken.
+pub fn state(state: FunctionState) -> (&'static str, Option<String>) {
+    match state {
+        FunctionState::Pending => ("pending", None),
+        FunctionState::Bundling => ("bundling", None),
+        FunctionState::Ready => ("ready", None),
+        FunctionState::Broken { reason } => ("broken", Some(reason)),
+    }
+}
+
+fn info(info: tramline_host::FunctionInfo) -> FunctionInfo {
+    let (state, reason) = state(info.state);
+    FunctionInfo { name: info.name, state, reason, version: info.version }
+}
+
+fn log_line(line: tramline_host::LogLine) -> LogLine {
+    let stream = match line.stream {
+        tramline_host::Stream::Console => "console",
+        tramline_host::Stream::Stdout => "stdout",
+        tramline_host::Stream::Stderr => "stderr",
+        tramline_host::Stream::Host => "host",
+    };
+    LogLine {
+        at: line.at,
+        function: line.function,
+        level: line.level.as_str().to_owned(),
+        message: line.message,
+        run_id: line.run_id,
+        request_id: line.request_id,
+        stream: stream.to_owned(),
+    }
+}
+
+fn call_error(error: tramline_host::CallError) -> CallError {
+    use tramline_host::CallError as Host;
+    match error {
+        Host::NotFound => CallError::NotFound,
+        Host::Boot { message } => CallError::Boot { message },
+        Host::WorkerError { message } => CallError::WorkerError { message },
+        Host::Limit { message } => CallError::Limit { message },
+        Host::IdleTimeout => CallError::IdleTimeout,
+        Host::Overloaded => CallError::Overloaded,
+        Host::Stopping => CallError::Stopping,
+    }
+}

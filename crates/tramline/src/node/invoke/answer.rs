@@ -1,0 +1,123 @@
+//! What a function's answer means for the step that called it.
+
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::Value;
+use tramline_core::json::check_storable;
+use tramline_engine::{Failure, Outcome};
+use tramline_gateway::Body;
+
+/// Largest answer that is kept with a step; larger results belong into storage, with their address in the answer.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Longest message taken from an error's body.
+const MESSAGE_CHARS_MAX: usize = 1_000;
+
+/// Reads the answer and decides.
+pub(super) async fn outcome(response: Response<Body>) -> Outcome {
+    let status = response.status();
+    match Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await {
+        Ok(body) => of_answer(status, &body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => failed(
+            "answer_too_large",
+            format!("the answer is larger than {ANSWER_BYTES_MAX} bytes; store it and answer with its address"),
+        ),
+        Err(error) => failed("worker_error", format!("the answer ended early: {error}")),
+    }
+}
+
+/// 2xx is success, unless the body says `{"success": false}`; everything else is a failure with what the body tells.
+fn of_answer(status: StatusCode, body: &[u8]) -> Outcome {
+    let value = if body.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()))
+    };
+    if let Err(problem) = check_storable(&value) {
+        return failed("invalid_answer", format!("the answer cannot be stored: {} {problem}", problem.path));
+    }
+    if !status.is_success() {
+        let message = message_of(&value).unwrap_or_else(|| format!("the function answered {status}"));
+        return with_details(Failure::new(format!("http_{}", status.as_u16()), message), value);
+    }
+    if value.get("success") == Some(&Value::Bool(false)) {
+        let error = value.get("error").cloned().unwrap_or(Value::Null);
+        let code = error.get("code").and_then(Value::as_str).filter(|code| !code.is_empty());
+        let message = message_of(&value).unwrap_or_else(|| "the function answered success: false".to_owned());
+        return with_details(Failure::new(code.unwrap_or("function_failed"), message), error);
+    }
+    Outcome::Completed(value)
+}
+
+fn failed(code: &str, message: String) -> Outcome {
+    Outcome::Failed(Failure::new(code, message))
+}
+
+fn with_details(mut failure: Failure, details: Value) -> Outcome {
+    // a text is the message already
+    failure.details = Some(details).filter(|details| details.is_object() || details.is_array());
+    Outcome::Failed(failure)
+}
+
+/// What a person would read out of an error's body: `{error: {message}}`, `{error}`, `{message}`, `{msg}`, or the text.
+fn message_of(body: &Value) -> Option<String> {
+    let candidates = [
+        body.get("error").and_then(|error| error.get("message")),
+        body.get("error"),
+        body.get("message"),
+        body.get("msg"),
+        Some(body),
+    ];
+    let text = candidates.into_iter().flatten().find_map(Value::as_str)?.trim();
+    (!text.is_empty()).then(|| text.chars().take(MESSAGE_CHARS_MAX).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(status: u16, body: &str) -> Outcome {
+        of_answer(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    }
+
+    fn failure(outcome: Outcome) -> Failure {
+        match outcome {
+            Outcome::Failed(failure) => failure,
+            Outcome::Completed(value) => panic!("completed with {value}"),
+        }
+    }
+
+    #[test]
+    fn a_2xx_answer_is_success_whatever_its_body() {
+        assert_eq!(of(200, r#"{"a": 1}"#), Outcome::Completed(json!({"a": 1})));
+        assert_eq!(of(201, r#"{"success": true, "data": 1}"#), Outcome::Completed(json!({"success": true, "data": 1})));
+        assert_eq!(of(204, ""), Outcome::Completed(Value::Null));
+        assert_eq!(of(200, "<p>hi</p>"), Outcome::Completed(json!("<p>hi</p>")));
+    }
+
+    #[test]
+    fn success_false_with_200_is_a_failed_step_with_its_error() {
+        let told = failure(of(200, r#"{"success": false, "error": "no such guest"}"#));
+        assert_eq!((told.code.as_str(), told.message.as_str(), told.details), ("function_failed", "no such guest", None));
+        let told = failure(of(200, r#"{"success": false, "error": {"code": "gone", "message": "m"}}"#));
+        assert_eq!((told.code.as_str(), told.message.as_str()), ("gone", "m"));
+        assert_eq!(told.details, Some(json!({"code": "gone", "message": "m"})));
+    }
+
+    #[test]
+    fn other_statuses_are_failures_with_the_bodys_message() {
+        let told = failure(of(422, r#"{"error": "bad", "fields": ["a"]}"#));
+        assert_eq!((told.code.as_str(), told.message.as_str()), ("http_422", "bad"));
+        assert_eq!(told.details, Some(json!({"error": "bad", "fields": ["a"]})));
+        assert_eq!(failure(of(302, "")).code, "http_302");
+        assert_eq!(failure(of(500, "boom")).message, "boom");
+        assert_eq!(failure(of(503, "{}")).message, "the function answered 503 Service Unavailable");
+    }
+
+    #[test]
+    fn an_answer_that_jsonb_refuses_fails_the_step() {
+        assert_eq!(failure(of(200, r#"{"a": "x\u0000"}"#)).code, "invalid_answer");
+        assert_eq!(failure(of(200, "text\0text")).code, "invalid_answer");
+    }
+}

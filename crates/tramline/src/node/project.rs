@@ -1,0 +1,129 @@
+//! What a project folder and its settings come to: functions with their environment and guards, keys, warnings.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tramline_gateway::{Guard, GuardAuth};
+use tramline_host::{FunctionSpec, Policy};
+use tramline_supabase::config::EdgePolicy;
+use tramline_supabase::environment::{EnvironmentInput, of_functions};
+use tramline_supabase::project::FunctionSource;
+use tramline_supabase::{LocalKeys, Project};
+
+use crate::config::{Config, FunctionSettings};
+use crate::exit::{Done, Exit, Failure, OrExit as _};
+
+/// With these a function may do everything; they are withheld together.
+const POWERFUL: [&str; 4] = ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEYS", "SUPABASE_JWKS", "SUPABASE_DB_URL"];
+
+/// A project, read and checked; nothing is started.
+pub struct Setup {
+    pub project: Project,
+    pub config: Config,
+    pub keys: LocalKeys,
+    /// Things that were understood but are probably not meant, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// What is known of the functions once the addresses are.
+pub struct FunctionPlan {
+    pub specs: Vec<FunctionSpec>,
+    pub guards: BTreeMap<String, Guard>,
+    /// Milliseconds until the answer must have begun, where declared.
+    pub timeouts_ms: BTreeMap<String, u64>,
+    /// What cron functions compare with.
+    pub cron_secret: String,
+    pub warnings: Vec<String>,
+}
+
+impl Setup {
+    /// Reads `supabase/`, `tramline/` and `tramline.toml`.
+    pub fn read(dir: &Path, env: &BTreeMap<String, String>) -> Done<Self> {
+        let config = Config::load(dir, env)?;
+        let project = Project::discover(dir, env).or_exit(Exit::Usage)?;
+        let keys = LocalKeys::from_config(&project.config.auth).or_exit(Exit::Usage)?;
+        refuse_unknown_functions(&project, &config)?;
+        let warnings = project.warnings.iter().map(ToString::to_string).collect();
+        Ok(Self { project, config, keys, warnings })
+    }
+
+    /// The functions as host and gateway need them.
+    pub fn functions(&self, gateway_url: &str, db_url: &str, cron_secret: &str) -> FunctionPlan {
+        let input = EnvironmentInput { gateway_url, db_url, keys: &self.keys, cron_secret };
+        let environment = of_functions(&self.project, &input);
+        let mut warnings: Vec<String> = environment.warnings.iter().map(ToString::to_string).collect();
+        let (mut specs, mut guards, mut timeouts_ms) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        for source in &self.project.functions {
+            let settings = self.config.functions.get(&source.name).cloned().unwrap_or_default();
+            let mut vars = environment.vars.clone();
+            if settings.withhold_service_role_key {
+                vars.retain(|name, _| !POWERFUL.contains(&name.as_str()));
+            }
+            let guard = guard(source, &settings);
+            if guard.auth == GuardAuth::PassThrough {
+                warnings.push(format!(
+                    "function {0}: verify_jwt = false lets every request through; it must check for itself. Say so in tramline.toml: [functions.{0}] auth = \"cron\", \"public\" or \"none\"",
+                    source.name
+                ));
+            }
+            if let Some(seconds) = settings.timeout_seconds {
+                timeouts_ms.insert(source.name.clone(), seconds * 1_000);
+            }
+            guards.insert(source.name.clone(), guard);
+            specs.push(FunctionSpec {
+                name: source.name.clone(),
+                entrypoint: source.entrypoint.clone(),
+                import_map: source.import_map.clone().or_else(|| source.package_json.clone()),
+                static_files: source.static_files.clone(),
+                broken: source.broken(&vars),
+                env: vars,
+                policy: settings.policy.unwrap_or(policy(self.project.config.edge_runtime.policy)),
+            });
+        }
+        FunctionPlan { specs, guards, timeouts_ms, cron_secret: environment.cron_secret().to_owned(), warnings }
+    }
+
+    /// `--strict`: every function that anybody may call is declared so.
+    pub fn refuse_undeclared(&self) -> Done {
+        let mut failure = Failure::new(Exit::Usage, "failed to start with --strict: functions are open to everybody without a word about it")
+            .hint("Declare each in tramline.toml: [functions.<name>] auth = \"jwt\", \"cron\", \"public\" or \"none\", the last two with a reason.");
+        let declared = |name: &str| self.config.functions.get(name).is_some_and(|settings| settings.auth.is_some());
+        let open = self.project.functions.iter().filter(|source| !source.verify_jwt && !declared(&source.name));
+        failure.details = open.map(|source| format!("{}: verify_jwt = false in supabase/config.toml", source.name)).collect();
+        if failure.details.is_empty() { Ok(()) } else { Err(failure) }
+    }
+}
+
+fn guard(source: &FunctionSource, settings: &FunctionSettings) -> Guard {
+    let by_config = if source.verify_jwt { GuardAuth::Jwt } else { GuardAuth::PassThrough };
+    Guard { auth: settings.auth.unwrap_or(by_config), preflight: settings.preflight }
+}
+
+fn policy(policy: EdgePolicy) -> Policy {
+    match policy {
+        EdgePolicy::PerWorker => Policy::PerWorker,
+        EdgePolicy::PerRequest => Policy::PerRequest,
+        EdgePolicy::Oneshot => Policy::Oneshot,
+    }
+}
+
+/// A guard for a function that does not exist guards nothing: its name is misspelt.
+fn refuse_unknown_functions(project: &Project, config: &Config) -> Done {
+    let exists = |name: &str| {
+        // a disabled function keeps its block
+        project.functions.iter().any(|source| source.name == name) || project.config.functions.contains_key(name)
+    };
+    let mut failure = Failure::new(Exit::Usage, "failed to use tramline.toml");
+    for (name, settings) in config.functions.iter().filter(|(name, _)| !exists(name)) {
+        let near = project
+            .functions
+            .iter()
+            .map(|source| (strsim::jaro_winkler(name, &source.name), &source.name))
+            .filter(|(score, _)| *score > 0.8)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, near)| format!("; did you mean {near}?"))
+            .unwrap_or_default();
+        failure.details.push(format!("{}: there is no function {name}{near}", settings.place));
+    }
+    if failure.details.is_empty() { Ok(()) } else { Err(failure) }
+}
