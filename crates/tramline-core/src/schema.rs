@@ -78,7 +78,10 @@ impl Type {
     ];
 
     fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, known)| *known == self).map_or("", |(word, _)| word)
+        Self::WORDS
+            .iter()
+            .find(|(_, known)| *known == self)
+            .map_or("", |(word, _)| word)
     }
 
     fn fits(self, value: &Value) -> bool {
@@ -106,7 +109,11 @@ impl InputSchema {
     pub fn compile(schema: &Value, path: &str) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let root = compile::node(schema, path, &mut problems);
-        if problems.is_empty() { Ok(Self { root }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self { root })
+        } else {
+            Err(problems)
+        }
     }
 
     /// What an input violates, each with its place in the input (`input` for the whole); empty when it fits. At most
@@ -130,7 +137,10 @@ fn check(node: &Node, value: &Value, path: &str, found: &mut Vec<Problem>) {
         return;
     }
     let mut wrong = |message: String| {
-        found.push(Problem::new(if path.is_empty() { "input" } else { path }, message));
+        found.push(Problem::new(
+            if path.is_empty() { "input" } else { path },
+            message,
+        ));
     };
     if node.never {
         wrong("is not allowed".to_owned());
@@ -140,7 +150,11 @@ fn check(node: &Node, value: &Value, path: &str, found: &mut Vec<Problem>) {
         && !types.iter().any(|known| known.fits(value))
     {
         let expected: Vec<&str> = types.iter().map(|known| known.word()).collect();
-        wrong(format!("must be {}, not {}", expected.join(" or "), describe(value)));
+        wrong(format!(
+            "must be {}, not {}",
+            expected.join(" or "),
+            describe(value)
+        ));
         // what follows would only repeat it
         return;
     }
@@ -170,11 +184,19 @@ fn check(node: &Node, value: &Value, path: &str, found: &mut Vec<Problem>) {
         }
         Value::Object(object) => {
             check_count(&node.property_count, object.len(), "properties", &mut wrong);
-            for name in node.required.iter().filter(|name| !object.contains_key(name.as_str())) {
+            for name in node
+                .required
+                .iter()
+                .filter(|name| !object.contains_key(name.as_str()))
+            {
                 found.push(Problem::new(&join(path, name), "is missing"));
             }
             for (key, item) in object {
-                let known = node.properties.iter().find(|(name, _)| name == key).map(|(_, node)| node);
+                let known = node
+                    .properties
+                    .iter()
+                    .find(|(name, _)| name == key)
+                    .map(|(_, node)| node);
                 if let Some(node) = known.or(node.others.as_deref()) {
                     check(node, item, &join(path, key), found);
                 }
@@ -190,7 +212,10 @@ fn check_combined(node: &Node, value: &Value, path: &str, found: &mut Vec<Proble
         check(part, value, path, found);
     }
     let mut wrong = |message: &str| {
-        found.push(Problem::new(if path.is_empty() { "input" } else { path }, message));
+        found.push(Problem::new(
+            if path.is_empty() { "input" } else { path },
+            message,
+        ));
     };
     if !node.any_of.is_empty() && !node.any_of.iter().any(|part| fits(part, value)) {
         wrong("fits none of the alternatives");

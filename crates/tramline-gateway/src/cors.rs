@@ -49,7 +49,12 @@ impl Origin {
         let host = authority.host();
         let odd = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "-.[]:".contains(c));
         let canonical = format!("{}://{authority}", uri.scheme_str().unwrap_or_default());
-        if canonical != text || canonical.contains('@') || host.is_empty() || host.ends_with('.') || host.contains(odd) {
+        if canonical != text
+            || canonical.contains('@')
+            || host.is_empty()
+            || host.ends_with('.')
+            || host.contains(odd)
+        {
             return Err(bad());
         }
         Ok(Self(canonical))

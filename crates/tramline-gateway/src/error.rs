@@ -76,8 +76,7 @@ impl Fault {
 
     /// As one item of a list.
     pub(crate) fn into_item(self) -> Value {
-        let mut item =
-            json!({ "status": self.status.as_u16(), "code": self.code, "message": self.message });
+        let mut item = json!({ "status": self.status.as_u16(), "code": self.code, "message": self.message });
         if let Some(details) = self.details {
             item["details"] = details;
         }

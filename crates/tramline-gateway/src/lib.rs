@@ -15,7 +15,6 @@ mod config;
 mod cors;
 mod error;
 mod functions;
-mod host;
 pub mod limits;
 mod metrics;
 mod proxy;
@@ -35,7 +34,6 @@ pub use cors::{BadOrigin, Cors, Origin};
 pub use functions::{
     CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine, is_function_name,
 };
-pub use host::HostFunctions;
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};
 pub use server::{Gateway, GatewayHandle, StartError};

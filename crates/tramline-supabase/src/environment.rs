@@ -10,6 +10,7 @@ use crate::text::Warning;
 
 /// Prefix of the names that only the platform sets.
 const PLATFORM_PREFIX: &str = "SUPABASE_";
+const CRON_SECRET: &str = "CRON_SECRET";
 /// The port that the platform's local gateway has inside its network.
 const KONG_PORT: &str = "8000";
 
@@ -35,7 +36,7 @@ pub struct FunctionEnvironment {
 impl FunctionEnvironment {
     /// The secret that guards `auth = "cron"` functions: the gateway must use this one.
     pub fn cron_secret(&self) -> &str {
-        self.vars.get("CRON_SECRET").map_or("", String::as_str)
+        self.vars.get(CRON_SECRET).map_or("", String::as_str)
     }
 }
 
@@ -63,6 +64,10 @@ pub fn of_functions(project: &Project, input: &EnvironmentInput<'_>) -> Function
             });
             continue;
         }
+        // A line copied from an example must not open what the secret guards.
+        if name == CRON_SECRET && value.is_empty() {
+            continue;
+        }
         vars.insert(
             name.clone(),
             reachable(value, input.gateway_url, project.config.api.port),
@@ -87,7 +92,7 @@ fn platform(input: &EnvironmentInput<'_>) -> BTreeMap<String, String> {
             json!({ "default": keys.secret_key }).to_string(),
         ),
         ("SUPABASE_JWKS", keys.function_jwks().to_string()),
-        ("CRON_SECRET", input.cron_secret.to_owned()),
+        (CRON_SECRET, input.cron_secret.to_owned()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))

@@ -64,10 +64,15 @@ fn read_workflow(source: &Value, known: &dyn Fn(&str) -> bool, problems: &mut Pr
     let input_schema = reader.get("input_schema").cloned();
     let schema = input_schema.as_ref().and_then(|schema| {
         if !schema.is_object() {
-            problems.add("input_schema", format!("must be an object, not {}", describe(schema)));
+            problems.add(
+                "input_schema",
+                format!("must be an object, not {}", describe(schema)),
+            );
             return None;
         }
-        InputSchema::compile(schema, "input_schema").map_err(|found| problems.0.extend(found)).ok()
+        InputSchema::compile(schema, "input_schema")
+            .map_err(|found| problems.0.extend(found))
+            .ok()
     });
     let required_fields = read_required_fields(&reader, problems);
     let defaults = Defaults {

@@ -95,7 +95,10 @@ impl Workflow {
     /// schema, each with its place in the input.
     pub fn check_input(&self, input: &Value) -> Vec<Problem> {
         let missing = self.missing_inputs(input);
-        let mut problems: Vec<Problem> = missing.iter().map(|name| Problem::new(name, "is missing")).collect();
+        let mut problems: Vec<Problem> = missing
+            .iter()
+            .map(|name| Problem::new(name, "is missing"))
+            .collect();
         for violation in self.schema.iter().flat_map(|schema| schema.check(input)) {
             if !problems.contains(&violation) {
                 problems.push(violation);

@@ -246,4 +246,3 @@ fn read_retry(
 fn read_duration(reader: &Reader<'_>, key: &str, problems: &mut Problems) -> Option<u64> {
     problems.keep(&reader.path(key), duration::of_json(reader.get(key)?))
 }
-

@@ -157,12 +157,20 @@ fn an_input_is_checked_against_names_and_schema() {
     definition["input_schema"] = json!({ "required": ["a"], "properties": { "b": { "type": "integer" } } });
     let workflow = parsed(definition.clone());
     assert_eq!(workflow.input_schema, Some(definition["input_schema"].clone()));
-    let found: Vec<String> = workflow.check_input(&json!({ "b": "x" })).iter().map(ToString::to_string).collect();
+    let found: Vec<String> = workflow
+        .check_input(&json!({ "b": "x" }))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(found, ["a: is missing", "b: must be integer, not a string"]);
     assert_eq!(workflow.check_input(&json!({ "a": null, "b": 1 })), []);
 
     definition["input_schema"] = json!({ "properties": { "b": { "typ": "integer" } } });
-    assert_problem(definition, "input_schema.properties.b.typ", "unknown keyword `typ`: did you mean `type`?");
+    assert_problem(
+        definition,
+        "input_schema.properties.b.typ",
+        "unknown keyword `typ`: did you mean `type`?",
+    );
 }
 
 // ---- what a definition means

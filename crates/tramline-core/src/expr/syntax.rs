@@ -19,7 +19,9 @@ pub(super) fn problem(source: &str, errors: &cel::ParseErrors) -> ExprProblem {
         Some(error) => format!(": {}", unshield(&error.msg)),
         None => String::new(),
     };
-    ExprProblem { message: format!("read `{}` as an expression{detail}", shorten(source)) }
+    ExprProblem {
+        message: format!("read `{}` as an expression{detail}", shorten(source)),
+    }
 }
 
 /// Enough of an expression to be recognised in a message.

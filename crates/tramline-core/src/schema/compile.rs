@@ -8,47 +8,119 @@ use crate::expr::describe;
 
 /// Keywords that say something to people and tools only.
 const REMARKS: [&str; 10] = [
-    "$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated", "format", "readOnly",
+    "$schema",
+    "$id",
+    "$comment",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "format",
+    "readOnly",
 ];
 const CHECKS: [&str; 24] = [
-    "type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
-    "minLength", "maxLength", "items", "minItems", "maxItems", "uniqueItems", "properties", "required",
-    "additionalProperties", "minProperties", "maxProperties", "allOf", "anyOf", "oneOf", "not", "writeOnly",
+    "type",
+    "enum",
+    "const",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "items",
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "properties",
+    "required",
+    "additionalProperties",
+    "minProperties",
+    "maxProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "writeOnly",
 ];
 /// Keywords of JSON Schema that are not checked here, and so refused.
 const UNSUPPORTED: [&str; 21] = [
-    "$ref", "$defs", "definitions", "$anchor", "$dynamicRef", "$dynamicAnchor", "pattern", "patternProperties",
-    "propertyNames", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "prefixItems",
-    "contains", "minContains", "maxContains", "unevaluatedProperties", "unevaluatedItems",
+    "$ref",
+    "$defs",
+    "definitions",
+    "$anchor",
+    "$dynamicRef",
+    "$dynamicAnchor",
+    "pattern",
+    "patternProperties",
+    "propertyNames",
+    "if",
+    "then",
+    "else",
+    "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "prefixItems",
+    "contains",
+    "minContains",
+    "maxContains",
+    "unevaluatedProperties",
+    "unevaluatedItems",
 ];
 
 pub(super) fn node(schema: &Value, path: &str, problems: &mut Vec<Problem>) -> Node {
     let object = match schema {
         Value::Object(object) => object,
-        Value::Bool(allowed) => return Node { never: !allowed, ..Node::default() },
+        Value::Bool(allowed) => {
+            return Node {
+                never: !allowed,
+                ..Node::default()
+            };
+        }
         other => {
-            problems.push(Problem::new(path, format!("must be an object, true or false, not {}", describe(other))));
+            problems.push(Problem::new(
+                path,
+                format!("must be an object, true or false, not {}", describe(other)),
+            ));
             return Node::default();
         }
     };
     unknown_keywords(object, path, problems);
-    let mut keywords = Keywords { object, path, problems };
+    let mut keywords = Keywords {
+        object,
+        path,
+        problems,
+    };
     Node {
         never: false,
         types: keywords.types(),
         allowed: keywords.allowed(),
-        number: Bounds { min: keywords.number("minimum"), max: keywords.number("maximum") },
+        number: Bounds {
+            min: keywords.number("minimum"),
+            max: keywords.number("maximum"),
+        },
         above: keywords.number("exclusiveMinimum"),
         below: keywords.number("exclusiveMaximum"),
         multiple_of: keywords.multiple_of(),
-        chars: Bounds { min: keywords.count("minLength"), max: keywords.count("maxLength") },
+        chars: Bounds {
+            min: keywords.count("minLength"),
+            max: keywords.count("maxLength"),
+        },
         items: keywords.schema("items").map(Box::new),
-        item_count: Bounds { min: keywords.count("minItems"), max: keywords.count("maxItems") },
+        item_count: Bounds {
+            min: keywords.count("minItems"),
+            max: keywords.count("maxItems"),
+        },
         unique: keywords.flag("uniqueItems"),
         properties: keywords.properties(),
         required: keywords.required(),
         others: keywords.schema("additionalProperties").map(Box::new),
-        property_count: Bounds { min: keywords.count("minProperties"), max: keywords.count("maxProperties") },
+        property_count: Bounds {
+            min: keywords.count("minProperties"),
+            max: keywords.count("maxProperties"),
+        },
         all_of: keywords.schemas("allOf"),
         any_of: keywords.schemas("anyOf"),
         one_of: keywords.schemas("oneOf"),
@@ -99,7 +171,8 @@ impl<'s> Keywords<'s> {
                 None => {
                     let known: Vec<&str> = Type::WORDS.iter().map(|(known, _)| *known).collect();
                     let message = format!("unknown type {word}: known are {}", known.join(", "));
-                    self.problems.push(Problem::new(&join(self.path, "type"), message));
+                    self.problems
+                        .push(Problem::new(&join(self.path, "type"), message));
                 }
             }
         }
@@ -117,9 +190,12 @@ impl<'s> Keywords<'s> {
             }
         };
         match (constant, listed) {
-            (Some(constant), Some(listed)) => {
-                Some(constant.into_iter().filter(|value| listed.contains(value)).collect())
-            }
+            (Some(constant), Some(listed)) => Some(
+                constant
+                    .into_iter()
+                    .filter(|value| listed.contains(value))
+                    .collect(),
+            ),
             (constant, listed) => constant.or(listed),
         }
     }
@@ -135,7 +211,10 @@ impl<'s> Keywords<'s> {
     fn multiple_of(&mut self) -> Option<f64> {
         let step = self.number("multipleOf")?;
         if step <= 0.0 {
-            self.problems.push(Problem::new(&join(self.path, "multipleOf"), "must be more than 0"));
+            self.problems.push(Problem::new(
+                &join(self.path, "multipleOf"),
+                "must be more than 0",
+            ));
             return None;
         }
         Some(step)
@@ -143,7 +222,12 @@ impl<'s> Keywords<'s> {
 
     fn count(&mut self, key: &str) -> Option<u64> {
         let value = self.object.get(key)?;
-        let whole = value.as_u64().or_else(|| value.as_f64().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64));
+        let whole = value.as_u64().or_else(|| {
+            value
+                .as_f64()
+                .filter(|n| n.fract() == 0.0 && *n >= 0.0)
+                .map(|n| n as u64)
+        });
         if whole.is_none() {
             self.wrong(key, "a whole number from 0", value);
         }
@@ -162,9 +246,13 @@ impl<'s> Keywords<'s> {
     }
 
     fn required(&mut self) -> Vec<String> {
-        let Some(value) = self.object.get("required") else { return Vec::new() };
+        let Some(value) = self.object.get("required") else {
+            return Vec::new();
+        };
         let names = value.as_array().and_then(|list| {
-            list.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
+            list.iter()
+                .map(|name| name.as_str().map(str::to_owned))
+                .collect::<Option<Vec<String>>>()
         });
         if names.is_none() {
             self.wrong("required", "a list of strings", value);
@@ -183,7 +271,9 @@ impl<'s> Keywords<'s> {
             Some(Value::Array(list)) if !list.is_empty() => {
                 let path = join(self.path, key);
                 let nodes = list.iter().enumerate();
-                nodes.map(|(i, schema)| node(schema, &format!("{path}[{i}]"), self.problems)).collect()
+                nodes
+                    .map(|(i, schema)| node(schema, &format!("{path}[{i}]"), self.problems))
+                    .collect()
             }
             Some(other) => {
                 self.wrong(key, "a list with at least one schema", other);
@@ -198,7 +288,9 @@ impl<'s> Keywords<'s> {
             Some(Value::Object(properties)) => {
                 let path = join(self.path, "properties");
                 let nodes = properties.iter();
-                nodes.map(|(name, schema)| (name.clone(), node(schema, &join(&path, name), self.problems))).collect()
+                nodes
+                    .map(|(name, schema)| (name.clone(), node(schema, &join(&path, name), self.problems)))
+                    .collect()
             }
             Some(other) => {
                 self.wrong("properties", "an object", other);

@@ -148,7 +148,7 @@ pub(crate) struct ApiCall<'a> {
     pub(crate) stop: CancellationToken,
     pub(crate) actor: Actor,
     /// The caller's `sub` when they see their own runs only.
-    pub(crate) user: Option<&'a str>,
+    pub(crate) user: Option<String>,
     /// The targets that this caller may start; none means all.
     pub(crate) targets: Option<&'a [String]>,
     /// The run in whose invocation the call was made.
@@ -235,11 +235,15 @@ async fn run(
     }
 }
 
-fn subject(caller: &Caller) -> Result<&str, Fault> {
-    caller
+/// The user as `auth.uid()` would write it, so that comparisons are by value.
+fn subject(caller: &Caller) -> Result<String, Fault> {
+    let subject = caller
         .subject
         .as_deref()
-        .ok_or_else(|| Fault::forbidden("The token names no user"))
+        .and_then(|subject| Uuid::try_parse(subject).ok());
+    subject
+        .map(|id| id.to_string())
+        .ok_or_else(|| Fault::forbidden("The token's sub is not a user's UUID"))
 }
 
 /// The route, with the name in its path; 405 names the methods of the path.

@@ -25,7 +25,7 @@ const REASON_CHARS_MAX: usize = 2_000;
 /// Farthest start in the future: ten years, beyond which a date is a mistake in units.
 const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
-const NEW_RUN_FIELDS: [&str; 11] = [
+const NEW_RUN_FIELDS: [&str; 10] = [
     "target",
     "input",
     "correlation_id",
@@ -36,7 +36,6 @@ const NEW_RUN_FIELDS: [&str; 11] = [
     "delay",
     "run_id",
     "metadata",
-    "parent_run_id",
 ];
 
 pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
@@ -97,7 +96,11 @@ pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<
         };
         return json_answer(status, &run);
     }
-    let status = if one.existing { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if one.existing {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     json_answer(status, &one)
 }
 
@@ -111,7 +114,14 @@ fn many_started(started: Vec<Result<Started, ControlError>>) -> Result<Response<
             Err(error) => json!({ "error": Fault::control(error).into_item() }),
         })
         .collect();
-    json_answer(if all { StatusCode::CREATED } else { StatusCode::MULTI_STATUS }, &items)
+    json_answer(
+        if all {
+            StatusCode::CREATED
+        } else {
+            StatusCode::MULTI_STATUS
+        },
+        &items,
+    )
 }
 
 fn new_run(
@@ -135,7 +145,6 @@ fn new_run(
         fields.problem("input", &format!("cannot be stored: {problem}"));
     }
     let run_id = uuid_field(&mut fields, "run_id");
-    let parent = uuid_field(&mut fields, "parent_run_id");
     let run = NewRun {
         target: target.unwrap_or_default(),
         input,
@@ -146,8 +155,8 @@ fn new_run(
         start: start_time(&mut fields),
         run_id,
         metadata: metadata(&mut fields)?,
-        parent_run_id: parent.or(call.parent_run_id),
-        created_by: call.user.map(str::to_owned),
+        parent_run_id: call.parent_run_id,
+        created_by: call.user.clone(),
     };
     if let Some(targets) = call.targets
         && !targets.contains(&run.target)
@@ -271,7 +280,7 @@ pub(super) async fn list(call: &ApiCall<'_>, request: Request<Body>) -> Result<R
             "the run_id of the last run of the page before",
             &mut problems,
         ),
-        created_by: call.user.map(str::to_owned),
+        created_by: call.user.clone(),
     };
     let filter = problems.finish(filter)?;
     let runs = call.control.list_runs(filter).await.map_err(Fault::control)?;
@@ -305,8 +314,8 @@ async fn visible(call: &ApiCall<'_>, id: &str) -> Result<Run, Fault> {
         .get_run(parse_id(id)?)
         .await
         .map_err(Fault::control)?;
-    match call.user {
-        Some(user) if run.created_by.as_deref() != Some(user) => Err(Fault::not_found("run", id)),
+    match &call.user {
+        Some(user) if run.created_by.as_ref() != Some(user) => Err(Fault::not_found("run", id)),
         _ => Ok(run),
     }
 }

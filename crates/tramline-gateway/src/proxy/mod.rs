@@ -204,7 +204,9 @@ fn pass_back(visit: &Visit, answer: Response<Body>, websocket: bool) -> Result<R
         visit.activity.upgrade();
     }
     if parts.status.is_server_error() && !parts.headers.contains_key(SB_ERROR_CODE) {
-        parts.headers.insert(SB_ERROR_CODE, HeaderValue::from_static("EDGE_FUNCTION_ERROR"));
+        parts
+            .headers
+            .insert(SB_ERROR_CODE, HeaderValue::from_static("EDGE_FUNCTION_ERROR"));
     }
     Ok(Response::from_parts(parts, body))
 }

@@ -184,9 +184,14 @@ impl ClientIo {
     fn poll_read_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.upgraded.load(Ordering::SeqCst) {
             let kill = &self.held.kill;
-            let killed = self.killed.get_or_insert_with(|| Box::pin(kill.clone().cancelled_owned()));
+            let killed = self
+                .killed
+                .get_or_insert_with(|| Box::pin(kill.clone().cancelled_owned()));
             ready!(killed.as_mut().poll(cx));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "node stops")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "node stops",
+            )));
         }
         if self.activity.in_flight.load(Ordering::SeqCst) > 0 {
             self.read_timer = None;

@@ -275,8 +275,18 @@ async fn connection(
         write_stall: shared.limits.write_stall,
     };
     let protocol = sniffed.0;
-    let held = Held { _slot: slot, _tracked: shared.tasks.token(), kill: shared.kill.clone() };
-    let io = TokioIo::new(ClientIo::new(stream, sniffed, Arc::clone(&activity), timeouts, held));
+    let held = Held {
+        _slot: slot,
+        _tracked: shared.tasks.token(),
+        kill: shared.kill.clone(),
+    };
+    let io = TokioIo::new(ClientIo::new(
+        stream,
+        sniffed,
+        Arc::clone(&activity),
+        timeouts,
+        held,
+    ));
     let service = {
         let shared = Arc::clone(&shared);
         service_fn(move |request: http::Request<hyper::body::Incoming>| {

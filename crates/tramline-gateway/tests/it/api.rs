@@ -101,6 +101,25 @@ async fn runs_of_others_do_not_exist_for_users() {
 }
 
 #[tokio::test]
+async fn user_is_compared_by_value_and_must_be_a_uuid() {
+    let gate = gate(|_| {}).await;
+    let as_user = |sub: &str| {
+        let claims = json!({ "sub": sub, "role": "authenticated", "exp": now() + 60 });
+        format!("Bearer {}", token(&claims))
+    };
+    let path = format!("/api/v1/runs/{OWN_RUN}");
+    let upper = as_user(&USER.to_uppercase());
+    assert_eq!(gate.get(&path, &[("authorization", &upper)]).await.status, 200);
+    for sub in ["", "admin", "8f14e45f"] {
+        assert_eq!(
+            gate.get(&path, &[("authorization", &as_user(sub))]).await.status,
+            403,
+            "{sub}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn users_start_only_what_the_configuration_names() {
     let gate = gate(|config| config.api.authenticated_targets = vec!["report".into()]).await;
     let user = format!("Bearer {}", user_token());

@@ -113,8 +113,13 @@ async fn refused_item_of_an_array_does_not_touch_the_others() {
     assert_eq!(items[0]["status"], "queued");
     assert_eq!(items[1]["error"]["status"], 404);
     assert_eq!(items[1]["error"]["code"], "UNKNOWN_TARGET");
-    let alone = gate.service("POST", "/api/v1/runs", &json!({ "target": "refused" })).await;
-    assert_eq!((alone.status.as_u16(), alone.code().as_str()), (404, "UNKNOWN_TARGET"));
+    let alone = gate
+        .service("POST", "/api/v1/runs", &json!({ "target": "refused" }))
+        .await;
+    assert_eq!(
+        (alone.status.as_u16(), alone.code().as_str()),
+        (404, "UNKNOWN_TARGET")
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,11 @@
 //! The gateway over real sockets, with scripted functions and a scripted control.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(
+    clippy::type_complexity,
+    reason = "tables of cases are tuples that are read once"
+)]
+
 mod api;
 mod api_requests;
 mod backends;

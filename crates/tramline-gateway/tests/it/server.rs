@@ -256,6 +256,26 @@ async fn http2_with_prior_knowledge_is_served() {
 }
 
 #[tokio::test]
+async fn http2_request_with_too_many_headers_is_refused() {
+    let gate = gate(|_| {}).await;
+    let stream = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder().uri(format!("http://{}/healthz", gate.handle.local_addr()));
+    for index in 0..120 {
+        request = request.header(format!("x-{index}"), "1");
+    }
+    let response = timeout(PATIENCE, sender.send_request(request.body(empty()).unwrap()))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(response.status(), 431);
+}
+
+#[tokio::test]
 async fn stop_lets_requests_end_and_takes_no_new_ones() {
     let gate = gate(|config| {
         config.guards.insert("held".into(), Guard::new(GuardAuth::Public));

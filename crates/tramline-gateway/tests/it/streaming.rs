@@ -205,12 +205,38 @@ async fn client_that_goes_away_aborts_a_stream() {
     timeout(PATIENCE, feed.closed()).await.unwrap();
 }
 
+#[tokio::test]
+async fn client_that_does_not_take_its_answer_is_cut() {
+    let gate = open_gate(|config| config.limits.write_stall = Duration::from_millis(50)).await;
+    let (dropped, on_drop) = oneshot::channel();
+    let dropped = Arc::new(Mutex::new(Some(Dropped(Some(dropped)))));
+    gate.functions.on("f", move |_, _| {
+        let dropped = dropped.lock().unwrap().take().unwrap();
+        async move {
+            let endless = futures_util::stream::repeat_with(move || {
+                let _held = &dropped;
+                Ok::<_, BoxError>(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024])))
+            });
+            Ok(Response::new(boxed(StreamBody::new(endless))))
+        }
+    });
+    let mut socket = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
+    socket
+        .write_all(b"GET /functions/v1/f HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    timeout(PATIENCE, on_drop).await.unwrap().unwrap();
+}
+
 /// As the host does it: joins the client's end with the function's, which here echoes.
 async fn upgraded(mut request: Request<Body>) -> Response<Body> {
     assert_eq!(request.headers()["connection"], "upgrade");
     assert_eq!(request.headers()["upgrade"], "websocket");
     assert_eq!(request.headers()["sec-websocket-key"], "abc");
-    let client = request.extensions_mut().remove::<OnUpgrade>().expect("the client's end");
+    let client = request
+        .extensions_mut()
+        .remove::<OnUpgrade>()
+        .expect("the client's end");
     tokio::spawn(async move {
         let (mut read, mut write) = tokio::io::split(TokioIo::new(client.await.unwrap()));
         tokio::io::copy(&mut read, &mut write).await
@@ -262,8 +288,16 @@ async fn websocket_is_upgraded_and_bytes_pass_both_ways() {
     }
     // It counts as open until its socket is closed, and the end of the drain closes it.
     assert_eq!(gate.handle.connections(), 1);
-    timeout(PATIENCE, gate.handle.stop(Duration::from_millis(20))).await.unwrap();
-    assert_eq!(timeout(PATIENCE, socket.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);
+    timeout(PATIENCE, gate.handle.stop(Duration::from_millis(20)))
+        .await
+        .unwrap();
+    assert_eq!(
+        timeout(PATIENCE, socket.read(&mut [0; 1]))
+            .await
+            .unwrap()
+            .unwrap_or(0),
+        0
+    );
     assert_eq!(gate.handle.connections(), 0);
 }
 

@@ -254,7 +254,9 @@ impl Control for ScriptedControl {
         let started = runs
             .iter()
             .map(|run| match run.target.as_str() {
-                "refused" => Err(ControlError::UnknownTarget { target: run.target.clone() }),
+                "refused" => Err(ControlError::UnknownTarget {
+                    target: run.target.clone(),
+                }),
                 _ => Ok(Started {
                     run_id: run.run_id.unwrap_or(OWN_RUN),
                     status: RunStatus::Queued,

@@ -24,6 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use nix::unistd::{User, geteuid};
 use tokio::sync::mpsc;
 
 pub use binaries::{Binaries, MINIMUM_MAJOR};
@@ -196,8 +197,10 @@ pub fn default_cache_dir() -> PathBuf {
             .map(PathBuf::from)
             .filter(|dir| dir.is_absolute())
     };
-    let base = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("tramline")
+    let home = || from("HOME").or_else(|| Some(User::from_uid(geteuid()).ok()??.dir));
+    let base = from("XDG_CACHE_HOME").or_else(|| home().map(|home| home.join(".cache")));
+    // never below /tmp: another user could have put programs there
+    base.unwrap_or_else(|| "/var/cache".into()).join("tramline")
 }
 
 struct Prepared {

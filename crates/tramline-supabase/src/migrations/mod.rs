@@ -4,7 +4,7 @@
 //! - A file is one transaction together with its record; its own `begin` and `commit` are passed over.
 //! - Statements that Postgres refuses in a transaction (`create index concurrently`, `vacuum`, …) run one by one,
 //!   each on its own, and only in a file that holds nothing else: no file is ever applied by half.
-//! - `create extension` never fails a file; see [`extensions`].
+//! - `create extension` never fails a file; see the module `extensions`.
 //! - An applied file must not change: its checksum is recorded beside the columns that the Supabase CLI keeps.
 //! - Every file starts with the same session settings, whatever the file before it has set.
 

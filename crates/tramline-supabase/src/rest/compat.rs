@@ -19,28 +19,98 @@ pub(super) struct Asked {
     pub is_anon: bool,
 }
 
-/// postgrest-js quotes the names in `columns`, which `postrust` takes for part of the names. A name that really
-/// holds a quote or a comma is not found then, as before.
-pub(super) fn without_quoted_columns(uri: &Uri) -> Option<Uri> {
+/// The address as `postrust` must get it, when that is another one.
+///
+/// A client's form encoding writes a blank as `+`, which PostgREST reads as a blank and `postrust` as a plus: a filter
+/// would silently find nothing. And postgrest-js quotes the names in `columns`, which `postrust` takes for part of the
+/// names; a name that really holds a quote or a comma is not found then, as before.
+pub(super) fn readable(uri: &Uri) -> Option<Uri> {
     let query = uri.query()?;
     let is_quoted = |parameter: &str| {
         parameter.starts_with("columns=") && (parameter.contains("%22") || parameter.contains('"'))
     };
-    if !query.split('&').any(is_quoted) {
+    if !query.contains('+') && !query.split('&').any(is_quoted) {
         return None;
     }
     let parameters: Vec<String> = query
         .split('&')
-        .map(|parameter| match is_quoted(parameter) {
-            true => parameter.replace("%22", "").replace('"', ""),
-            false => parameter.to_owned(),
+        .map(|parameter| {
+            let parameter = parameter.replace('+', "%20");
+            if is_quoted(&parameter) {
+                parameter.replace("%22", "").replace('"', "")
+            } else {
+                parameter
+            }
         })
         .collect();
     format!("{}?{}", uri.path(), parameters.join("&")).parse().ok()
 }
 
-/// Correct an error answer, if it is one of those that differ.
+/// Correct an answer, if it is one of those that differ.
 pub(super) async fn correct(response: Response, asked: &Asked, state: &AppState) -> Response {
+    if response.status().is_success() {
+        return if asked.wants_count_of_written() {
+            with_count(response, &asked.method).await
+        } else {
+            response
+        };
+    }
+    correct_error(response, asked, state).await
+}
+
+impl Asked {
+    fn wants_count_of_written(&self) -> bool {
+        let writes = matches!(
+            self.method,
+            Method::POST | Method::PUT | Method::PATCH | Method::DELETE
+        );
+        let mut preferences = self
+            .headers
+            .get_all("prefer")
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        writes && !self.uri.path().starts_with("/rpc/") && preferences.any(|value| value.contains("count="))
+    }
+}
+
+/// Put the number of written rows into `Content-Range`, where the answer tells it: from the range of an update, or
+/// from the rows that are returned. An insert or delete that returns no rows does not tell.
+async fn with_count(response: Response, method: &Method) -> Response {
+    let (mut parts, body) = response.into_parts();
+    // The whole answer is in memory already.
+    let Ok(body) = body.collect().await else {
+        return parts.status.into_response();
+    };
+    let body = body.to_bytes();
+    let range = parts
+        .headers
+        .get(header::CONTENT_RANGE)
+        .and_then(|range| range.to_str().ok())
+        .unwrap_or("*/*");
+    let of_range = range
+        .strip_suffix("/*")
+        .and_then(|range| range.split_once('-'))
+        .and_then(|(first, last)| {
+            let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+            (last + 1).checked_sub(first)
+        });
+    let of_body = || {
+        serde_json::from_slice::<Vec<serde::de::IgnoredAny>>(&body)
+            .ok()
+            .map(|rows| rows.len() as u64)
+    };
+    // An update without a range wrote nothing.
+    let of_update = || (*method == Method::PATCH && range == "*/*").then_some(0);
+    if let Some(count) = of_range.or_else(of_body).or_else(of_update) {
+        let range = range.split('/').next().unwrap_or("*");
+        if let Ok(value) = format!("{range}/{count}").parse() {
+            parts.headers.insert(header::CONTENT_RANGE, value);
+        }
+    }
+    Response::from_parts(parts, Body::from(body))
+}
+
+async fn correct_error(response: Response, asked: &Asked, state: &AppState) -> Response {
     if !matches!(
         response.status(),
         StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST

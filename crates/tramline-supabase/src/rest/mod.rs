@@ -238,7 +238,7 @@ async fn authorize(State(inner): State<Arc<Inner>>, mut request: Request, next: 
     }
     // The API key is for the gateway; the database's `request.headers` must not show it.
     request.headers_mut().remove("apikey");
-    if let Some(uri) = compat::without_quoted_columns(request.uri()) {
+    if let Some(uri) = compat::readable(request.uri()) {
         *request.uri_mut() = uri;
     }
     let asked = Asked {

@@ -66,6 +66,12 @@ fn the_projects_values_win_but_platform_names_are_skipped_with_a_warning() {
 }
 
 #[test]
+fn an_empty_cron_secret_does_not_replace_the_generated_one() {
+    let folder = Folder::new(&[("supabase/functions/.env", "CRON_SECRET=\n")]);
+    assert_eq!(environment(&folder.project()).cron_secret(), "generated");
+}
+
+#[test]
 fn container_addresses_become_ones_that_work_here() {
     let folder = Folder::new(&[(
         "supabase/functions/.env",

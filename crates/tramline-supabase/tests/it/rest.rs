@@ -364,6 +364,77 @@ async fn insert_upsert_update_delete() {
 }
 
 #[tokio::test]
+async fn blanks_in_the_form_encoding_of_clients_are_blanks() {
+    let (db, client) = library().await;
+    db.run(
+        "insert into authors values (7, 'Ann Lee'), (8, 'a+b');
+         create table odd (id int primary key, \"full name\" text)",
+    )
+    .await;
+    client.rest.reload().await.unwrap();
+    assert_eq!(
+        client.get("authors?select=id&name=eq.Ann+Lee").await.body,
+        json!([{ "id": 7 }])
+    );
+    assert_eq!(
+        client.get("authors?select=id&name=eq.a%2Bb").await.body,
+        json!([{ "id": 8 }])
+    );
+    let row = json!([{ "id": 1, "full name": "x" }]);
+    let path = "odd?columns=%22id%22%2C%22full+name%22&select=id%2C%22full+name%22";
+    let answer = client
+        .send(
+            Method::POST,
+            path,
+            &["Prefer: return=representation"],
+            Some(row.clone()),
+        )
+        .await;
+    assert_eq!((answer.status, answer.body), (StatusCode::CREATED, row));
+}
+
+#[tokio::test]
+async fn written_rows_are_counted_when_asked() {
+    let (_db, client) = library().await;
+    let count = ["Prefer: count=exact"];
+    let with_rows = ["Prefer: return=representation,count=exact"];
+    let price = || Some(json!({ "price": 1 }));
+    let range = |answer: &Answer| answer.headers["content-range"].to_str().unwrap().to_owned();
+    let answer = client
+        .send(Method::PATCH, "books?author_id=eq.1", &count, price())
+        .await;
+    assert_eq!(
+        (answer.status, range(&answer).as_str()),
+        (StatusCode::NO_CONTENT, "0-1/2")
+    );
+    let answer = client
+        .send(
+            Method::PATCH,
+            "books?author_id=eq.99&select=id",
+            &with_rows,
+            price(),
+        )
+        .await;
+    assert_eq!(range(&answer), "*/0");
+    let answer = client
+        .send(Method::PATCH, "books?author_id=eq.99", &count, price())
+        .await;
+    assert_eq!(range(&answer), "*/0");
+    let new = json!([{ "title": "a" }, { "title": "b" }, { "title": "c" }]);
+    let answer = client
+        .send(Method::POST, "books?select=id", &with_rows, Some(new))
+        .await;
+    assert_eq!(
+        (answer.status, range(&answer).as_str()),
+        (StatusCode::CREATED, "*/3")
+    );
+    let answer = client
+        .send(Method::DELETE, "books?title=in.(a,b)&select=id", &with_rows, None)
+        .await;
+    assert_eq!(range(&answer), "*/2");
+}
+
+#[tokio::test]
 async fn functions_are_called_by_name() {
     let (_db, client) = library().await;
     let answer = client

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -246,6 +247,7 @@ async fn data_of_another_major_version_are_refused_and_left_alone() {
     let project = Project::new();
     let old = project.state_dir.join("postgres/14");
     fs::create_dir_all(&old).unwrap();
+    fs::set_permissions(old.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(old.join("PG_VERSION"), "14\n").unwrap();
     std::os::unix::fs::chown(&old, Some(ordinary_uid()), None).unwrap();
     let error = project.try_start(project.config()).await.unwrap_err();

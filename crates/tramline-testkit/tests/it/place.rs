@@ -111,6 +111,7 @@ async fn an_ordinary_user_runs_postgres_as_itself() {
     let folder = project.state_dir.parent().unwrap();
     let program = folder.join("tests");
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
     let mut child = Command::new(&program);
     child.args(["place::as_an_ordinary_user", "--exact", "--ignored"]);

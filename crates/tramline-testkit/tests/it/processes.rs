@@ -44,9 +44,10 @@ fn wait_to_be_killed() {
 async fn owns_a_server() {
     let state_dir = told_state_dir();
     let _lock = ProjectLock::acquire(&state_dir).unwrap();
-    let mut project = Project::new();
-    project.state_dir = state_dir;
-    project.port = std::env::var("TRAMLINE_TEST_PORT").unwrap().parse().unwrap();
+    let project = Project::at(
+        state_dir,
+        std::env::var("TRAMLINE_TEST_PORT").unwrap().parse().unwrap(),
+    );
     let postgres = project.start().await;
     connect(postgres.url())
         .await

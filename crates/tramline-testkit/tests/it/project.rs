@@ -13,7 +13,7 @@ use tramline_testkit::binaries;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Project {
-    _folder: TempDir,
+    _folder: Option<TempDir>,
     pub state_dir: PathBuf,
     pub cache_dir: PathBuf,
     pub port: u16,
@@ -24,15 +24,24 @@ pub struct Project {
 impl Project {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("tramline-it").tempdir().unwrap();
-        // the account that replaces root has to pass
-        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let state_dir = folder.path().join("project/.tramline");
         std::fs::create_dir_all(&state_dir).unwrap();
+        for part in state_dir.ancestors().take(3) {
+            // the account that replaces root has to pass, whatever the umask is
+            std::fs::set_permissions(part, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let mut project = Self::at(state_dir, free_port());
+        project._folder = Some(folder);
+        project
+    }
+
+    /// The project of another process.
+    pub fn at(state_dir: PathBuf, port: u16) -> Self {
         Self {
-            _folder: folder,
+            _folder: None,
             state_dir,
             cache_dir: default_cache_dir(),
-            port: free_port(),
+            port,
             lines: Mutex::default(),
         }
     }

@@ -1,0 +1,103 @@
+//! Engines, workflows and waiting, for the tests of this crate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tramline_engine::{Engine, EngineConfig, EngineHandle, Failure, Handlers, Invoke, Outcome, WaitOutcome};
+use tramline_store::Db;
+use tramline_store::api::{self, FunctionRow, RunRow};
+use tramline_testkit::TestDb;
+use uuid::Uuid;
+
+/// Longest wait for something that must happen; reached only when it does not.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A lease short enough for tests of takeover.
+pub const LEASE: Duration = Duration::from_millis(1_500);
+
+pub fn config(name: &str) -> EngineConfig {
+    EngineConfig { node_name: name.into(), lease: LEASE, ..EngineConfig::default() }
+}
+
+pub async fn engine(url: &str, name: &str, invoke: impl Invoke) -> EngineHandle {
+    engine_with(url, config(name), invoke).await
+}
+
+pub async fn engine_with(url: &str, config: EngineConfig, invoke: impl Invoke) -> EngineHandle {
+    Engine::start(config, Db::new(url, 4).unwrap(), Arc::new(invoke)).await.unwrap()
+}
+
+pub async fn register(db: &TestDb, names: &[&str]) -> Db {
+    let store = Db::new(db.url(), 4).unwrap();
+    let functions: Vec<_> = names
+        .iter()
+        .map(|name| FunctionRow {
+            name: (*name).into(),
+            kind: "handler".into(),
+            version: None,
+            auth: None,
+            state: "ready".into(),
+            reason: None,
+        })
+        .collect();
+    api::register_functions(&store, &functions).await.unwrap();
+    store
+}
+
+pub async fn publish(store: &Db, definition: Value) {
+    let workflow = tramline_core::definition::parse(&definition, &|_| true).expect("a definition that works");
+    api::store_definition(store, &workflow.name, &definition, &workflow.checksum, &workflow.required_inputs, None)
+        .await
+        .unwrap();
+}
+
+/// Three steps, each calling the handler `step`.
+pub fn three_steps() -> Value {
+    let step = |name: &str| json!({ "name": name, "function": "step", "action": name, "payload_template": { "n": "{{n}}" } });
+    json!({ "name": "three", "required_fields": ["n"], "steps": [step("one"), step("two"), step("three")] })
+}
+
+/// Answers with the body it got.
+pub fn echo() -> Handlers {
+    Handlers::default().with("step", |call| async move { Outcome::Completed(json!({ "got": *call.body })) })
+}
+
+/// Every call is told to the test, which may count and look; the answer is given at once.
+pub fn recorded() -> (Handlers, mpsc::UnboundedReceiver<tramline_engine::Call>) {
+    let (seen, calls) = mpsc::unbounded_channel();
+    let handlers = Handlers::default().with("step", move |call| {
+        let seen = seen.clone();
+        async move {
+            let _ = seen.send(call);
+            Outcome::Completed(json!({ "ok": true }))
+        }
+    });
+    (handlers, calls)
+}
+
+pub fn failed(message: &str) -> Outcome {
+    Outcome::Failed(Failure::new("function_failed", message))
+}
+
+pub async fn ended(engine: &EngineHandle, run_id: Uuid) -> RunRow {
+    match engine.wait(run_id, PATIENCE).await.unwrap() {
+        WaitOutcome::Ended(row) => *row,
+        other => panic!("run {run_id} did not end: {other:?}"),
+    }
+}
+
+/// Polls until a query gives the expected number.
+pub async fn until_count(client: &tokio_postgres::Client, sql: &str, expected: i64) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut last = -1;
+    while tokio::time::Instant::now() < deadline {
+        last = client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+        if last == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{sql}: expected {expected}, last {last}");
+}

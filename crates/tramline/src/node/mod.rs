@@ -1,0 +1,262 @@
+//! A node on a database: host, engine and gateway, started and stopped in order.
+//!
+//! `dev` and `serve` differ in where the database comes from and what they print; what runs is the same.
+
+pub mod control;
+pub mod database;
+pub mod functions;
+pub mod invoke;
+mod metrics;
+pub mod project;
+pub mod publish;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tramline_engine::{Engine, EngineConfig, EngineHandle};
+use tramline_gateway::{ApiPolicy, Gateway, GatewayConfig, GatewayHandle, Guard, Keys, Limits, Secret, StartError};
+use tramline_host::{Host, HostConfig};
+use tramline_store::{Db, POOL_MAX, api};
+use tramline_supabase::rest::Rest;
+use tramline_supabase::{VerifiedClaims, auth};
+
+use crate::config::{EngineSettings, GatewaySettings, HostSettings};
+use crate::exit::{Done, Exit, OrExit as _, chain};
+use control::NodeControl;
+use functions::HostedFunctions;
+use invoke::HostInvoker;
+use project::{FunctionPlan, Setup};
+
+/// How many functions are bundled or started at a time: more only slows all of them down on a small machine.
+const SPAWNS_MAX: usize = 2;
+
+/// What a node is started with.
+pub struct NodeConfig {
+    pub name: String,
+    pub db_url: String,
+    /// None: no gateway.
+    pub listen: Option<SocketAddr>,
+    pub gateway_url: String,
+    /// None: no engine; whether it fires schedules.
+    pub engine: Option<bool>,
+    pub deno: PathBuf,
+    pub state_dir: PathBuf,
+    pub cron_secret: String,
+}
+
+/// A running node.
+pub struct Node {
+    pub host: Host,
+    pub engine: Option<EngineHandle>,
+    pub gateway: Option<GatewayHandle>,
+    pub guards: BTreeMap<String, Guard>,
+    pub published: publish::Report,
+    pub warnings: Vec<String>,
+    pub migrated: tramline_supabase::migrations::MigrationReport,
+    pub db: Db,
+    rest: Option<Rest>,
+}
+
+impl Node {
+    /// Store, host, engine, gateway. What was started is stopped again when a later part fails.
+    pub async fn start(config: NodeConfig, setup: &Setup, progress: &(dyn Fn(&str) + Sync)) -> Done<Self> {
+        progress("preparing the database");
+        database::migrate(&config.db_url).await?;
+        let db = Db::new(&config.db_url, POOL_MAX).or_exit(Exit::Usage)?;
+        let plan = setup.functions(&config.gateway_url, &config.db_url, &config.cron_secret);
+        register_planned(&db, &plan).await?;
+        // before the migrations of the project: its seed may start runs
+        let published = publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
+        let mut warnings = setup.warnings.clone();
+        warnings.extend(plan.warnings.iter().cloned());
+        progress("applying the project's migrations");
+        let migrated = database::migrate_project(&config.db_url, setup, &mut warnings).await?;
+        progress("starting");
+        let host = start_host(&config, setup, &plan).await?;
+        let mut node = Self {
+            host,
+            engine: None,
+            gateway: None,
+            guards: plan.guards.clone(),
+            published,
+            warnings,
+            migrated,
+            db,
+            rest: None,
+        };
+        match node.start_services(&config, setup, &plan).await {
+            Ok(()) => Ok(node),
+            Err(failure) => {
+                node.stop(Duration::ZERO).await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn start_services(&mut self, config: &NodeConfig, setup: &Setup, plan: &FunctionPlan) -> Done {
+        let cron_secret = Secret::new(plan.cron_secret.clone());
+        let service_token = Secret::new(setup.keys.service_role_key.clone());
+        let invoker = HostInvoker::new(self.host.clone(), plan.guards.clone(), cron_secret.clone(), service_token);
+        let in_flight = invoker.in_flight();
+        if let Some(schedules) = config.engine {
+            let settings = engine_config(&setup.config.engine, &config.name, schedules);
+            self.engine = Some(Engine::start(settings, self.db.clone(), Arc::new(invoker)).await.or_exit(Exit::Unavailable)?);
+        }
+        let Some(listen) = config.listen else { return Ok(()) };
+        let functions = Arc::new(HostedFunctions::new(self.host.clone(), plan.timeouts_ms.clone()));
+        let control = Arc::new(NodeControl::new(self.db.clone(), self.engine.clone()));
+        let internal_secret = Secret::new(crate::secret::generate());
+        let mut gateway = GatewayConfig::new(keys(setup), internal_secret, functions, control);
+        if setup.project.config.api.enabled {
+            let rest = Rest::start(&config.db_url, &setup.project.config.api).await.or_exit(Exit::Unavailable)?;
+            gateway.rest = Some(rest.router());
+            self.rest = Some(rest);
+        }
+        gateway.auth = Some(auth::auth_router(&config.db_url).or_exit(Exit::Usage)?);
+        gateway.claims_hook = Some(Arc::new(|extensions, claims| {
+            extensions.insert(VerifiedClaims(claims.clone()));
+        }));
+        gateway.listen = listen;
+        gateway.limits = gateway_limits(&setup.config.gateway);
+        gateway.cors = setup.config.gateway.cors.clone();
+        gateway.api = ApiPolicy { authenticated_targets: setup.config.gateway.authenticated_targets.clone() };
+        gateway.guards = plan.guards.clone();
+        gateway.cron_secrets = vec![cron_secret];
+        gateway.in_flight_runs = Some(Arc::new(move |run| in_flight.contains(run)));
+        if let Some(engine) = &self.engine {
+            gateway.metrics.push(Arc::new(metrics::EngineMetrics(engine.clone())));
+            gateway.readiness = Some(readiness(engine.clone()));
+        }
+        let exit = |error: &StartError| match error {
+            StartError::PortInUse { .. } => Exit::Refused,
+            StartError::Listen { .. } | StartError::Config(_) => Exit::Usage,
+        };
+        let started = Gateway::start(gateway).await;
+        self.gateway = Some(started.map_err(|error| crate::exit::Failure::of(exit(&error), &error))?);
+        Ok(())
+    }
+
+    /// Records how the functions stand; runs may name them from then on.
+    pub async fn record_functions(&self) {
+        let rows: Vec<_> = self
+            .host
+            .functions()
+            .into_iter()
+            .map(|info| {
+                let (state, reason) = functions::state(info.state);
+                function_row(&self.guards, info.name, info.version, state, reason)
+            })
+            .collect();
+        if let Err(error) = api::register_functions(&self.db, &rows).await {
+            tracing::warn!(error = %chain(&error), "states of functions not recorded");
+        }
+    }
+
+    /// Gateway, engine, host, then the connections. Each part gets `drain` for what is under way.
+    pub async fn stop(self, drain: Duration) {
+        if let Some(gateway) = &self.gateway {
+            gateway.stop(drain).await;
+        }
+        if let Some(engine) = &self.engine {
+            engine.stop(drain).await;
+        }
+        self.host.stop(drain).await;
+        if let Some(rest) = &self.rest {
+            rest.stop().await;
+        }
+    }
+}
+
+async fn start_host(config: &NodeConfig, setup: &Setup, plan: &FunctionPlan) -> Done<Host> {
+    let host = HostConfig {
+        state_dir: config.state_dir.clone(),
+        deno: config.deno.clone(),
+        project_dir: setup.project.dir.clone(),
+        limits: host_limits(&setup.config.host),
+        max_spawns: SPAWNS_MAX,
+    };
+    Host::start(host, plan.specs.clone()).await.or_exit(Exit::Failure)
+}
+
+async fn register_planned(db: &Db, plan: &FunctionPlan) -> Done {
+    let rows: Vec<_> = plan
+        .specs
+        .iter()
+        .map(|spec| {
+            let state = if spec.broken.is_some() { "broken" } else { "pending" };
+            function_row(&plan.guards, spec.name.clone(), None, state, spec.broken.clone())
+        })
+        .collect();
+    api::register_functions(db, &rows).await.or_exit(Exit::Unavailable)
+}
+
+fn function_row(
+    guards: &BTreeMap<String, Guard>,
+    name: String,
+    version: Option<String>,
+    state: &str,
+    reason: Option<String>,
+) -> api::FunctionRow {
+    let auth = guards.get(&name).and_then(|guard| auth_name(*guard));
+    api::FunctionRow { name, kind: "edge".to_owned(), version, auth, state: state.to_owned(), reason }
+}
+
+/// The guard's name as it is written in `tramline.toml` and shown in lists.
+pub fn auth_name(guard: Guard) -> Option<String> {
+    serde_json::to_value(guard.auth).ok()?.as_str().map(str::to_owned)
+}
+
+fn readiness(engine: EngineHandle) -> tramline_gateway::Readiness {
+    Arc::new(move || {
+        if engine.stats().polls == 0 { vec!["the engine has not read the database yet".to_owned()] } else { Vec::new() }
+    })
+}
+
+fn keys(setup: &Setup) -> Keys {
+    Keys {
+        jwt_secret: Secret::new(setup.keys.jwt_secret.clone()),
+        anon_token: Secret::new(setup.keys.anon_key.clone()),
+        service_role_token: Secret::new(setup.keys.service_role_key.clone()),
+        publishable_keys: vec![Secret::new(setup.keys.publishable_key.clone())],
+        secret_keys: vec![Secret::new(setup.keys.secret_key.clone())],
+    }
+}
+
+fn engine_config(settings: &EngineSettings, name: &str, schedules: bool) -> EngineConfig {
+    let mut config = EngineConfig { node_name: name.to_owned(), schedules, ..EngineConfig::default() };
+    set(&mut config.lease, settings.lease_seconds.map(Duration::from_secs));
+    set(&mut config.active_max, settings.max_active_runs.and_then(|max| usize::try_from(max).ok()));
+    set(&mut config.function_timeout, settings.function_timeout_seconds.map(Duration::from_secs));
+    set(&mut config.poll_max, settings.poll_ms.map(Duration::from_millis));
+    config
+}
+
+fn gateway_limits(settings: &GatewaySettings) -> Limits {
+    let mut limits = Limits::default();
+    set(&mut limits.function_body_max, settings.max_body_mb.map(|mb| mb << 20));
+    set(&mut limits.connections_max, settings.max_connections.and_then(|max| usize::try_from(max).ok()));
+    set(&mut limits.function_idle, settings.answer_timeout_seconds.map(Duration::from_secs));
+    limits
+}
+
+fn host_limits(settings: &HostSettings) -> tramline_host::Limits {
+    let mut limits = tramline_host::Limits::default();
+    set(&mut limits.memory_mb, settings.memory_mb);
+    set(&mut limits.hang_ms, settings.hang_seconds.map(|seconds| seconds * 1_000));
+    set(&mut limits.max_in_flight, settings.max_in_flight.and_then(|max| usize::try_from(max).ok()));
+    set(&mut limits.max_age_ms, settings.max_age_minutes.map(|minutes| minutes * 60_000));
+    set(&mut limits.idle_ms, settings.idle_minutes.map(|minutes| minutes * 60_000));
+    set(&mut limits.boot_ms, settings.boot_seconds.map(|seconds| seconds * 1_000));
+    set(&mut limits.bundle_ms, settings.bundle_seconds.map(|seconds| seconds * 1_000));
+    set(&mut limits.spare_workers, settings.spare_workers.and_then(|count| usize::try_from(count).ok()));
+    limits
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
