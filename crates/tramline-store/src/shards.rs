@@ -32,7 +32,7 @@ impl Keeper {
         let client = db.dedicated("ownership", "30s").await?;
         // Waiting longer than this for a shard row means that its owner's backend is stopped: try again later.
         client
-            .batch_execute("set lock_timeout = '2s'")
+            .batch_execute("set lock_timeout = '500ms'")
             .await
             .map_err(|e| StoreError::query("ownership settings", e))?;
         client
@@ -119,7 +119,12 @@ impl Keeper {
                 &[&i32::from(shard), &self.node, &epoch, &beat],
             )
             .await
-            .map_err(|e| StoreError::query("take shard", e))?;
+            .map_err(|e| StoreError::query("take shard", e));
+        let row = match row {
+            // A backend of the old owner holds the row (it is stopped, or in its last flush): another time.
+            Err(error) if error.sqlstate() == Some("55P03") => return Ok(None),
+            row => row?,
+        };
         let Some(row) = row else { return Ok(None) };
         let low: Option<u64> = row.get::<_, Option<String>>(1).and_then(|t| t.parse().ok());
         let seen = row.get::<_, Option<String>>(2).map(|t| parse_snapshot(&t)).transpose()?;

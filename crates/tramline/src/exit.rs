@@ -60,9 +60,9 @@ impl Exit {
             Exit::Failure => "something failed that the other codes do not name",
             Exit::Usage => "wrong arguments or a wrong setting; nothing was done",
             Exit::NotFound => "no such project, run, workflow, schedule or function",
-            Exit::Refused => "refused as it stands: missing fields, a definition that cannot work, a conflict, a project in use",
+            Exit::Refused => "refused: missing fields, a bad definition, a conflict, a project or port in use",
             Exit::Unavailable => "nothing answers there, or it is overloaded or stopping; try again",
-            Exit::RunFailed => "the run that was waited for ended failed, cancelled or skipped, or the function answered with an error",
+            Exit::RunFailed => "the run waited for did not complete, or the function answered with an error",
             Exit::Unauthorized => "the key is missing, wrong, or not allowed to do this",
             Exit::Unfinished => "the time to wait is over and the run goes on",
         }

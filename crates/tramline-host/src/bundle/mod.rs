@@ -26,6 +26,7 @@ use plan::Plan;
 const BUNDLES_AT_ONCE: usize = 2;
 /// As on Supabase.
 const BUNDLE_MAX_BYTES: u64 = 20 << 20;
+const MAP_COMMENT: &[u8] = b"//# sourceMappingURL=";
 /// Older bundles of a function that are kept: running instances may still load parts of them.
 const KEPT_VERSIONS: usize = 5;
 
@@ -83,7 +84,7 @@ impl BundleError {
 pub struct Bundle {
     /// The JavaScript file.
     pub entry: PathBuf,
-    /// SHA-256 (hex) of that file.
+    /// SHA-256 (hex) of that file without the comment that names its source map.
     pub sha256: String,
     /// Static files lie around the entry as they do in the project.
     pub has_static_files: bool,
@@ -146,7 +147,17 @@ impl Bundler {
             let (plan, stage) = (Arc::clone(&plan), stage.0.clone());
             blocking(move || run::stage(&plan, &stage)).await?;
         }
-        let made = run::run(self, &plan, &stage.0).await?;
+        // an empty hash is as deep as any other
+        let parent = place(&folder, &plan, "")
+            .entry
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_default();
+        let depth = parent
+            .strip_prefix(&self.project)
+            .ok()
+            .map(|below| below.components().count());
+        let made = run::run(self, &plan, &stage.0, depth).await?;
         let bundle = blocking(move || store(&folder, &plan, &made)).await?;
         tracing::info!(function = %spec.name, version = %bundle.sha256, "bundled");
         Ok(bundle)
@@ -206,7 +217,15 @@ fn store(folder: &Path, plan: &Plan, made: &Path) -> Result<Bundle, BundleError>
         let path = path.to_owned();
         move |source| BundleError::Write { path, source }
     };
-    let text = std::fs::read(made).map_err(failed(made))?;
+    let mut text = std::fs::read(made).map_err(failed(made))?;
+    let map = made.with_extension("js.map");
+    if map.is_file()
+        && let Some(at) = text
+            .windows(MAP_COMMENT.len())
+            .rposition(|window| window == MAP_COMMENT)
+    {
+        text.truncate(at);
+    }
     if text.len() as u64 > BUNDLE_MAX_BYTES {
         return Err(BundleError::TooBig {
             what: "the bundle's bytes",
@@ -229,6 +248,14 @@ fn store(folder: &Path, plan: &Plan, made: &Path) -> Result<Bundle, BundleError>
             std::fs::write(&target, bytes).map_err(failed(&target))?;
         }
     }
+    if map.is_file() {
+        let kept = bundle.entry.with_extension("js.map");
+        text.extend_from_slice(MAP_COMMENT);
+        text.extend_from_slice(kept.file_name().unwrap_or_default().as_encoded_bytes());
+        text.push(b'\n');
+        std::fs::rename(&map, &kept).map_err(failed(&kept))?;
+    }
+    std::fs::write(made, &text).map_err(failed(made))?;
     std::fs::rename(made, &bundle.entry).map_err(failed(&bundle.entry))?;
     forget_old(folder);
     // last: whoever finds it finds a complete bundle

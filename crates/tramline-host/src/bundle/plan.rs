@@ -12,7 +12,7 @@ use crate::deno::DENO_VERSION;
 use crate::types::FunctionSpec;
 
 /// Raise when the way bundles are made changes: older bundles are then made anew.
-const BUNDLER_REVISION: &str = "1";
+const BUNDLER_REVISION: &str = "2";
 /// Source files of one function; more is a mistaken import of a whole tree.
 const FILES_MAX: usize = 5_000;
 /// Bytes of source files and static files of one function.

@@ -75,11 +75,25 @@ fn registries() -> String {
         .collect()
 }
 
-/// Makes the bundle and returns the file.
-pub async fn run(bundler: &Bundler, plan: &Plan, stage: &Path) -> Result<PathBuf, BundleError> {
-    let out = stage.join("out").join("bundle.js");
+/// Makes the bundle and returns the file. `depth` is how many folders below the project it will lie.
+///
+/// The source map names its sources relative to the bundle. So the bundle is made just as deep in the copy as it will
+/// lie in the project: then the names lead to the user's own files, wherever the project is.
+pub async fn run(
+    bundler: &Bundler,
+    plan: &Plan,
+    stage: &Path,
+    depth: Option<usize>,
+) -> Result<PathBuf, BundleError> {
+    let mut out: PathBuf = stage.to_owned();
+    out.extend(std::iter::repeat_n("out", depth.unwrap_or(1)));
+    out.push("bundle.js");
     let args = ["bundle", "--quiet", "--no-lock", "--config", CONFIG, "--output"];
     let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+    if depth.is_some() {
+        // read by Deno only when an error's stack is shown, so it costs a start nothing
+        args.insert(1, "--sourcemap=linked".into());
+    }
     args.push(out.clone().into());
     args.push(plan.entry.clone().into());
     let spec = ChildSpec {

@@ -108,6 +108,34 @@ impl Function {
         }
     }
 
+    /// Bundles the sources as they are now. Calls go on with the instance there is until the new bundle is known; a
+    /// bundle that fails breaks the function.
+    pub async fn reload(self: &Arc<Self>, inner: &Arc<Inner>) {
+        if self.spec.broken.is_some() {
+            return;
+        }
+        let made = inner.bundler.bundle(&self.spec).await;
+        // an instance that is just starting has the old bundle: wait for it, then replace it
+        let mut gate = self.gate.lock().await;
+        *gate = Gate::default();
+        let bundle = made.as_ref().ok().cloned();
+        let unchanged = bundle.is_some() && self.status.borrow().bundle == bundle && self.usable().is_some();
+        if unchanged {
+            return;
+        }
+        self.status.send_modify(|status| status.bundle = bundle);
+        let old = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(old) = old {
+            Function::retire(&old, "early_drop");
+        }
+        drop(gate);
+        match made {
+            Ok(_) if self.spec.policy == Policy::PerWorker => drop(self.instance(inner).await),
+            Ok(_) => self.set_state(FunctionState::Ready),
+            Err(error) => self.break_with(inner, format!("failed to bundle: {error}")),
+        }
+    }
+
     fn set_state(&self, state: FunctionState) {
         self.status.send_modify(|status| status.state = state);
     }
@@ -165,16 +193,24 @@ impl Function {
             }
             tokio::time::sleep_until(at).await;
         }
-        let worker = inner.pool.take().await.map_err(|error| CallError::Boot {
+        let taken = tokio::select! {
+            taken = inner.pool.take() => taken,
+            () = inner.stopping.cancelled() => return Err(CallError::Stopping),
+        };
+        let worker = Arc::new(taken.map_err(|error| CallError::Boot {
             message: error.to_string(),
-        })?;
-        let worker = Arc::new(worker);
+        })?);
         let mut env = self.spec.env.clone();
         env.insert("SB_EXECUTION_ID".into(), uuid::Uuid::new_v4().to_string());
         let timeout = Duration::from_millis(inner.limits.boot_ms);
-        let booted = worker
-            .boot(&self.spec.name, &bundle, &env, &inner.bundler.folder(), timeout)
-            .await;
+        let bundles = inner.bundler.folder();
+        let booted = tokio::select! {
+            booted = worker.boot(&self.spec.name, &bundle, &env, &bundles, timeout) => booted,
+            () = inner.stopping.cancelled() => {
+                worker.kill();
+                return Err(CallError::Stopping);
+            }
+        };
         if let Err(error) = booted {
             worker.kill();
             return Err(self.boot_failed(inner, gate, &error));

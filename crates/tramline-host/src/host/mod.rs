@@ -166,6 +166,17 @@ impl Host {
         }
     }
 
+    /// Takes a function's sources as they are now (after an edit), and waits until it is known whether they work. Calls in
+    /// flight end on the old instance. None when there is no function of this name.
+    pub async fn reload(&self, name: &str) -> Option<FunctionInfo> {
+        let function = self.inner.functions.get(name)?;
+        tokio::select! {
+            () = function.reload(&self.inner) => {}
+            () = self.inner.stopping.cancelled() => {}
+        }
+        Some(function.info())
+    }
+
     /// New log entries from now on. A slow reader loses the oldest.
     pub fn logs(&self) -> broadcast::Receiver<LogLine> {
         self.inner.logs.subscribe()

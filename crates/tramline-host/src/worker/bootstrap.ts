@@ -2,6 +2,7 @@
 // the first POST tells it. Nothing of the function runs before that, and whatever the host trusts (the nonce of log
 // frames and of control requests) lives in closures and in built-ins captured here, where the function cannot reach it.
 import { AsyncLocalStorage } from "node:async_hooks";
+import { Server as NodeServer } from "node:http";
 import { formatWithOptions, inspect } from "node:util";
 
 type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
@@ -219,6 +220,29 @@ function installServe() {
   define(Deno, "serve", { value: serve, writable: true, configurable: true, enumerable: true });
 }
 
+let nodeListening: Promise<unknown> | null = null;
+
+// A server of Node's http module (express and its like) asks for a port; it gets a second socket, and the host sends the
+// calls there. The first one to listen is the function's.
+function installNodeServe() {
+  const listen = NodeServer.prototype.listen;
+  const emit = NodeServer.prototype.emit;
+  NodeServer.prototype.listen = function (this: any, ...args: any[]) {
+    if (nodeListening !== null) throw new Error("a function has one server; this is a second one");
+    nodeListening = new Promise((resolve, reject) => {
+      this.once("listening", resolve);
+      this.once("error", reject);
+    });
+    return listen.call(this, { path: socket.slice(0, -1) + "n" }, args.find((arg) => typeof arg === "function"));
+  };
+  NodeServer.prototype.emit = function (this: any, event: string, ...args: any[]) {
+    if (event !== "request") return emit.call(this, event, ...args);
+    const headers = args[0].headers;
+    const call = { runId: headers[RUN_HEADER] ?? null, requestId: headers[REQUEST_HEADER] ?? null };
+    return withCall(call, () => emit.call(this, event, ...args));
+  };
+}
+
 // --- serving ----------------------------------------------------------------------------------------------------
 
 type Boot = { path: string; env: Record<string, string>; nonce: string; revoke: string[] };
@@ -230,6 +254,7 @@ async function boot(message: Boot): Promise<Response> {
   installFetch(message.env.SUPABASE_URL);
   installGlobals();
   installServe();
+  installNodeServe();
   let module: Record<string, any>;
   try {
     module = await import(message.path);
@@ -244,6 +269,12 @@ async function boot(message: Boot): Promise<Response> {
       handler = (request) => server.fetch(request, {});
     }
   }
+  let answer = "booted";
+  if (handler === null && nodeListening !== null) {
+    await nodeListening;
+    answer = "booted node";
+    handler = () => new Response("Internal Server Error", { status: 500 });
+  }
   if (handler === null) {
     return new Response("it neither calls Deno.serve nor exports default { fetch }", { status: 503 });
   }
@@ -251,7 +282,7 @@ async function boot(message: Boot): Promise<Response> {
     Deno.permissions.revokeSync({ name: "read", path });
   }
   globalThis.dispatchEvent(new Event("load"));
-  return new Response("booted");
+  return new Response(answer);
 }
 
 async function control(request: Request): Promise<Response> {

@@ -4,10 +4,10 @@
 //! knows its function, so a pool of them turns a first call into a module load. A worker never serves a second function.
 
 mod connections;
+mod launch;
 mod slot;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,60 +17,29 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 pub use connections::{Reply, SendError};
+pub use launch::{WorkerConfig, write_bootstrap};
 pub use slot::RunDir;
 
 use crate::bundle::Bundle;
-use crate::logs::{LogHub, Tag, read_console, read_raw};
-use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
+use crate::logs::{Tag, read_console, read_raw};
+use crate::process::{ExitReason, Process};
 use crate::types::Body;
 use connections::Connections;
+use launch::child_spec;
 use slot::Slot;
 
-/// The program every worker runs.
-const BOOTSTRAP: &str = include_str!("bootstrap.ts");
-/// What V8 reserves as data before any JavaScript runs (measured 557 MB); below that a worker does not start.
-const BASE_DATA_BYTES: u64 = 557 << 20;
-/// Room between the JavaScript heap's bound and the data limit, so that V8 reports its own end before the kernel refuses.
-const DATA_HEADROOM_BYTES: u64 = 128 << 20;
-const OPEN_FILES: u64 = 4_096;
 /// A process start takes 20-100 ms; on an overloaded machine 20 of them took 1.6 s.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const SOCKET_POLL: Duration = Duration::from_millis(2);
-/// Requests before the boot message: they compile what serving needs (measured: later ones gain nothing).
+/// Requests before the boot message: the first few compile what serving needs.
 const WARM_UPS: usize = 3;
 /// Between asking a process to end and killing it. Deno ends at once; only a function's own signal listener delays it.
 const TERM_GRACE: Duration = Duration::from_millis(500);
 /// An answer of the bootstrap itself (an error text with its stack) is short.
 const CONTROL_MAX_BYTES: usize = 64 << 10;
 const CONTROL_HEADER: &str = "x-tramline-control";
-
-/// What all workers of a host have in common.
-#[derive(Debug)]
-pub struct WorkerConfig {
-    pub deno: PathBuf,
-    pub deno_dir: PathBuf,
-    pub bundles: PathBuf,
-    pub bootstrap: PathBuf,
-    pub run_dir: RunDir,
-    pub memory_mb: u64,
-    pub logs: LogHub,
-    /// Owns the processes.
-    pub children: TaskTracker,
-}
-
-/// Writes the bootstrap where Deno finds it; the constant path keeps its compiled form in the cache.
-pub fn write_bootstrap(state_dir: &Path) -> std::io::Result<PathBuf> {
-    let path = state_dir.join("bootstrap.ts");
-    if std::fs::read(&path).ok().as_deref() != Some(BOOTSTRAP.as_bytes()) {
-        let fresh = state_dir.join(format!("bootstrap.{}.tmp", std::process::id()));
-        std::fs::write(&fresh, BOOTSTRAP)?;
-        std::fs::rename(&fresh, &path)?;
-    }
-    Ok(path)
-}
 
 /// Why a worker did not start or boot.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +59,17 @@ pub enum StartError {
     BootDied(ExitReason),
 }
 
+/// What the bootstrap answers when the function listens through Node's http module.
+const NODE_SERVER: &str = "booted node";
+
 /// A live process.
 #[derive(Debug)]
 pub struct Worker {
     process: Process,
+    /// To the bootstrap: boot and control, and calls.
     connections: Arc<Connections>,
+    /// To the function's own Node server, if it has one: calls go there.
+    node: std::sync::OnceLock<Arc<Connections>>,
     tag: Arc<Tag>,
     nonce: String,
     born: Instant,
@@ -107,7 +82,7 @@ pub struct Worker {
     idle: tokio::sync::Notify,
     /// A ping is under way.
     pinged: AtomicBool,
-    _slot: Slot,
+    slot: Slot,
 }
 
 impl Worker {
@@ -129,6 +104,7 @@ impl Worker {
         let worker = Worker {
             process,
             connections: Connections::new(slot.socket()),
+            node: std::sync::OnceLock::new(),
             tag,
             nonce,
             born: now,
@@ -138,7 +114,7 @@ impl Worker {
             last_used: std::sync::Mutex::new(now),
             idle: tokio::sync::Notify::new(),
             pinged: AtomicBool::new(false),
-            _slot: slot,
+            slot,
         };
         let ready = async {
             // the socket's file exists a moment before anybody listens on it
@@ -192,6 +168,7 @@ impl Worker {
                 .await
             {
                 Ok(response) => Ok((response.status(), text_of(response).await)),
+                // it ends without an answer when the module ends the process; the reason comes with its end
                 Err(_) => Err(self.process.wait().await),
             }
         };
@@ -200,16 +177,18 @@ impl Worker {
             Ok(Err(reason)) => return Err(StartError::BootDied(reason)),
             Err(_) => return Err(StartError::BootTimeout(timeout)),
         };
-        if status.is_success() {
-            Ok(())
-        } else {
-            Err(StartError::Function(text))
+        if !status.is_success() {
+            return Err(StartError::Function(text));
         }
+        if text == NODE_SERVER {
+            let _ = self.node.set(Connections::new(self.slot.node_socket()));
+        }
+        Ok(())
     }
 
     /// Sends a call's request.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Reply>, SendError> {
-        self.connections.send(request).await
+        self.node.get().unwrap_or(&self.connections).send(request).await
     }
 
     /// Whether the event loop answers within `timeout`. None when another ping is under way.
@@ -345,62 +324,6 @@ impl Drop for InFlight {
         if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.idle.notify_waiters();
         }
-    }
-}
-
-fn child_spec(config: &WorkerConfig, slot: &Slot) -> ChildSpec {
-    let socket = slot.socket();
-    let list = |flag: &str, paths: &[&Path]| {
-        let mut argument = OsString::from(flag);
-        for (i, path) in paths.iter().enumerate() {
-            argument.push(if i == 0 { "=" } else { "," });
-            // a comma within a path is doubled
-            argument.push(path.display().to_string().replace(',', ",,"));
-        }
-        argument
-    };
-    let mut args: Vec<OsString> = [
-        "run",
-        "--quiet",
-        "--no-prompt",
-        "--no-config",
-        "--no-lock",
-        "--no-npm",
-        "--no-remote",
-        "--cached-only",
-        "--deny-import",
-        "--unstable-no-legacy-abort",
-        "--allow-net",
-        // cloud machines give out credentials there
-        "--deny-net=169.254.0.0/16",
-    ]
-    .map(OsString::from)
-    .to_vec();
-    args.push(format!("--v8-flags=--max-old-space-size={}", config.memory_mb).into());
-    args.push(list("--allow-read", &[&config.bundles, slot.path()]));
-    args.push(list("--allow-write", &[slot.path()]));
-    args.push(config.bootstrap.clone().into());
-    args.push(socket.into());
-    let env = [
-        ("DENO_DIR", config.deno_dir.clone().into_os_string()),
-        ("NO_COLOR", "1".into()),
-        ("DENO_NO_UPDATE_CHECK", "1".into()),
-        ("TMPDIR", slot.path().to_owned().into_os_string()),
-        // certificates of the machine's own authorities count, as they do for curl
-        ("DENO_TLS_CA_STORE", "mozilla,system".into()),
-    ];
-    ChildSpec {
-        program: config.deno.clone(),
-        args,
-        env: env
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
-        cwd: slot.path().to_owned(),
-        limits: Rlimits {
-            data_bytes: Some(BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (config.memory_mb << 20)),
-            open_files: OPEN_FILES,
-        },
     }
 }
 

@@ -84,6 +84,11 @@ impl Slot {
     pub fn socket(&self) -> PathBuf {
         self.path.join("s")
     }
+
+    /// Where a Node server of the function listens.
+    pub fn node_socket(&self) -> PathBuf {
+        self.path.join("n")
+    }
 }
 
 impl Drop for Slot {

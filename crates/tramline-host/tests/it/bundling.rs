@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tramline_host::FunctionState;
 
-use crate::common::{Project, call, deno, info, ok, reason, stop};
+use crate::common::{Project, body, call, context, deno, info, ok, reason, stop, text, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn supabase_js_is_found_however_it_is_imported() {
@@ -60,6 +60,55 @@ async fn a_functions_own_import_map_is_honoured() {
     project.functions[0].import_map = Some(project.path("mapped/deno.json"));
     let host = project.host().await;
     assert_eq!(call(&host, "mapped").await, ok("function z hello world aGk="));
+    stop(&host).await;
+}
+
+/// What `supabase functions new` writes, and a server of Node's http module.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scaffold_and_an_express_server_run_unmodified() {
+    let scaffold = r#"
+        import "@supabase/functions-js/edge-runtime.d.ts"
+        import { withSupabase } from "@supabase/server"
+        export default {
+            fetch: withSupabase({ auth: "none" }, async (req, _ctx) => {
+                const { name } = await req.json()
+                return Response.json({ message: `Hello ${name}!` })
+            }),
+        }
+    "#;
+    let express = r#"
+        import express from "npm:express@4.18.2";
+        const app = express();
+        app.get("/express", (req, res) => res.send("express " + req.method));
+        app.listen(3000);
+    "#;
+    let map = r#"{ "imports": {
+        "@supabase/functions-js": "jsr:@supabase/functions-js@^2",
+        "@supabase/server": "npm:@supabase/server@^1" } }"#;
+    let mut project = Project::new()
+        .file("scaffold/deno.json", map)
+        .function_with("scaffold", scaffold, |spec| {
+            spec.env = Project::env("SUPABASE_URL", "http://127.0.0.1:54321");
+            spec.env.insert(
+                "SUPABASE_PUBLISHABLE_KEYS".into(),
+                "{\"default\":\"sb_publishable_x\"}".into(),
+            );
+            spec.env.insert(
+                "SUPABASE_SECRET_KEYS".into(),
+                "{\"default\":\"sb_secret_x\"}".into(),
+            );
+        })
+        .function("express", express);
+    project.functions[0].import_map = Some(project.path("scaffold/deno.json"));
+    let host = project.host().await;
+    assert_eq!(call(&host, "express").await, ok("express GET"));
+    let request = http::Request::post("/scaffold")
+        .body(body("{\"name\":\"Ada\"}"))
+        .unwrap();
+    let response = within("an answer", host.call("scaffold", request, context()))
+        .await
+        .unwrap();
+    assert_eq!(text(response).await, "{\"message\":\"Hello Ada!\"}");
     stop(&host).await;
 }
 
@@ -163,5 +212,27 @@ async fn a_bundle_is_made_again_only_when_the_sources_change() {
     let host = project.host().await;
     assert_eq!(call(&host, "hello").await, ok("two"));
     assert_ne!(info(&host, "hello").version.unwrap(), first);
+    stop(&host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_the_edited_sources_and_a_broken_edit_can_be_mended() {
+    let serve = |word: &str| format!("Deno.serve(() => new Response('{word}'));");
+    let project = Project::new().function("hello", &serve("one"));
+    let host = project.host().await;
+    assert_eq!(call(&host, "hello").await, ok("one"));
+    project.write("hello/index.ts", &serve("two"));
+    assert_eq!(host.reload("hello").await.unwrap().state, FunctionState::Ready);
+    assert_eq!(call(&host, "hello").await, ok("two"));
+    project.write("hello/index.ts", "const x = ;");
+    assert!(matches!(
+        host.reload("hello").await.unwrap().state,
+        FunctionState::Broken { .. }
+    ));
+    assert!(call(&host, "hello").await.is_err());
+    project.write("hello/index.ts", &serve("three"));
+    assert_eq!(host.reload("hello").await.unwrap().state, FunctionState::Ready);
+    assert_eq!(call(&host, "hello").await, ok("three"));
+    assert_eq!(host.reload("missing").await, None);
     stop(&host).await;
 }

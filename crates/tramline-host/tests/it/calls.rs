@@ -22,6 +22,14 @@ async fn every_style_of_function_answers() {
             "std",
             "import { serve } from \"https://deno.land/std@0.168.0/http/server.ts\";\n\
              serve((req: Request): Response => new Response('std ' + req.method), { port: 8000 });",
+        )
+        .function(
+            "node",
+            "import http from 'node:http';\n\
+             http.createServer((req, res) => {\n\
+                console.log('node called');\n\
+                res.end('node ' + req.url + ' run ' + (req.headers['x-tramline-run-id'] ?? 'none'));\n\
+             }).listen(3000, () => console.log('listening'));",
         );
     let host = project.host().await;
     assert_eq!(call(&host, "plain").await, ok("plain"));
@@ -29,6 +37,11 @@ async fn every_style_of_function_answers() {
     assert_eq!(call(&host, "object").await, ok("object"));
     assert_eq!(call(&host, "declared").await, ok("declared"));
     assert_eq!(call(&host, "std").await, ok("std GET"));
+    assert_eq!(call(&host, "node").await, ok("node /node run none"));
+    assert_eq!(
+        log_with(&host, "node called").await.request_id.as_deref(),
+        Some("req-1")
+    );
     assert!(
         host.functions()
             .iter()
@@ -54,6 +67,7 @@ async fn a_function_sees_the_public_url_its_environment_and_nothing_of_the_host(
             args: Deno.args.length,
             storage: [typeof localStorage, typeof caches],
             passwd: await Deno.readTextFile("/etc/passwd").catch((e) => e.name),
+            bundles: await Array.fromAsync(Deno.readDir(new URL("..", import.meta.url))).catch((e) => e.name),
             environ: await Deno.readTextFile("/proc/self/environ").catch((e) => e.name),
         }));
     "#;

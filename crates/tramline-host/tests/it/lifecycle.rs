@@ -47,6 +47,45 @@ async fn no_process_is_left_when_the_host_is_stopped_while_starting() {
     assert_eq!(project.processes(), Vec::<u32>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_confined() {
+    let project = Project::new().function("hello", HELLO);
+    let host = project.host().await;
+    let pid = project.processes()[0];
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let status = read("status");
+    assert!(
+        status.contains("NoNewPrivs:\t1\n") && status.contains("Umask:\t0077\n"),
+        "{status}"
+    );
+    let limits = read("limits");
+    let limit = |name: &str| {
+        limits
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap()
+            .split_whitespace()
+            .rev()
+            .nth(1)
+    };
+    assert_eq!(limit("Max core file size"), Some("0"));
+    assert_eq!(limit("Max open files"), Some("4096"));
+    assert_ne!(limit("Max data size"), Some("unlimited"));
+    // session and group are its own: the sixth and fifth fields, after the name in brackets
+    let stat = read("stat");
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    assert_eq!(
+        (fields[2], fields[3]),
+        (pid.to_string().as_str(), pid.to_string().as_str())
+    );
+    let environ = read("environ");
+    assert!(
+        !environ.contains("PATH=") && !environ.contains("HOME="),
+        "{environ}"
+    );
+    stop(&host).await;
+}
+
 /// Not a test by itself: the process that the next test kills.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by workers_die_with_a_killed_host"]

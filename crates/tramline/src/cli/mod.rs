@@ -24,8 +24,8 @@ Examples:
   tramline function logs daily-digest --follow
   tramline help exit-codes                      what the exit codes mean
 
-While `tramline dev` runs, the other commands find its address and key by themselves when they are used inside the
-project folder (or with --project); otherwise give --url and --key.";
+The other commands find the running `tramline dev` of the project folder they are used in (or of --project); \
+without one, give --url and --key.";
 
 /// Makes Supabase edge functions dependable: hosts them, queues and retries their work, runs workflows and schedules.
 #[derive(Debug, Parser)]

@@ -41,7 +41,7 @@ Examples:
   DATABASE_URL=… tramline serve --roles engine,scheduler
 
 Keys come from supabase/config.toml ([auth] jwt_secret, anon_key, service_role_key, …), the cron secret from
-CRON_SECRET. The keys that every local installation publishes are refused unless --allow-local-keys is given.";
+CRON_SECRET. Published local keys are refused unless --allow-local-keys is given.";
 
 #[derive(Debug, Args)]
 #[command(after_help = SERVE_EXAMPLES)]

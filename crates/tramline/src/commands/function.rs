@@ -105,7 +105,7 @@ async fn invoke(global: &Global, client: &Client, args: InvokeArgs) -> Done {
         output::bytes(b"\n");
     }
     match status.as_u16() {
-        ..400 => Ok(()),
+        ..=399 => Ok(()),
         404 if platform => Err(Failure::new(Exit::NotFound, format!("no function {:?}", args.name))),
         401 | 403 => Err(Failure::new(Exit::Unauthorized, format!("{} answered {status}", args.name))),
         _ => Err(Failure::new(Exit::RunFailed, format!("{} answered {status}", args.name))

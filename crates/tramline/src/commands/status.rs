@@ -24,7 +24,7 @@ pub async fn status(global: &Global) -> Done {
     ]);
     if let Some(counts) = status["counts"].as_object().filter(|counts| !counts.is_empty()) {
         output::line("");
-        let rows = counts.iter().map(|(name, count)| vec![name.clone(), count.to_string()]).collect();
+        let rows = counts.iter().map(|(name, count)| vec![name.replace('_', " "), count.to_string()]).collect();
         output::table(&["what", "count"], rows, "");
     }
     Ok(())

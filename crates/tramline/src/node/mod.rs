@@ -159,11 +159,14 @@ impl Node {
     pub async fn stop(self, drain: Duration) {
         if let Some(gateway) = &self.gateway {
             gateway.stop(drain).await;
+            tracing::debug!("gateway stopped");
         }
         if let Some(engine) = &self.engine {
             engine.stop(drain).await;
+            tracing::debug!("engine stopped");
         }
         self.host.stop(drain).await;
+        tracing::debug!("host stopped");
         if let Some(rest) = &self.rest {
             rest.stop().await;
         }

@@ -111,7 +111,7 @@ impl NodeControl {
             Some(Ok(accepted)) => {
                 Ok(ScheduleOutcome { name, enabled: !schedule.paused, run_id: Some(accepted.run_id) })
             }
-            Some(Err(refused)) => Err(convert::refusal(refused, None)),
+            Some(Err(refused)) => Err(convert::refusal(refused)),
             None => Err(ControlError::Internal { reason: "one run was enqueued, none was answered".to_owned() }),
         }
     }

@@ -25,26 +25,17 @@ pub(super) fn error(error: StoreError) -> ControlError {
     if error.is_unknown_outcome() { ControlError::Unavailable { reason } } else { ControlError::Internal { reason } }
 }
 
-/// One refused item of a batch; `place` is its position in a request of several.
-pub(super) fn refusal(refused_item: Refused, place: Option<usize>) -> ControlError {
-    let message = match refused_item.code.as_str() {
+/// One refused item of a batch.
+pub(super) fn refusal(item: Refused) -> ControlError {
+    let message = match item.code.as_str() {
         "TL409" => format!(
             "correlation id {} was used for run {} with other input",
-            refused_item.detail["correlation_id"],
-            refused_item.detail["run_id"].as_str().unwrap_or("?")
+            item.detail["correlation_id"],
+            item.detail["run_id"].as_str().unwrap_or("?")
         ),
         _ => "the run was refused".to_owned(),
     };
-    match refused(&refused_item.code, &message, refused_item.detail) {
-        ControlError::InvalidInput { missing, problems } => match place {
-            None => ControlError::InvalidInput { missing, problems },
-            Some(place) => ControlError::InvalidInput {
-                missing: missing.into_iter().map(|name| format!("[{place}].input.{name}")).collect(),
-                problems,
-            },
-        },
-        other => other,
-    }
+    refused(&item.code, &message, item.detail)
 }
 
 fn refused(code: &str, message: &str, detail: Value) -> ControlError {

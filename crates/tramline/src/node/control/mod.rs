@@ -54,13 +54,13 @@ impl NodeControl {
         let runs = api::count_by_status(self.db()).await.map_err(convert::error)?;
         let mut counts: std::collections::BTreeMap<String, u64> = runs
             .into_iter()
-            .map(|(status, count)| (format!("runs of the last hour: {status}"), u64::try_from(count).unwrap_or_default()))
+            .map(|(status, count)| (format!("runs_last_hour_{status}"), u64::try_from(count).unwrap_or_default()))
             .collect();
         counts.extend([
-            ("runs driven here now".to_owned(), stats.active),
-            ("runs known here".to_owned(), stats.known),
-            ("runs ended here".to_owned(), stats.ended),
-            ("runs that discovery missed".to_owned(), stats.missed),
+            ("runs_active_here".to_owned(), stats.active),
+            ("runs_known_here".to_owned(), stats.known),
+            ("runs_ended_here".to_owned(), stats.ended),
+            ("discovery_missed".to_owned(), stats.missed),
         ]);
         Ok(NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -82,7 +82,7 @@ macro_rules! answer {
 }
 
 impl Control for NodeControl {
-    fn start_runs(&self, runs: Vec<NewRun>, actor: Actor) -> Answer<Vec<Started>> {
+    fn start_runs(&self, runs: Vec<NewRun>, actor: Actor) -> Answer<Vec<Result<Started, ControlError>>> {
         answer!(self, control => control.start(runs, actor))
     }
 

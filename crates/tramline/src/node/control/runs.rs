@@ -1,6 +1,5 @@
 //! Starting, reading and commanding runs.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,54 +20,40 @@ const COMMAND_WAIT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 
 impl NodeControl {
-    pub(super) async fn start(&self, runs: Vec<NewRun>, actor: Actor) -> Result<Vec<Started>, ControlError> {
-        let single = runs.len() == 1;
+    pub(super) async fn start(
+        &self,
+        runs: Vec<NewRun>,
+        actor: Actor,
+    ) -> Result<Vec<Result<Started, ControlError>>, ControlError> {
         let rows = runs.into_iter().map(|run| new_run(run, &actor)).collect::<Result<Vec<_>, _>>()?;
-        if !single {
-            self.refuse_all_or_none(&rows).await?;
-        }
         let answers = api::enqueue(self.db(), &rows).await.map_err(convert::error)?;
         self.wake();
-        let mut started = Vec::with_capacity(answers.len());
-        for (index, answer) in answers.into_iter().enumerate() {
-            let accepted = answer.map_err(|refused| convert::refusal(refused, (!single).then_some(index)))?;
-            let delayed = rows[index].run_at.is_some_and(|at| at > Timestamp::now()) || rows[index].delay.is_some();
-            let status = if delayed { RunStatus::Scheduled } else { RunStatus::Queued };
-            started.push(Started { run_id: accepted.run_id, status, existing: !accepted.created });
-        }
+        let now = Timestamp::now();
+        let mut started: Vec<Result<Started, ControlError>> = answers
+            .into_iter()
+            .zip(&rows)
+            .map(|(answer, row)| {
+                let accepted = answer.map_err(convert::refusal)?;
+                let delayed = row.run_at.is_some_and(|at| at > now) || row.delay.is_some();
+                let status = if delayed { RunStatus::Scheduled } else { RunStatus::Queued };
+                Ok(Started { run_id: accepted.run_id, status, existing: !accepted.created })
+            })
+            .collect();
         self.fill_status_of_existing(&mut started).await?;
         Ok(started)
     }
 
-    /// The store takes the good items of a batch and refuses the others; a request is all or none, so that what can
-    /// be known before is asked before.
-    async fn refuse_all_or_none(&self, rows: &[api::NewRun]) -> Result<(), ControlError> {
-        let targets: BTreeSet<&str> = rows.iter().map(|row| row.target.as_str()).collect();
-        let functions = api::list_functions(self.db()).await.map_err(convert::error)?;
-        let mut missing = Vec::new();
-        for target in targets {
-            let workflow = api::workflow(self.db(), target, None).await.map_err(convert::error)?;
-            let Some(workflow) = workflow.filter(|workflow| workflow.status == "published") else {
-                if functions.iter().any(|function| function.name == target) {
-                    continue;
-                }
-                return Err(ControlError::UnknownTarget { target: target.to_owned() });
-            };
-            for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.target == target) {
-                let lacks = workflow.required_inputs.iter().filter(|name| row.input.get(name.as_str()).is_none());
-                missing.extend(lacks.map(|name| format!("[{index}].input.{name}")));
-            }
-        }
-        if missing.is_empty() { Ok(()) } else { Err(ControlError::InvalidInput { missing, problems: Vec::new() }) }
-    }
-
-    async fn fill_status_of_existing(&self, started: &mut [Started]) -> Result<(), ControlError> {
-        let ids: Vec<Uuid> = started.iter().filter(|run| run.existing).map(|run| run.run_id).collect();
-        if ids.is_empty() {
+    async fn fill_status_of_existing(
+        &self,
+        started: &mut [Result<Started, ControlError>],
+    ) -> Result<(), ControlError> {
+        let mut existing: Vec<&mut Started> = started.iter_mut().flatten().filter(|run| run.existing).collect();
+        if existing.is_empty() {
             return Ok(());
         }
+        let ids: Vec<Uuid> = existing.iter().map(|run| run.run_id).collect();
         let statuses = api::run_statuses(self.db(), &ids).await.map_err(convert::error)?;
-        for run in started.iter_mut().filter(|run| run.existing) {
+        for run in &mut existing {
             if let Some(status) = statuses.get(&run.run_id).and_then(|status| status.parse().ok()) {
                 run.status = status;
             }

@@ -1,7 +1,8 @@
 //! What a function's answer means for the step that called it.
 
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tramline_core::json::check_storable;
 use tramline_engine::{Failure, Outcome};
@@ -15,14 +16,23 @@ const MESSAGE_CHARS_MAX: usize = 1_000;
 /// Reads the answer and decides.
 pub(super) async fn outcome(response: Response<Body>) -> Outcome {
     let status = response.status();
-    match Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await {
-        Ok(body) => of_answer(status, &body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => failed(
-            "answer_too_large",
-            format!("the answer is larger than {ANSWER_BYTES_MAX} bytes; store it and answer with its address"),
-        ),
-        Err(error) => failed("worker_error", format!("the answer ended early: {error}")),
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => bytes.extend_from_slice(&data),
+            // trailers tell nothing about the result
+            Ok(Err(_)) => {}
+            Err(error) => return failed("worker_error", format!("the answer ended early: {error}")),
+        }
+        if bytes.len() > ANSWER_BYTES_MAX {
+            return failed(
+                "answer_too_large",
+                format!("the answer is larger than {ANSWER_BYTES_MAX} bytes; store it and answer with its address"),
+            );
+        }
     }
+    of_answer(status, &bytes)
 }
 
 /// 2xx is success, unless the body says `{"success": false}`; everything else is a failure with what the body tells.

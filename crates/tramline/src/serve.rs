@@ -1,0 +1,115 @@
+//! `tramline serve`: one of any number of equal nodes on a database of yours.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::cli::{Global, ServeArgs, ServeRole};
+use crate::exit::{Done, Exit, Failure};
+use crate::node::project::Setup;
+use crate::node::{Node, NodeConfig, functions};
+use crate::output;
+use crate::place::{STATE_DIR, find_project};
+use crate::progress::Progress;
+use crate::signals::stop_on_signals;
+
+/// How long requests and calls in flight may take to end; orchestrators kill after 30 s.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Runs until it is asked to stop.
+pub async fn serve(global: &Global, args: ServeArgs) -> Done {
+    let stop = stop_on_signals()?;
+    let roles = Roles::of(&args.roles)?;
+    let dir = find_project(global.project.as_deref())?;
+    let env: BTreeMap<String, String> = std::env::vars().collect();
+    let setup = Setup::read(&dir, &env)?;
+    if setup.keys.has_published_values() && !args.allow_local_keys {
+        return Err(Failure::new(Exit::Usage, "failed to serve with the published local keys: everybody knows them").hint(
+            "Set jwt_secret, publishable_key and secret_key under [auth] in supabase/config.toml, such as jwt_secret = \"env(JWT_SECRET)\".",
+        ));
+    }
+    let cron_secret = args.cron_secret.unwrap_or_default();
+    let plain = setup.functions("", "", &cron_secret);
+    if plain.cron_secret.is_empty() {
+        return Err(Failure::new(Exit::Usage, "failed to serve without a cron secret")
+            .hint("Set CRON_SECRET in the environment or in supabase/functions/.env."));
+    }
+    let progress = Progress::new();
+    let state_dir = dir.join(STATE_DIR);
+    std::fs::create_dir_all(&state_dir)
+        .map_err(|error| Failure::new(Exit::Failure, format!("failed to make {}: {error}", state_dir.display())))?;
+    let deno = crate::deno::install(progress.clone()).await?;
+    let config = NodeConfig {
+        name: node_name(),
+        db_url: args.database_url,
+        listen: roles.gateway.then_some(args.listen),
+        gateway_url: args.public_url.unwrap_or_else(|| format!("http://127.0.0.1:{}", args.listen.port())),
+        engine: roles.engine.then_some(roles.scheduler),
+        deno,
+        state_dir,
+        cron_secret,
+    };
+    let say = |line: &str| progress.say(line);
+    let node = tokio::select! {
+        node = Node::start(config, &setup, &say) => node?,
+        () = stop.cancelled() => return Err(Failure::new(Exit::Failure, "stopped before the start was complete")),
+    };
+    progress.finish();
+    report(&node);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = settle(&node) => stop.cancelled().await,
+    }
+    tracing::info!("stopping");
+    node.stop(DRAIN).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+struct Roles {
+    gateway: bool,
+    engine: bool,
+    scheduler: bool,
+}
+
+impl Roles {
+    fn of(given: &[ServeRole]) -> Done<Self> {
+        let has = |role| given.contains(&role);
+        let roles =
+            Self { gateway: has(ServeRole::Gateway), engine: has(ServeRole::Engine), scheduler: has(ServeRole::Scheduler) };
+        if roles.scheduler && !roles.engine {
+            return Err(Failure::new(Exit::Usage, "failed to use --roles: the scheduler fires the schedules of the shards that its engine owns")
+                .hint("Give engine,scheduler together."));
+        }
+        Ok(roles)
+    }
+}
+
+/// Shown in the ledger as the one who drove a run.
+fn node_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), std::process::id())
+}
+
+fn report(node: &Node) {
+    for warning in &node.warnings {
+        tracing::warn!("{warning}");
+    }
+    for refusal in &node.published.refusals {
+        tracing::error!("refused: {refusal}");
+    }
+    match &node.gateway {
+        Some(gateway) => output::note(&format!("serving on http://{}", gateway.local_addr())),
+        None => output::note("serving without a gateway"),
+    }
+}
+
+/// Waits for the bundles and says which functions are broken.
+async fn settle(node: &Node) {
+    node.host.wait_settled().await;
+    node.record_functions().await;
+    for info in node.host.functions() {
+        if let (_, Some(reason)) = functions::state(info.state) {
+            tracing::error!(function = info.name, reason, "function is broken");
+        }
+    }
+}
