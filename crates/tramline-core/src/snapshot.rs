@@ -41,7 +41,11 @@ impl FromStr for Snapshot {
         if parts.next().is_some() || xmin > xmax {
             return Err(bad());
         }
-        Ok(Self { xmin, xmax, in_progress })
+        Ok(Self {
+            xmin,
+            xmax,
+            in_progress,
+        })
     }
 }
 
@@ -64,7 +68,11 @@ impl Snapshot {
     /// Transactions that were in progress here and have ended in `newer`: the late ones, which a range from `xmax` on
     /// would miss.
     pub fn late_in(&self, newer: &Snapshot) -> Vec<u64> {
-        self.in_progress.iter().copied().filter(|xid| newer.sees(*xid)).collect()
+        self.in_progress
+            .iter()
+            .copied()
+            .filter(|xid| newer.sees(*xid))
+            .collect()
     }
 }
 

@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub schedules: bool,
     /// Idle poll: how late a run that was inserted by plain SQL may be noticed.
     pub poll_max: Duration,
+    /// How often unfinished runs are compared with what the node knows: a safety net, which must find nothing.
+    pub sweep_every: Duration,
 }
 
 impl Default for EngineConfig {
@@ -28,6 +30,7 @@ impl Default for EngineConfig {
             function_timeout: Duration::from_secs(150),
             schedules: true,
             poll_max: Duration::from_millis(250),
+            sweep_every: Duration::from_secs(300),
         }
     }
 }

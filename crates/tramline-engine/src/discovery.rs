@@ -16,6 +16,7 @@ use tramline_store::discovery::{Cursor, Header, PAGE, Reader};
 use tramline_store::{Db, NIL, StoreError};
 use uuid::Uuid;
 
+use crate::config::EngineConfig;
 use crate::flushing::words_of;
 use crate::message::{Discovered, Message};
 
@@ -82,8 +83,10 @@ pub(crate) async fn run(
     wake: Arc<Notify>,
     out: mpsc::Sender<Message>,
     shared: Arc<Shared>,
-    poll_max: Duration,
+    config: EngineConfig,
 ) {
+    let poll_max = config.poll_max;
+    let mut swept_at = Instant::now();
     let mut shards: HashMap<u16, Option<u64>> = HashMap::new();
     let mut first = true;
     'connect: loop {
@@ -123,6 +126,13 @@ pub(crate) async fn run(
                     tokio::task::yield_now().await;
                 }
                 Ok(false) => {
+                    if swept_at.elapsed() >= config.sweep_every {
+                        swept_at = Instant::now();
+                        if let Err(error) = discovery.sweep().await {
+                            tracing::warn!(error = %words_of(&error), "the sweep lost the database; connecting again");
+                            continue 'connect;
+                        }
+                    }
                     if idle_since.elapsed() > POLL_EAGER {
                         pause = (pause * 2).min(poll_max);
                     }
@@ -212,6 +222,28 @@ impl Discovery {
         Ok(())
     }
 
+    /// Hands over every unfinished run that the driver should know; it counts those that it does not.
+    async fn sweep(&self) -> Result<(), StoreError> {
+        let Some(before) = self.classes.iter().map(|c| c.last.xmin).min() else { return Ok(()) };
+        for shard in self.shards.keys() {
+            for priority in 0..CLASSES {
+                let (mut xid, mut after) = (0, NIL);
+                loop {
+                    let headers = self.reader.unnamed(*shard, priority, xid, after, before).await?;
+                    let full = headers.len() as i64 >= PAGE;
+                    if let Some(last) = headers.last() {
+                        (xid, after) = (last.xid, last.run_id);
+                    }
+                    self.deliver(Discovered { headers, past: true, swept: true, ..Discovered::default() }).await;
+                    if !full {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// One poll; true when something was found or more is to be read at once.
     async fn poll(&mut self) -> Result<bool, StoreError> {
         if self.shards.is_empty() {
@@ -273,7 +305,7 @@ impl Discovery {
         let more = found || !commands.is_empty() || self.classes.iter().any(|c| c.tick.is_some());
         let settled = Some(self.settled());
         let xmin = self.classes.iter().map(|c| c.last.xmin).min();
-        self.deliver(Discovered { headers, commands, now: Some(page.now), past: false, settled, xmin, scanned: None }).await;
+        self.deliver(Discovered { headers, commands, now: Some(page.now), settled, xmin, ..Discovered::default() }).await;
         Ok(more)
     }
 

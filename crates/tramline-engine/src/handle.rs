@@ -142,11 +142,11 @@ impl Engine {
         let ownership = Ownership { db: db.clone(), node, name: name.clone(), lease: config.lease, out: own.clone(), assign };
         let tasks = vec![
             tokio::spawn(driver.run()),
+            tokio::spawn(ownership.run(ownership_stop)),
             tokio::spawn(flushing::run(db.clone(), node, name, flush_jobs, own.clone())),
             tokio::spawn(loading::run(db.clone(), config.function_timeout, load_jobs, own.clone())),
             tokio::spawn(maintenance::run(db.clone(), config.schedules, chore_jobs, own.clone())),
-            tokio::spawn(discovery::run(db.clone(), assigned, wake.clone(), own.clone(), shared.clone(), config.poll_max)),
-            tokio::spawn(ownership.run(ownership_stop)),
+            tokio::spawn(discovery::run(db.clone(), assigned, wake.clone(), own.clone(), shared.clone(), config)),
         ];
         let stop = Arc::new(tokio::sync::Mutex::new(Some(Stop { ownership: stop_ownership, tasks })));
         Ok(EngineHandle { node, db, wake, own, updates, shared, shown, stop })

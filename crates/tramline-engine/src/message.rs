@@ -41,6 +41,8 @@ pub(crate) struct Discovered {
     pub(crate) now: Option<Millis>,
     /// The headers come from a scan of unfinished runs: something may be recorded about them.
     pub(crate) past: bool,
+    /// The headers come from the sweep: whatever is not known among them was missed.
+    pub(crate) swept: bool,
     /// Every run that was visible when this many flushes had been answered has been delivered now: ids that finished
     /// before need not be remembered any longer.
     pub(crate) settled: Option<u64>,

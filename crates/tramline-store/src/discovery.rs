@@ -73,6 +73,7 @@ pub struct Reader {
     late: Statement,
     commands: Statement,
     unfinished: Statement,
+    unnamed: Statement,
 }
 
 const HEADER: &str = "r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid as xid";
@@ -126,19 +127,26 @@ impl Reader {
                 and not pg_visible_in_snapshot(xid, $2::text::pg_snapshot) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
               order by xid, command_id";
         // Ends are looked up one by one: with a page of rows that is a few hundred index probes, whatever the history.
-        let open = |table: &str, ends: &str, foreign: bool| {
+        let open = |table: &str, ends: &str, foreign: bool, also: &str| {
             format!(
                 "(select {HEADER}, {foreign} as is_foreign from tramline.{table} r
                    left join lateral (select true as ended from tramline.{ends} e where e.run_id = r.run_id and e.shard = r.shard limit 1) e on true
                   where r.shard = $1 and r.priority = $2 and r.executor = 'engine' and (r.enqueued_xid, r.run_id) > ($3::text::xid8, $4::uuid)
-                    and e.ended is null order by r.enqueued_xid, r.run_id limit $5)"
+                    and e.ended is null{also} order by r.enqueued_xid, r.run_id limit $5)"
             )
         };
-        let unfinished = format!(
-            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
-               from ({} union all {} order by 5, 1 limit $5) r",
-            open("runs", "run_ends", false),
-            open("runs_foreign", "run_ends_foreign", true),
+        let scan = |also: &str| {
+            format!(
+                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
+                   from ({} union all {} order by 5, 1 limit $5) r",
+                open("runs", "run_ends", false, also),
+                open("runs_foreign", "run_ends_foreign", true, also),
+            )
+        };
+        let unfinished = scan("");
+        let unnamed = scan(
+            " and r.enqueued_xid < $6::text::xid8 and not exists (select from tramline.timers t where t.run_id = r.run_id)
+              and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)",
         );
         let prepare = |what: &'static str, sql: String| {
             let client = &client;
@@ -149,6 +157,7 @@ impl Reader {
             late: prepare("discovery late", late).await?,
             commands: prepare("discovery commands", commands.to_owned()).await?,
             unfinished: prepare("discovery unfinished", unfinished).await?,
+            unnamed: prepare("discovery sweep", unnamed).await?,
             client,
         })
     }
@@ -248,6 +257,28 @@ impl Reader {
             .query(&self.unfinished, &[&i32::from(shard), &i16::from(priority), &xid.to_string(), &after, &PAGE])
             .await
             .map_err(|e| StoreError::query("discovery unfinished", e))?;
+        rows.iter().map(|r| header(r, 0)).collect()
+    }
+
+    /// One page of unfinished runs that no timer and no parked row names, enqueued before a transaction that every tick
+    /// has passed: all of them must be known to the owner. The sweep hands over those that are not.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn unnamed(
+        &self,
+        shard: u16,
+        priority: u8,
+        xid: u64,
+        after: Uuid,
+        before: u64,
+    ) -> Result<Vec<Header>, StoreError> {
+        let (shard, priority) = (i32::from(shard), i16::from(priority));
+        let rows = self
+            .client
+            .query(&self.unnamed, &[&shard, &priority, &xid.to_string(), &after, &PAGE, &before.to_string()])
+            .await
+            .map_err(|e| StoreError::query("discovery sweep", e))?;
         rows.iter().map(|r| header(r, 0)).collect()
     }
 

@@ -5,19 +5,17 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{
-    Action, CRASHES_MAX, Call, Decision, EndRow, Event, Failure, Outcome, Plan, Refusal, Row, Run, StepRow, StepState,
-    TimerKind,
+    Action, CRASHES_MAX, Call, Decision, EndRow, Event, Failure, Outcome, Plan, Refusal, Row, Run, StepRow,
+    StepState, TimerKind,
 };
 use crate::Millis;
-use crate::definition::{OnFailure, StepKind, sleep_ms, wake_at};
+use crate::definition::{DURATION_MAX_MS, OnFailure, StepKind, sleep_ms, wake_at};
+use crate::expr::RenderCode;
 use crate::retry::RetryPolicy;
 use crate::status::{RunStatus, StepStatus, run_transition};
 
 /// A run that is active for longer than this is shown as running; shorter ones go from queued to their end.
 const MARK_AFTER_MS: Millis = 1_000;
-
-/// Longest sleep: beyond a year a schedule or a new run is meant, and dates stay far from overflow.
-const SLEEP_MAX_MS: u64 = 366 * 24 * 3_600_000;
 
 impl Run {
     /// What an event means for this run.
@@ -29,17 +27,56 @@ impl Run {
         match event {
             Event::Begin { now } => self.begin(now, &mut d)?,
             Event::Delay { until, now: _ } => self.delay(until, &mut d)?,
-            Event::CallEnded { step, generation, attempt, outcome, started_at, now, random } => {
-                self.call_ended(CallEnd { step, generation, attempt, outcome, started_at, now, random }, &mut d)?;
+            Event::CallEnded {
+                step,
+                generation,
+                attempt,
+                outcome,
+                started_at,
+                now,
+                random,
+            } => {
+                self.call_ended(
+                    CallEnd {
+                        step,
+                        generation,
+                        attempt,
+                        outcome,
+                        started_at,
+                        now,
+                        random,
+                    },
+                    &mut d,
+                )?;
             }
-            Event::TimerDue { kind, step, attempt, now } => self.timer_due(kind, step, attempt, now, &mut d)?,
+            Event::TimerDue {
+                kind,
+                step,
+                attempt,
+                now,
+            } => self.timer_due(kind, step, attempt, now, &mut d)?,
             Event::Tick { now } => self.tick(now, &mut d),
             Event::Cancel { reason, actor, now } => self.cancel(reason, actor, now, &mut d)?,
             Event::Pause { actor, now: _ } => self.pause(actor, &mut d)?,
             Event::Resume { actor, now } => self.resume(actor, now, &mut d)?,
-            Event::Retry { generation, from_step, input, actor, now: _ } => {
+            Event::Retry {
+                generation,
+                from_step,
+                input,
+                actor,
+                now: _,
+            } => {
                 self.retry(generation, from_step.as_deref(), input, actor, &mut d)?;
             }
+        }
+        if !d.rows.is_empty() {
+            self.cleared.clear();
+            self.cleared.extend(
+                d.rows
+                    .iter()
+                    .filter(|row| matches!(row, Row::TimerClear { .. }))
+                    .cloned(),
+            );
         }
         Ok(d)
     }
@@ -62,22 +99,34 @@ impl Run {
             return Err(Refusal::Stale);
         }
         self.go(RunStatus::Running)?;
+        self.clear_start_timer(d);
         self.started_at.get_or_insert(now);
         self.advance(now, d);
-        self.repeating = false;
         Ok(())
     }
 
     fn delay(&mut self, until: Millis, d: &mut Decision) -> Result<(), Refusal> {
         self.refuse_ended()?;
-        if self.status != RunStatus::Scheduled {
-            self.go(RunStatus::Scheduled)?;
+        if self.status == RunStatus::Paused {
+            return Err(Refusal::Stale);
         }
+        self.go(RunStatus::Scheduled)?;
+        self.clear_start_timer(d);
         if let Some(first) = self.steps.first_mut() {
             first.due_at = Some(until);
         }
-        d.rows.push(Row::TimerSet { kind: TimerKind::Start, step: String::new(), attempt: 0, due_at: until });
-        d.then.push(Action::SleepUntil { kind: TimerKind::Start, step: 0, attempt: 0, due_at: until });
+        d.rows.push(Row::TimerSet {
+            kind: TimerKind::Start,
+            step: String::new(),
+            attempt: 0,
+            due_at: until,
+        });
+        d.then.push(Action::SleepUntil {
+            kind: TimerKind::Start,
+            step: 0,
+            attempt: 0,
+            due_at: until,
+        });
         Ok(())
     }
 
@@ -94,11 +143,19 @@ impl Run {
         match end.outcome {
             Outcome::Completed(output) => {
                 let output = Arc::new(output);
-                self.record_step(end.step, StepStatus::Completed, Some(output.clone()), None, end.started_at, end.now, d);
+                self.record_step(
+                    end.step,
+                    StepStatus::Completed,
+                    Some(output.clone()),
+                    None,
+                    end.started_at,
+                    end.now,
+                    d,
+                );
                 self.finish_step(end.step, StepStatus::Completed, Some(output), None);
             }
             Outcome::Failed(failure) => {
-                self.fail_attempt(end.step, failure, Some(end.random), end.started_at, end.now, d);
+                self.fail_attempt(end.step, failure, end.random, end.started_at, end.now, d);
             }
         }
         self.advance(end.now, d);
@@ -118,18 +175,25 @@ impl Run {
             if self.status != RunStatus::Scheduled {
                 return Err(Refusal::Stale);
             }
-            let due_at = self.steps.first_mut().and_then(|s| s.due_at.take()).unwrap_or(now);
-            d.rows.push(Row::TimerClear { kind, step: String::new(), attempt: 0, due_at });
-            self.park("woken", d);
             return self.begin(now, d);
         }
-        let slot = self.steps.get_mut(step).ok_or(Refusal::Stale)?;
-        let due_at = match slot.due_at {
-            Some(due_at) if slot.status == StepStatus::Waiting && slot.attempt == attempt => due_at,
-            _ => return Err(Refusal::Stale),
+        let waits = self
+            .steps
+            .get(step)
+            .filter(|s| s.status == StepStatus::Waiting && s.attempt == attempt);
+        let Some(due_at) = waits
+            .and_then(|s| s.due_at)
+            .filter(|_| kind == self.timer_kind(step))
+        else {
+            return Err(Refusal::Stale);
         };
-        slot.due_at = None;
-        d.rows.push(Row::TimerClear { kind, step: self.plan.step_name(step).to_owned(), attempt, due_at });
+        self.steps[step].due_at = None;
+        d.rows.push(Row::TimerClear {
+            kind,
+            step: self.plan.step_name(step).to_owned(),
+            attempt,
+            due_at,
+        });
         self.park("woken", d);
         match kind {
             TimerKind::Sleep => {
@@ -138,8 +202,10 @@ impl Run {
             }
             TimerKind::Retry | TimerKind::Start => self.steps[step].status = StepStatus::Pending,
         }
-        if self.is_active() {
+        // A run that came back for this timer may not have been begun since: the timer is what drives it now.
+        if self.is_active() || matches!(self.status, RunStatus::Queued | RunStatus::Claimed) {
             self.go(RunStatus::Running)?;
+            self.started_at.get_or_insert(now);
         }
         self.advance(now, d);
         Ok(())
@@ -154,19 +220,36 @@ impl Run {
             && let Some(timeout_ms) = workflow.timeout_ms
             && now.saturating_sub(started_at) >= i64::try_from(timeout_ms).unwrap_or(Millis::MAX)
         {
-            let failure = Failure::new("run_timeout", format!("the run did not end within {timeout_ms} ms"));
-            self.end(RunStatus::Failed, None, Some(Arc::new(failure.to_json())), None, now, d);
+            let failure = Failure::new(
+                "run_timeout",
+                format!("the run did not end within {timeout_ms} ms"),
+            );
+            self.end(
+                RunStatus::Failed,
+                None,
+                Some(Arc::new(failure.to_json())),
+                None,
+                now,
+                d,
+            );
             return;
         }
-        if self.status == RunStatus::Running && now - started_at >= MARK_AFTER_MS {
+        if self.status == RunStatus::Running && now.saturating_sub(started_at) >= MARK_AFTER_MS {
             self.mark(RunStatus::Running, d);
         }
     }
 
-    fn cancel(&mut self, reason: Option<String>, actor: Option<String>, now: Millis, d: &mut Decision) -> Result<(), Refusal> {
+    fn cancel(
+        &mut self,
+        reason: Option<String>,
+        actor: Option<String>,
+        now: Millis,
+        d: &mut Decision,
+    ) -> Result<(), Refusal> {
         self.refuse_ended()?;
         let message = reason.unwrap_or_else(|| "cancelled on request".to_owned());
-        d.rows.push(event("cancelled", message.clone(), json!({ "actor": actor })));
+        d.rows
+            .push(event("cancelled", message.clone(), json!({ "actor": actor })));
         let error = Arc::new(json!({ "code": "cancelled", "message": message, "actor": actor }));
         self.end(RunStatus::Cancelled, None, Some(error), None, now, d);
         Ok(())
@@ -174,11 +257,16 @@ impl Run {
 
     fn pause(&mut self, actor: Option<String>, d: &mut Decision) -> Result<(), Refusal> {
         self.refuse_ended()?;
+        // Pausing twice is refused: `go` would let it pass.
         run_transition(self.status, RunStatus::Paused)?;
-        self.status = RunStatus::Paused;
+        self.go(RunStatus::Paused)?;
         self.mark(RunStatus::Paused, d);
         self.park("paused", d);
-        d.rows.push(event("paused", "paused on request".into(), json!({ "actor": actor })));
+        d.rows.push(event(
+            "paused",
+            "paused on request".into(),
+            json!({ "actor": actor }),
+        ));
         Ok(())
     }
 
@@ -187,13 +275,22 @@ impl Run {
         if self.status != RunStatus::Paused {
             return Err(Refusal::NotPaused);
         }
-        d.rows.push(event("resumed", "resumed on request".into(), json!({ "actor": actor })));
-        self.status = RunStatus::Queued;
+        d.rows.push(event(
+            "resumed",
+            "resumed on request".into(),
+            json!({ "actor": actor }),
+        ));
+        self.go(RunStatus::Queued)?;
         if let Some(due_at) = self.start_timer() {
             // It was paused before its start time: the timer still stands.
             self.go(RunStatus::Scheduled)?;
             self.mark(RunStatus::Scheduled, d);
-            d.then.push(Action::SleepUntil { kind: TimerKind::Start, step: 0, attempt: 0, due_at });
+            d.then.push(Action::SleepUntil {
+                kind: TimerKind::Start,
+                step: 0,
+                attempt: 0,
+                due_at,
+            });
             return Ok(());
         }
         self.mark(RunStatus::Queued, d);
@@ -211,7 +308,10 @@ impl Run {
         if let Some(asked) = generation
             && asked != self.generation
         {
-            return Err(Refusal::StaleGeneration { asked, current: self.generation });
+            return Err(Refusal::StaleGeneration {
+                asked,
+                current: self.generation,
+            });
         }
         match self.status {
             RunStatus::Completed => return Err(Refusal::Completed),
@@ -219,7 +319,11 @@ impl Run {
             _ => {}
         }
         let from = match from_step {
-            Some(name) => Some(self.plan.step_by_name(name).ok_or_else(|| Refusal::UnknownStep(name.to_owned()))?),
+            Some(name) => Some(
+                self.plan
+                    .step_by_name(name)
+                    .ok_or_else(|| Refusal::UnknownStep(name.to_owned()))?,
+            ),
             None => None,
         };
         self.reopen(self.generation + 1, from);
@@ -234,44 +338,46 @@ impl Run {
         self.marked = Some(RunStatus::Queued);
         self.park("reopened", d);
         let message = format!("re-opened as generation {}", self.generation);
-        d.rows.push(event("retried", message, json!({ "actor": actor, "from_step": from_step })));
+        d.rows.push(event(
+            "retried",
+            message,
+            json!({ "actor": actor, "from_step": from_step }),
+        ));
         d.then.push(Action::Begin);
         Ok(())
     }
 
-    /// Starts the next generation: completed steps stand, except `from` and what comes after it.
+    /// Starts the next generation: completed steps stand, except `from` and what comes after it. So do failed steps that
+    /// a standing step has built on: repeated beside it, they would change what their other dependants are called with.
     pub(super) fn reopen(&mut self, generation: u32, from: Option<usize>) {
         self.generation = generation;
         self.status = RunStatus::Queued;
         self.started_at = None;
         let again = self.steps_from(from);
-        for (i, slot) in self.steps.iter_mut().enumerate() {
-            let stands = matches!(slot.status, StepStatus::Completed | StepStatus::Skipped) && !again[i];
-            if stands {
-                continue;
+        let mut stands: Vec<bool> = (0..self.steps.len())
+            .map(|i| matches!(self.steps[i].status, StepStatus::Completed | StepStatus::Skipped) && !again[i])
+            .collect();
+        if let Plan::Workflow(workflow) = &self.plan {
+            for i in (0..stands.len()).filter(|i| stands[*i]).collect::<Vec<_>>() {
+                for ancestor in &workflow.steps[i].ancestors {
+                    stands[*ancestor] = true;
+                }
             }
+        }
+        for (slot, _) in self.steps.iter_mut().zip(stands).filter(|(_, stands)| !stands) {
             *slot = StepState::default();
         }
     }
 
     /// Which steps a retry from this one repeats: it and all that depend on it.
     fn steps_from(&self, from: Option<usize>) -> Vec<bool> {
-        let mut again = vec![false; self.steps.len()];
-        let Some(from) = from else { return again };
-        again[from] = true;
-        if let Plan::Workflow(workflow) = &self.plan {
-            let mut changed = true;
-            while changed {
-                changed = false;
-                for (i, step) in workflow.steps.iter().enumerate() {
-                    if !again[i] && step.deps.iter().any(|dep| again[*dep]) {
-                        again[i] = true;
-                        changed = true;
-                    }
-                }
-            }
-        }
-        again
+        (0..self.steps.len())
+            .map(|i| match (&self.plan, from) {
+                (_, None) => false,
+                (Plan::Function { .. }, Some(from)) => i == from,
+                (Plan::Workflow(w), Some(from)) => i == from || w.steps[i].ancestors.contains(&from),
+            })
+            .collect()
     }
 
     /// Starts every step that may start, and ends the run when nothing is left.
@@ -289,6 +395,8 @@ impl Run {
                 None => break,
             }
         }
+        // Whatever may have been out when the last owner died is out again, with its start recorded.
+        self.repeating = false;
         if self.steps.iter().all(|s| s.status.is_terminal()) {
             let output = Arc::new(self.output());
             self.end(RunStatus::Completed, Some(output), None, None, now, d);
@@ -305,7 +413,10 @@ impl Run {
     fn deps_ended(&self, step: usize) -> bool {
         match &self.plan {
             Plan::Function { .. } => true,
-            Plan::Workflow(w) => w.steps[step].deps.iter().all(|dep| self.steps[*dep].status.is_terminal()),
+            Plan::Workflow(w) => w.steps[step]
+                .deps
+                .iter()
+                .all(|dep| self.steps[*dep].status.is_terminal()),
         }
     }
 
@@ -319,7 +430,11 @@ impl Run {
             Plan::Workflow(w) => w.clone(),
         };
         let plan = &workflow.steps[step];
-        match plan.when.as_ref().map(|when| self.with_scope(&workflow, step, |scope| when.eval_bool(scope))) {
+        match plan
+            .when
+            .as_ref()
+            .map(|when| self.with_scope(&workflow, step, |scope| when.eval_bool(scope)))
+        {
             None | Some(Ok(true)) => {}
             Some(Ok(false)) => {
                 self.steps[step].attempt += 1;
@@ -327,51 +442,83 @@ impl Run {
                 self.finish_step(step, StepStatus::Skipped, None, None);
                 return;
             }
-            Some(Err(e)) => return self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d),
+            Some(Err(e)) => {
+                return self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d);
+            }
         }
         match &plan.kind {
-            StepKind::Function { function, action, payload } => {
-                match self.with_scope(&workflow, step, |scope| payload.render(scope)) {
-                    Ok(payload) => {
-                        let body = match action {
-                            Some(action) => json!({ "action": action, "payload": payload }),
-                            None => json!({ "payload": payload }),
-                        };
-                        self.call(step, function.clone(), Arc::new(body), plan.timeout_ms, now, d);
-                    }
-                    Err(e) => self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d),
+            StepKind::Function {
+                function,
+                action,
+                payload,
+            } => match self.with_scope(&workflow, step, |scope| payload.render(scope)) {
+                Ok(payload) => {
+                    let body = match action {
+                        Some(action) => json!({ "action": action, "payload": payload }),
+                        None => json!({ "payload": payload }),
+                    };
+                    self.call(step, function.clone(), Arc::new(body), plan.timeout_ms, now, d);
                 }
-            }
+                Err(e) => self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d),
+            },
             StepKind::Sleep { duration } => {
                 let due = self.with_scope(&workflow, step, |scope| duration.render(scope));
-                let due = due.map_err(|e| Failure::new(e.code.as_str(), e.to_string())).and_then(|v| {
-                    let ms = sleep_ms(&v).map_err(|e| Failure::new("invalid_duration", e.to_string()))?;
-                    Ok(now.saturating_add(ms.min(SLEEP_MAX_MS) as i64))
-                });
+                let due = due
+                    .map_err(|e| Failure::new(e.code.as_str(), e.to_string()))
+                    .and_then(|v| {
+                        let ms = sleep_ms(&v).map_err(|e| Failure::new("invalid_duration", e.to_string()))?;
+                        Ok(now.saturating_add(ms as i64))
+                    });
                 self.sleep(step, due, now, d);
             }
             StepKind::SleepUntil { at } => {
                 let due = self.with_scope(&workflow, step, |scope| at.render(scope));
-                let due = due.map_err(|e| Failure::new(e.code.as_str(), e.to_string())).and_then(|v| {
-                    let at = wake_at(&v).map_err(|e| Failure::new("invalid_time", e.to_string()))?;
-                    Ok(at.min(now.saturating_add(SLEEP_MAX_MS as i64)))
-                });
+                let due = due
+                    .map_err(|e| Failure::new(e.code.as_str(), e.to_string()))
+                    .and_then(|v| {
+                        let at = wake_at(&v).map_err(|e| Failure::new("invalid_time", e.to_string()))?;
+                        if at > now.saturating_add(DURATION_MAX_MS as i64) {
+                            return Err(Failure::new("invalid_time", "it is more than ten years ahead"));
+                        }
+                        Ok(at)
+                    });
                 self.sleep(step, due, now, d);
             }
         }
     }
 
-    fn call(&mut self, step: usize, function: String, body: Arc<Value>, timeout_ms: u64, now: Millis, d: &mut Decision) {
+    fn call(
+        &mut self,
+        step: usize,
+        function: String,
+        body: Arc<Value>,
+        timeout_ms: u64,
+        now: Millis,
+        d: &mut Decision,
+    ) {
         let name = self.plan.step_name(step).to_owned();
         if self.repeating {
             if self.steps[step].crashes >= CRASHES_MAX {
-                let reason = format!("a node ended unexpectedly {CRASHES_MAX} times while this was being executed");
-                d.rows.push(Row::DeadLetter { reason: reason.clone() });
+                let reason =
+                    format!("a node ended unexpectedly {CRASHES_MAX} times while this was being executed");
+                d.rows.push(Row::DeadLetter {
+                    reason: reason.clone(),
+                });
                 let error = Arc::new(Failure::new("crash_loop", reason).to_json());
-                self.end(RunStatus::Failed, None, Some(error), (!name.is_empty()).then_some(name), now, d);
+                self.end(
+                    RunStatus::Failed,
+                    None,
+                    Some(error),
+                    (!name.is_empty()).then_some(name),
+                    now,
+                    d,
+                );
                 return;
             }
-            d.rows.push(Row::Start { step: name.clone(), deadline: now.saturating_add(timeout_ms as i64) });
+            d.rows.push(Row::Start {
+                step: name.clone(),
+                deadline: now.saturating_add(timeout_ms as i64),
+            });
         }
         let slot = &mut self.steps[step];
         slot.attempt += 1;
@@ -403,47 +550,74 @@ impl Run {
             Err(failure) => return self.fail_before_call(step, failure, now, d),
         };
         self.steps[step].attempt += 1;
-        self.wait(TimerKind::Sleep, step, due_at, d);
+        self.wait(step, due_at, d);
     }
 
-    fn wait(&mut self, kind: TimerKind, step: usize, due_at: Millis, d: &mut Decision) {
+    fn wait(&mut self, step: usize, due_at: Millis, d: &mut Decision) {
+        let kind = self.timer_kind(step);
         let slot = &mut self.steps[step];
         slot.status = StepStatus::Waiting;
         slot.due_at = Some(due_at);
         let attempt = slot.attempt;
-        d.rows.push(Row::TimerSet { kind, step: self.plan.step_name(step).to_owned(), attempt, due_at });
-        d.then.push(Action::SleepUntil { kind, step, attempt, due_at });
+        d.rows.push(Row::TimerSet {
+            kind,
+            step: self.plan.step_name(step).to_owned(),
+            attempt,
+            due_at,
+        });
+        d.then.push(Action::SleepUntil {
+            kind,
+            step,
+            attempt,
+            due_at,
+        });
     }
 
-    /// Fails a step that could not even be called: the same again would fail alike, so no retry.
+    /// What a step waits for when it waits: sleeping steps are never tried again, others never sleep.
+    fn timer_kind(&self, step: usize) -> TimerKind {
+        match &self.plan {
+            Plan::Workflow(w) if !matches!(w.steps[step].kind, StepKind::Function { .. }) => TimerKind::Sleep,
+            _ => TimerKind::Retry,
+        }
+    }
+
+    /// Fails a step that could not even be called.
     fn fail_before_call(&mut self, step: usize, failure: Failure, now: Millis, d: &mut Decision) {
         self.steps[step].attempt += 1;
-        self.fail_attempt(step, failure, None, now, now, d);
+        self.fail_attempt(step, failure, 0, now, now, d);
     }
 
-    /// Records a failed attempt; `random` is given when it may be retried.
+    /// Records a failed attempt, and what follows from it: another attempt, the next steps, or the end.
     fn fail_attempt(
         &mut self,
         step: usize,
         failure: Failure,
-        random: Option<u64>,
+        random: u64,
         started_at: Millis,
         now: Millis,
         d: &mut Decision,
     ) {
+        let is_final = is_final(&failure.code);
         let error = Arc::new(failure.to_json());
-        self.record_step(step, StepStatus::Failed, None, Some(error.clone()), started_at, now, d);
+        self.record_step(
+            step,
+            StepStatus::Failed,
+            None,
+            Some(error.clone()),
+            started_at,
+            now,
+            d,
+        );
         let (retry, on_failure) = self.failure_policy(step);
         let attempt = self.steps[step].attempt;
-        if let Some(delay_ms) = random.and_then(|r| retry.delay_ms(attempt, r)) {
-            self.wait(TimerKind::Retry, step, now.saturating_add(delay_ms as i64), d);
-            return;
-        }
-        if on_failure == OnFailure::Continue {
-            self.finish_step(step, StepStatus::Failed, None, Some(error));
+        if let Some(delay_ms) = retry.delay_ms(attempt, random).filter(|_| !is_final) {
+            self.wait(step, now.saturating_add(delay_ms as i64), d);
             return;
         }
         self.finish_step(step, StepStatus::Failed, None, Some(error.clone()));
+        if on_failure == OnFailure::Continue {
+            return;
+        }
         let name = self.plan.step_name(step);
         let error_step = (!name.is_empty()).then(|| name.to_owned());
         self.end(RunStatus::Failed, None, Some(error), error_step, now, d);
@@ -457,9 +631,12 @@ impl Run {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the columns of one row, built in one place")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the columns of one row, built in one place"
+    )]
     fn record_step(
-        &self,
+        &mut self,
         step: usize,
         status: StepStatus,
         output: Option<Arc<Value>>,
@@ -468,7 +645,10 @@ impl Run {
         now: Millis,
         d: &mut Decision,
     ) {
-        let Plan::Workflow(workflow) = &self.plan else { return };
+        self.last_end = now.max(self.last_end);
+        let Plan::Workflow(workflow) = &self.plan else {
+            return;
+        };
         let function = match &workflow.steps[step].kind {
             StepKind::Function { function, .. } => Some(function.clone()),
             _ => None,
@@ -481,10 +661,11 @@ impl Run {
             output,
             error,
             started_at,
-            finished_at: now,
+            finished_at: self.last_end,
         }));
     }
 
+    /// Ends a step; its recorded end is the run's latest.
     pub(super) fn finish_step(
         &mut self,
         step: usize,
@@ -492,10 +673,9 @@ impl Run {
         output: Option<Arc<Value>>,
         error: Option<Arc<Value>>,
     ) {
-        self.finished_count += 1;
         let slot = &mut self.steps[step];
         slot.status = status;
-        slot.order = self.finished_count;
+        slot.ended_at = Some(self.last_end);
         slot.output = output.unwrap_or_default();
         slot.error = error;
         slot.in_flight = false;
@@ -511,17 +691,7 @@ impl Run {
         now: Millis,
         d: &mut Decision,
     ) {
-        if let Some(due_at) = self.start_timer() {
-            d.rows.push(Row::TimerClear { kind: TimerKind::Start, step: String::new(), attempt: 0, due_at });
-        }
-        for i in 0..self.steps.len() {
-            if let (Some(due_at), StepStatus::Waiting) = (self.steps[i].due_at, self.steps[i].status) {
-                let (step, attempt) = (self.plan.step_name(i).to_owned(), self.steps[i].attempt);
-                for kind in [TimerKind::Retry, TimerKind::Sleep] {
-                    d.rows.push(Row::TimerClear { kind, step: step.clone(), attempt, due_at });
-                }
-            }
-        }
+        self.clear_timers(d);
         if std::mem::take(&mut self.parked) {
             d.rows.push(Row::Unparked);
         }
@@ -536,8 +706,13 @@ impl Run {
             error_step,
             attempt,
             started_at: self.started_at,
-            finished_at: now,
+            finished_at: now.max(self.last_end),
         }));
+        debug_assert_eq!(
+            run_transition(self.status, status),
+            Ok(()),
+            "an end is legal wherever it is decided"
+        );
         self.status = status;
         for slot in &mut self.steps {
             slot.in_flight = false;
@@ -552,11 +727,62 @@ impl Run {
         d.then.push(Action::Settled(status));
     }
 
+    /// Takes every timer of the run away. One that this very decision set was never written, and a batch deletes timers
+    /// before it inserts them: its row is dropped instead.
+    fn clear_timers(&mut self, d: &mut Decision) {
+        let start = self
+            .start_timer()
+            .map(|due_at| (TimerKind::Start, String::new(), 0, due_at));
+        let waits = (0..self.steps.len())
+            .filter(|i| self.steps[*i].status == StepStatus::Waiting)
+            .filter_map(|i| {
+                let slot = &self.steps[i];
+                Some((
+                    self.timer_kind(i),
+                    self.plan.step_name(i).to_owned(),
+                    slot.attempt,
+                    slot.due_at?,
+                ))
+            });
+        for (kind, step, attempt, due_at) in start.into_iter().chain(waits) {
+            let set = Row::TimerSet {
+                kind,
+                step: step.clone(),
+                attempt,
+                due_at,
+            };
+            match d.rows.iter().position(|row| *row == set) {
+                Some(unwritten) => drop(d.rows.remove(unwritten)),
+                None => d.rows.push(Row::TimerClear {
+                    kind,
+                    step,
+                    attempt,
+                    due_at,
+                }),
+            }
+        }
+    }
+
     /// Ends the run because what it wanted to record cannot be recorded. The rows of the decision before were not
     /// written, whatever memory says; this end takes their place.
     pub fn give_up(&mut self, failure: &Failure, now: Millis) -> Decision {
-        let mut d = Decision::default();
-        self.end(RunStatus::Failed, None, Some(Arc::new(failure.to_json())), None, now, &mut d);
+        // Timers that the unwritten rows would have taken away still stand, and so may the row that parks the run.
+        let mut d = Decision {
+            rows: std::mem::take(&mut self.cleared),
+            then: Vec::new(),
+        };
+        self.parked = true;
+        if self.status.is_terminal() {
+            self.status = RunStatus::Running;
+        }
+        self.end(
+            RunStatus::Failed,
+            None,
+            Some(Arc::new(failure.to_json())),
+            None,
+            now,
+            &mut d,
+        );
         d
     }
 
@@ -571,18 +797,41 @@ impl Run {
     fn mark(&mut self, status: RunStatus, d: &mut Decision) {
         if self.marked != Some(status) {
             self.marked = Some(status);
-            d.rows.push(Row::Mark { status, input: None, metadata: None });
+            d.rows.push(Row::Mark {
+                status,
+                input: None,
+                metadata: None,
+            });
         }
     }
 
     /// Due time of the delayed start, which is kept with the first step.
     fn start_timer(&self) -> Option<Millis> {
         let slot = self.steps.first()?;
-        (slot.status == StepStatus::Pending).then_some(slot.due_at).flatten()
+        (slot.status == StepStatus::Pending)
+            .then_some(slot.due_at)
+            .flatten()
+    }
+
+    /// The run starts, or its start is set anew: the timer of the delay goes.
+    fn clear_start_timer(&mut self, d: &mut Decision) {
+        let Some(due_at) = self.start_timer() else { return };
+        self.steps[0].due_at = None;
+        d.rows.push(Row::TimerClear {
+            kind: TimerKind::Start,
+            step: String::new(),
+            attempt: 0,
+            due_at,
+        });
+        self.park("woken", d);
     }
 
     fn refuse_ended(&self) -> Result<(), Refusal> {
-        if self.status.is_terminal() { Err(Refusal::AlreadyEnded(self.status)) } else { Ok(()) }
+        if self.status.is_terminal() {
+            Err(Refusal::AlreadyEnded(self.status))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -597,6 +846,23 @@ struct CallEnd {
     random: u64,
 }
 
+/// Codes of failures that the same attempt again would meet again: they are never retried. Live driving and recovery
+/// have only the recorded code in common, so that a function which answers with one of them is not called again either.
+pub(super) fn is_final(code: &str) -> bool {
+    const RENDERED: [RenderCode; 4] = [
+        RenderCode::MissingVariable,
+        RenderCode::ExpressionFailed,
+        RenderCode::NotABoolean,
+        RenderCode::TooLarge,
+    ];
+    matches!(code, "invalid_duration" | "invalid_time") || RENDERED.iter().any(|c| c.as_str() == code)
+}
+
 fn event(event_type: &'static str, message: String, payload: Value) -> Row {
-    Row::Event { event_type, level: "info", message, payload: Some(payload) }
+    Row::Event {
+        event_type,
+        level: "info",
+        message,
+        payload: Some(payload),
+    }
 }

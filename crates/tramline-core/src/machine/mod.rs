@@ -78,8 +78,11 @@ pub struct Run {
     pub started_at: Option<Millis>,
     /// Prefix of the callee's idempotency key: the run id, or `schedule/period` for a scheduled run.
     pub key: String,
-    /// Steps finished so far: the next one's `order`.
-    finished_count: u32,
+    /// The latest recorded end of an attempt. Ends of one run never go back in time, whatever the clocks of its owners
+    /// say: their order is what recovery and the flat names go by.
+    last_end: Millis,
+    /// Timers that the last decision takes away: they still stand should its rows not be written.
+    cleared: Vec<Row>,
     /// A row of `parked` names the run.
     parked: bool,
     /// The status that the ledger shows by a mark, if any.
@@ -96,8 +99,8 @@ pub struct StepState {
     pub attempt: u32,
     pub output: Arc<Value>,
     pub error: Option<Arc<Value>>,
-    /// Order of finishing among the steps of the run, from one; 0 = not finished.
-    pub order: u32,
+    /// When it ended, as recorded; steps that ended in the same millisecond count in the order of the graph.
+    pub ended_at: Option<Millis>,
     /// Due time of the timer that the step waits for.
     pub due_at: Option<Millis>,
     /// Starts recorded after unclean takeovers.
@@ -113,7 +116,7 @@ impl Default for StepState {
             attempt: 0,
             output: Arc::new(Value::Null),
             error: None,
-            order: 0,
+            ended_at: None,
             due_at: None,
             crashes: 0,
             in_flight: false,
@@ -140,7 +143,11 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), details: None }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            details: None,
+        }
     }
 
     /// The error as stored and shown.
@@ -157,20 +164,56 @@ impl Failure {
 #[derive(Debug, Clone)]
 pub enum Event {
     /// Drive it now: first start, start after a delay, or going on after recovery.
-    Begin { now: Millis },
+    Begin {
+        now: Millis,
+    },
     /// It may start only later.
-    Delay { until: Millis, now: Millis },
+    Delay {
+        until: Millis,
+        now: Millis,
+    },
     /// A call came back.
-    CallEnded { step: usize, generation: u32, attempt: u32, outcome: Outcome, started_at: Millis, now: Millis, random: u64 },
+    CallEnded {
+        step: usize,
+        generation: u32,
+        attempt: u32,
+        outcome: Outcome,
+        started_at: Millis,
+        now: Millis,
+        random: u64,
+    },
     /// A timer of the run is due.
-    TimerDue { kind: TimerKind, step: usize, attempt: u32, now: Millis },
+    TimerDue {
+        kind: TimerKind,
+        step: usize,
+        attempt: u32,
+        now: Millis,
+    },
     /// A second has passed while it was active, or its deadline may have.
-    Tick { now: Millis },
-    Cancel { reason: Option<String>, actor: Option<String>, now: Millis },
-    Pause { actor: Option<String>, now: Millis },
-    Resume { actor: Option<String>, now: Millis },
+    Tick {
+        now: Millis,
+    },
+    Cancel {
+        reason: Option<String>,
+        actor: Option<String>,
+        now: Millis,
+    },
+    Pause {
+        actor: Option<String>,
+        now: Millis,
+    },
+    Resume {
+        actor: Option<String>,
+        now: Millis,
+    },
     /// Re-open an ended run with the next generation. `generation` is the one the caller saw.
-    Retry { generation: Option<u32>, from_step: Option<String>, input: Option<Value>, actor: Option<String>, now: Millis },
+    Retry {
+        generation: Option<u32>,
+        from_step: Option<String>,
+        input: Option<Value>,
+        actor: Option<String>,
+        now: Millis,
+    },
 }
 
 /// What a timer is for.
@@ -192,7 +235,9 @@ impl TimerKind {
 
     /// The kind with this name in the database.
     pub fn parse(text: &str) -> Option<Self> {
-        [TimerKind::Start, TimerKind::Retry, TimerKind::Sleep].into_iter().find(|k| k.as_str() == text)
+        [TimerKind::Start, TimerKind::Retry, TimerKind::Sleep]
+            .into_iter()
+            .find(|k| k.as_str() == text)
     }
 }
 
@@ -203,16 +248,42 @@ pub enum Row {
     Step(StepRow),
     /// The end of the run in this generation.
     End(EndRow),
-    Mark { status: RunStatus, input: Option<Value>, metadata: Option<Value> },
-    Event { event_type: &'static str, level: &'static str, message: String, payload: Option<Value> },
-    TimerSet { kind: TimerKind, step: String, attempt: u32, due_at: Millis },
-    TimerClear { kind: TimerKind, step: String, attempt: u32, due_at: Millis },
+    Mark {
+        status: RunStatus,
+        input: Option<Value>,
+        metadata: Option<Value>,
+    },
+    Event {
+        event_type: &'static str,
+        level: &'static str,
+        message: String,
+        payload: Option<Value>,
+    },
+    TimerSet {
+        kind: TimerKind,
+        step: String,
+        attempt: u32,
+        due_at: Millis,
+    },
+    TimerClear {
+        kind: TimerKind,
+        step: String,
+        attempt: u32,
+        due_at: Millis,
+    },
     /// The start of a call that must be durable before the call.
-    Start { step: String, deadline: Millis },
+    Start {
+        step: String,
+        deadline: Millis,
+    },
     /// The low-water mark may pass this run: this row names it.
-    Parked { why: &'static str },
+    Parked {
+        why: &'static str,
+    },
     Unparked,
-    DeadLetter { reason: String },
+    DeadLetter {
+        reason: String,
+    },
 }
 
 /// One ended attempt of a step.
@@ -251,7 +322,12 @@ pub enum Action {
     /// The run ended in this generation; tell whoever waits, forget it.
     Settled(RunStatus),
     /// Nothing to do before this time; the timer's row is in the database.
-    SleepUntil { kind: TimerKind, step: usize, attempt: u32, due_at: Millis },
+    SleepUntil {
+        kind: TimerKind,
+        step: usize,
+        attempt: u32,
+        due_at: Millis,
+    },
 }
 
 /// One call of a function.

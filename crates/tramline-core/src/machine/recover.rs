@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::decide::is_final;
 use super::{Plan, Run, StepState, TimerKind};
 use crate::Millis;
-use crate::expr::RenderCode;
 use crate::status::{RunStatus, StepStatus};
 
 /// The recorded end of one attempt.
@@ -63,7 +63,8 @@ impl Run {
             steps,
             started_at: None,
             key,
-            finished_count: 0,
+            last_end: Millis::MIN,
+            cleared: Vec::new(),
             parked: false,
             marked: None,
             repeating: false,
@@ -77,7 +78,8 @@ impl Run {
     /// idempotency key.
     #[must_use]
     pub fn recover(mut self, mut past: Past, unclean: bool) -> Self {
-        past.steps.sort_by_key(|s| (s.generation, s.finished_at, s.attempt));
+        // Attempts of one step in their order; between steps the recorded times tell.
+        past.steps.sort_by_key(|s| (s.generation, s.attempt));
         past.marks.sort_by_key(|m| (m.generation, m.seq));
         let opened = past.marks.iter().map(|m| m.generation).max().unwrap_or(1);
         let ended = past.ends.iter().map(|(g, _)| *g).max().unwrap_or(0);
@@ -121,7 +123,9 @@ impl Run {
 
     fn reopen_from_marks(&mut self, generation: u32, marks: &[PastMark]) {
         let opening = marks.iter().find(|m| m.generation == generation);
-        let from = opening.and_then(|m| m.from_step.as_deref()).and_then(|name| self.plan.step_by_name(name));
+        let from = opening
+            .and_then(|m| m.from_step.as_deref())
+            .and_then(|name| self.plan.step_by_name(name));
         self.reopen(generation, from);
         if let Some(input) = opening.and_then(|m| m.input.clone()) {
             self.input = Arc::new(input);
@@ -129,9 +133,18 @@ impl Run {
     }
 
     fn replay_step(&mut self, past: &PastStep) {
-        let Some(i) = self.plan.step_by_name(&past.step) else { return };
-        self.started_at = Some(self.started_at.map_or(past.started_at, |at| at.min(past.started_at)));
+        let Some(i) = self.plan.step_by_name(&past.step) else {
+            return;
+        };
+        if self.steps[i].status.is_terminal() {
+            return;
+        }
+        self.started_at = Some(
+            self.started_at
+                .map_or(past.started_at, |at| at.min(past.started_at)),
+        );
         self.steps[i].attempt = self.steps[i].attempt.max(past.attempt);
+        self.last_end = self.last_end.max(past.finished_at);
         match past.status {
             StepStatus::Failed if !self.gives_up(i, past.attempt, past.error.as_ref()) => {
                 // Another attempt is due; its timer says when. Without one (the timer fired, the node died) at once.
@@ -140,15 +153,21 @@ impl Run {
             status => {
                 let output = past.output.clone().map(Arc::new);
                 self.finish_step(i, status, output, past.error.clone().map(Arc::new));
+                self.steps[i].ended_at = Some(past.finished_at);
             }
         }
     }
 
     /// Whether a failed attempt was the step's last one.
     fn gives_up(&self, step: usize, attempt: u32, error: Option<&Value>) -> bool {
-        let Plan::Workflow(workflow) = &self.plan else { return true };
-        let called = !error.and_then(|e| e.get("code")).and_then(Value::as_str).is_some_and(is_before_call);
-        !called || workflow.steps[step].retry.delay_ms(attempt, 0).is_none()
+        let Plan::Workflow(workflow) = &self.plan else {
+            return true;
+        };
+        let is_final = error
+            .and_then(|e| e.get("code"))
+            .and_then(Value::as_str)
+            .is_some_and(is_final);
+        is_final || workflow.steps[step].retry.delay_ms(attempt, 0).is_none()
     }
 
     fn replay_timer(&mut self, kind: TimerKind, step: &str, attempt: u32, due_at: Millis) {
@@ -169,11 +188,4 @@ impl Run {
             self.steps[i].due_at = Some(due_at);
         }
     }
-}
-
-/// Codes of failures that happened before any call, which are never retried.
-fn is_before_call(code: &str) -> bool {
-    const RENDERED: [RenderCode; 4] =
-        [RenderCode::MissingVariable, RenderCode::ExpressionFailed, RenderCode::NotABoolean, RenderCode::TooLarge];
-    matches!(code, "invalid_duration" | "invalid_time") || RENDERED.iter().any(|c| c.as_str() == code)
 }

@@ -9,21 +9,35 @@ use crate::template::{Scope, StepView};
 
 impl Run {
     /// Calls `f` with the scope of one step: the input, the run, and the ended ancestors in the order they finished.
-    pub(super) fn with_scope<T>(&self, workflow: &Workflow, step: usize, f: impl FnOnce(&Scope<'_>) -> T) -> T {
-        let visible = ancestors(workflow, step);
+    pub(super) fn with_scope<T>(
+        &self,
+        workflow: &Workflow,
+        step: usize,
+        f: impl FnOnce(&Scope<'_>) -> T,
+    ) -> T {
+        let ancestors = &workflow.steps[step].ancestors;
         let mut order: Vec<usize> = (0..self.steps.len()).collect();
-        // Unfinished steps come first: a later finisher wins, and they have finished nothing.
-        order.sort_by_key(|i| self.steps[*i].order);
+        // Unfinished steps come first: a later finisher wins, and they have finished nothing. A step has more ancestors
+        // than any of them, so that what ended in the same millisecond is in the order of the graph.
+        order.sort_by_key(|i| {
+            self.steps[*i]
+                .ended_at
+                .map(|at| (at, workflow.steps[*i].ancestors.len(), *i))
+        });
         let views: Vec<StepView<'_>> = order
             .into_iter()
             .map(|i| StepView {
                 name: &workflow.steps[i].name,
                 status: self.steps[i].status,
                 output: &self.steps[i].output,
-                visible: visible[i] && self.steps[i].status.is_terminal(),
+                visible: ancestors.binary_search(&i).is_ok() && self.steps[i].status.is_terminal(),
             })
             .collect();
-        f(&Scope { input: &self.input, run: &self.info, steps: &views })
+        f(&Scope {
+            input: &self.input,
+            run: &self.info,
+            steps: &views,
+        })
     }
 
     /// Output of the whole run: of the last steps of the plan (those that nothing depends on); one such step gives its
@@ -51,16 +65,4 @@ impl Run {
             ),
         }
     }
-}
-
-/// Which steps a step comes after, directly or not.
-fn ancestors(workflow: &Workflow, step: usize) -> Vec<bool> {
-    let mut seen = vec![false; workflow.steps.len()];
-    let mut open = workflow.steps[step].deps.clone();
-    while let Some(i) = open.pop() {
-        if !std::mem::replace(&mut seen[i], true) {
-            open.extend(&workflow.steps[i].deps);
-        }
-    }
-    seen
 }

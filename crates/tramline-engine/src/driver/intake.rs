@@ -18,7 +18,7 @@ impl Driver {
             self.state.clock.sample(now);
         }
         for header in found.headers {
-            self.on_header(header, found.past);
+            self.on_header(header, found.past, found.swept);
         }
         for command in found.commands {
             self.on_command(command);
@@ -40,7 +40,7 @@ impl Driver {
         }
     }
 
-    fn on_header(&mut self, header: Header, past: bool) {
+    fn on_header(&mut self, header: Header, past: bool, swept: bool) {
         let Some(shard) = self.state.shards.get_mut(&header.shard) else { return };
         if shard.releasing.is_some() || self.state.gone.contains(&header.run_id) {
             return;
@@ -53,6 +53,10 @@ impl Driver {
                 shard.note_xid(header.xid);
             }
             return;
+        }
+        if swept {
+            self.shown.missed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tracing::warn!(run_id = %header.run_id, "the sweep found a run that discovery had missed");
         }
         shard.note_xid(header.xid);
         let priority = header.priority.min(CLASSES as u8 - 1);
@@ -197,22 +201,22 @@ impl Driver {
         {
             return self.give_up(run_id, &defect);
         }
-        let mut woken = false;
         for waiting in waiting {
             match waiting {
                 Waiting::Command(command) => self.apply_command(run_id, command),
-                Waiting::Timer(timer) => {
-                    woken = true;
-                    self.apply_timer(run_id, &timer);
-                }
+                Waiting::Timer(timer) => self.apply_timer(run_id, &timer),
             }
         }
-        if !woken && matches!(status, RunStatus::Queued | RunStatus::Running | RunStatus::Waiting) {
-            let event = match scheduled_at.filter(|at| status == RunStatus::Queued && *at > now) {
-                Some(until) => Event::Delay { until, now },
-                None => Event::Begin { now },
+        // What was decided just now goes on after its commit; everything else is begun, or begun again.
+        if let Some(Entry { stage: Stage::Live(live), units: 0, .. }) = self.state.entries.get(&run_id) {
+            let event = match (live.run.status, scheduled_at.filter(|at| *at > now)) {
+                (RunStatus::Queued, Some(until)) => Some(Event::Delay { until, now }),
+                (RunStatus::Queued | RunStatus::Running | RunStatus::Waiting, _) => Some(Event::Begin { now }),
+                _ => None,
             };
-            self.feed(run_id, event);
+            if let Some(event) = event {
+                self.feed(run_id, event);
+            }
         }
         self.leave_if_waiting(run_id, now);
     }

@@ -209,6 +209,7 @@ impl Driver {
             }
             self.state.gone.insert(run_id);
             self.forget(run_id);
+            self.state.timers.remove_run(run_id);
             let subject = Subject { run_id, generation: 1, foreign: false };
             let error = std::sync::Arc::new(json!({ "code": "period_cancelled", "message": why }));
             let end = EndRow {

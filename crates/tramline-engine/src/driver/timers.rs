@@ -69,6 +69,11 @@ impl Timers {
         self.heap.retain(|Reverse((_, s))| *s != shard);
     }
 
+    /// Takes back the timers of a run that is over before it began. Rare: the whole heap is looked through.
+    pub(super) fn remove_run(&mut self, run_id: Uuid) {
+        self.heap.retain(|Reverse((t, _))| t.run_id != run_id);
+    }
+
     fn pop_due(&mut self, now: Millis) -> Option<(TimerRow, u16)> {
         if self.next_due()? > now {
             return None;

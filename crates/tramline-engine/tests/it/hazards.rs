@@ -369,3 +369,33 @@ async fn f7_cut_connections_lose_nothing_and_double_nothing() {
     until_count(&client, "select count(*) from tramline.run_steps", 600).await;
     engine.stop(Duration::from_secs(5)).await;
 }
+
+/// A7, A8: a run with a transaction id from elsewhere is invisible to ticks; the sweep finds it, and counts it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a8_the_sweep_finds_what_discovery_cannot_see_and_counts_it() {
+    let db = test_db().await;
+    let store = register(&db, &["step"]).await;
+    publish(&store, json!({ "name": "long", "steps": [{ "name": "pause", "sleep": "24h" }] })).await;
+    let config = tramline_engine::EngineConfig { sweep_every: Duration::from_millis(100), ..config("a") };
+    let engine = engine_with(db.url(), config, echo()).await;
+    let client = db.connect().await;
+    let runs: Vec<NewRun> = (0..50)
+        .map(|n| NewRun { target: if n % 2 == 0 { "step" } else { "long" }.into(), ..NewRun::default() })
+        .collect();
+    engine.enqueue(&runs).await.unwrap();
+    until_count(&client, "select count(*) from tramline.timers", 25).await;
+    until_count(&client, "select count(*) from tramline.run_ends", 25).await;
+    assert_eq!(engine.stats().missed, 0, "in normal work the net catches nothing");
+    // As a restore of a dump does: the id of a transaction that this cluster gave out long ago.
+    client
+        .execute(
+            "insert into tramline.runs (run_id, shard, kind, target, source, enqueued_xid)
+             select id, tramline.shard_of(id), 'function', 'step', 'dump', '3' from (select tramline.uuid_v7() as id) q",
+            &[],
+        )
+        .await
+        .unwrap();
+    until_count(&client, "select count(*) from tramline.run_ends where status = 'completed'", 26).await;
+    assert_eq!(engine.stats().missed, 1);
+    engine.stop(Duration::from_secs(5)).await;
+}

@@ -15,6 +15,7 @@ use tramline_host::Policy;
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
+pub use reader::hint;
 use reader::{Section, Source};
 
 const FILE: &str = "tramline.toml";

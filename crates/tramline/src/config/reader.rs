@@ -251,10 +251,16 @@ impl<'a> Section<'a> {
     }
 }
 
-fn hint<'k>(given: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+/// `; did you mean …?` when a known word is near.
+pub fn hint<'k>(given: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+    // two letters exchanged in a short word count as one slip, which the similarity does not see
+    let score = |name: &str| match strsim::damerau_levenshtein(given, name) {
+        1 => 1.0,
+        _ => strsim::jaro_winkler(given, name),
+    };
     known
         .into_iter()
-        .map(|name| (strsim::jaro_winkler(given, name), name))
+        .map(|name| (score(name), name))
         .filter(|(score, _)| *score >= NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| format!("; did you mean {name}?"))

@@ -10,7 +10,7 @@ use tramline_supabase::environment::{EnvironmentInput, of_functions};
 use tramline_supabase::project::FunctionSource;
 use tramline_supabase::{LocalKeys, Project};
 
-use crate::config::{Config, FunctionSettings};
+use crate::config::{Config, FunctionSettings, hint};
 use crate::exit::{Done, Exit, Failure, OrExit as _};
 
 /// With these a function may do everything; they are withheld together.
@@ -115,14 +115,7 @@ fn refuse_unknown_functions(project: &Project, config: &Config) -> Done {
     };
     let mut failure = Failure::new(Exit::Usage, "failed to use tramline.toml");
     for (name, settings) in config.functions.iter().filter(|(name, _)| !exists(name)) {
-        let near = project
-            .functions
-            .iter()
-            .map(|source| (strsim::jaro_winkler(name, &source.name), &source.name))
-            .filter(|(score, _)| *score > 0.8)
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, near)| format!("; did you mean {near}?"))
-            .unwrap_or_default();
+        let near = hint(name, project.functions.iter().map(|source| source.name.as_str()));
         failure.details.push(format!("{}: there is no function {name}{near}", settings.place));
     }
     if failure.details.is_empty() { Ok(()) } else { Err(failure) }

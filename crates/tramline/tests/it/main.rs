@@ -1,1 +1,8 @@
+//! The built program, as its users meet it: the command line, the settings, `dev` from start to stop.
 
+mod commands;
+mod crm;
+mod dev;
+mod settings;
+mod starts;
+mod support;

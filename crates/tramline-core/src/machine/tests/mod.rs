@@ -1,0 +1,178 @@
+//! Tests of the machine. `ledger` is the database of these tests, `words` prints decisions so that expectations can be
+//! read; `table` holds every status with every event, `behaviour` and `recovery` tell what a run does, `properties`
+//! drives random workflows through random histories.
+
+mod behaviour;
+mod ledger;
+mod properties;
+mod recovery;
+mod table;
+mod words;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::*;
+use crate::definition::parse;
+use ledger::Ledger;
+use words::{decided, words};
+
+const RUN_ID: Uuid = Uuid::from_u128(7);
+
+fn function() -> Plan {
+    Plan::Function {
+        name: "noop".into(),
+        timeout_ms: 60_000,
+    }
+}
+
+fn workflow(source: Value) -> Plan {
+    let workflow = parse(&source, &|_| true).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    Plan::Workflow(Arc::new(workflow))
+}
+
+fn steps(list: Value) -> Plan {
+    workflow(json!({ "name": "w", "steps": list }))
+}
+
+fn fresh(plan: &Plan, input: &Value) -> Run {
+    let info = json!({ "id": RUN_ID });
+    Run::new(
+        RUN_ID,
+        plan.clone(),
+        Arc::new(input.clone()),
+        Arc::new(info),
+        RUN_ID.to_string(),
+    )
+}
+
+/// A run with the ledger it writes to; every decision is committed.
+struct Driven {
+    run: Run,
+    ledger: Ledger,
+    /// Calls that were decided, in order.
+    calls: Vec<Call>,
+    input: Value,
+}
+
+impl Driven {
+    fn new(plan: Plan) -> Self {
+        Self::with_input(plan, json!({}))
+    }
+
+    fn with_input(plan: Plan, input: Value) -> Self {
+        Self {
+            run: fresh(&plan, &input),
+            ledger: Ledger::default(),
+            calls: Vec::new(),
+            input,
+        }
+    }
+
+    /// What the event led to, in words.
+    fn feed(&mut self, event: Event) -> String {
+        let result = self.run.decide(event);
+        if let Ok(decision) = &result {
+            self.ledger.commit(self.run.generation, &decision.rows);
+            self.note_calls(decision);
+        }
+        words(&result)
+    }
+
+    fn note_calls(&mut self, decision: &Decision) {
+        self.calls
+            .extend(decision.then.iter().filter_map(|action| match action {
+                Action::Call(call) => Some(call.clone()),
+                _ => None,
+            }));
+    }
+
+    fn begin(&mut self, now: Millis) -> String {
+        self.feed(Event::Begin { now })
+    }
+
+    /// The call of a step that is out comes back.
+    fn ends(&mut self, step: &str, outcome: Outcome, now: Millis) -> String {
+        let i = self.step(step);
+        let (generation, attempt) = (self.run.generation, self.run.steps[i].attempt);
+        self.feed(Event::CallEnded {
+            step: i,
+            generation,
+            attempt,
+            outcome,
+            started_at: now - 1,
+            now,
+            random: 0,
+        })
+    }
+
+    fn due(&mut self, kind: TimerKind, step: &str, attempt: u32, now: Millis) -> String {
+        let step = if kind == TimerKind::Start {
+            0
+        } else {
+            self.step(step)
+        };
+        self.feed(Event::TimerDue {
+            kind,
+            step,
+            attempt,
+            now,
+        })
+    }
+
+    fn cancel(&mut self, now: Millis) -> String {
+        self.feed(Event::Cancel {
+            reason: None,
+            actor: None,
+            now,
+        })
+    }
+
+    fn pause(&mut self, now: Millis) -> String {
+        self.feed(Event::Pause { actor: None, now })
+    }
+
+    fn resume(&mut self, now: Millis) -> String {
+        self.feed(Event::Resume { actor: None, now })
+    }
+
+    fn retry(&mut self, from_step: Option<&str>, now: Millis) -> String {
+        let from_step = from_step.map(str::to_owned);
+        self.feed(Event::Retry {
+            generation: None,
+            from_step,
+            input: None,
+            actor: None,
+            now,
+        })
+    }
+
+    /// Its owner is gone; another one builds it from the rows.
+    fn recover(&mut self, unclean: bool) {
+        self.run = self.ledger.recover(fresh(&self.run.plan, &self.input), unclean);
+        if unclean {
+            self.ledger.epoch += 1;
+        }
+    }
+
+    fn step(&self, name: &str) -> usize {
+        self.run
+            .plan
+            .step_by_name(name)
+            .unwrap_or_else(|| panic!("no step {name}"))
+    }
+
+    fn body_of_last_call(&self) -> &Value {
+        &self.calls.last().expect("something was called").body
+    }
+}
+
+fn completed(output: Value) -> Outcome {
+    Outcome::Completed(output)
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed(Failure::new("function_failed", "no"))
+}

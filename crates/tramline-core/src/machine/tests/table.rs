@@ -1,0 +1,154 @@
+//! Every status with every event, for a function and for a workflow.
+
+use super::*;
+
+const T: Millis = 100_000;
+
+fn events() -> Vec<(&'static str, Event)> {
+    let end = |outcome| Event::CallEnded {
+        step: 0,
+        generation: 1,
+        attempt: 1,
+        outcome,
+        started_at: T - 1,
+        now: T,
+        random: 0,
+    };
+    let due = |kind, step, attempt| Event::TimerDue {
+        kind,
+        step,
+        attempt,
+        now: T,
+    };
+    vec![
+        ("begin", Event::Begin { now: T }),
+        ("delay", Event::Delay { until: 2 * T, now: T }),
+        ("call ends well", end(completed(json!({ "data": { "x": 1 } })))),
+        ("call fails", end(failed())),
+        ("start is due", due(TimerKind::Start, 0, 0)),
+        ("retry is due", due(TimerKind::Retry, 0, 1)),
+        ("sleep is due", due(TimerKind::Sleep, 1, 1)),
+        ("tick", Event::Tick { now: T }),
+        (
+            "cancel",
+            Event::Cancel {
+                reason: None,
+                actor: None,
+                now: T,
+            },
+        ),
+        ("pause", Event::Pause { actor: None, now: T }),
+        ("resume", Event::Resume { actor: None, now: T }),
+        (
+            "retry",
+            Event::Retry {
+                generation: Some(1),
+                from_step: None,
+                input: None,
+                actor: None,
+                now: T,
+            },
+        ),
+    ]
+}
+
+/// A run that stands in this status, as far as the machine itself brings one there; else its status is set.
+fn in_status(plan: &Plan, status: RunStatus) -> Run {
+    let mut driven = Driven::new(plan.clone());
+    let is_workflow = matches!(plan, Plan::Workflow(_));
+    let first = plan.step_name(0).to_owned();
+    match status {
+        RunStatus::Queued | RunStatus::Claimed => {}
+        RunStatus::Scheduled => drop(driven.feed(Event::Delay { until: 5_000, now: 0 })),
+        RunStatus::Waiting if is_workflow => {
+            driven.begin(0);
+            driven.ends(&first, completed(json!({})), 1);
+        }
+        RunStatus::Running | RunStatus::Waiting | RunStatus::Compensating => drop(driven.begin(0)),
+        RunStatus::Paused => {
+            driven.begin(0);
+            driven.pause(1);
+        }
+        RunStatus::Completed => {
+            driven.begin(0);
+            driven.ends(&first, completed(json!({})), 1);
+            if is_workflow {
+                driven.due(TimerKind::Sleep, "nap", 1, 3_600_001);
+                driven.ends("after", completed(json!({})), 3_600_002);
+            }
+        }
+        RunStatus::Failed => {
+            driven.begin(0);
+            driven.ends(&first, failed(), 1);
+            if is_workflow {
+                driven.due(TimerKind::Retry, &first, 1, 501);
+                driven.ends(&first, failed(), 502);
+            }
+        }
+        RunStatus::Cancelled | RunStatus::Skipped => drop(driven.cancel(0)),
+    }
+    let by_hand = matches!(
+        status,
+        RunStatus::Claimed | RunStatus::Compensating | RunStatus::Skipped
+    ) || (status == RunStatus::Waiting && !is_workflow);
+    if by_hand {
+        driven.run.status = status;
+    }
+    assert_eq!(driven.run.status, status);
+    driven.run
+}
+
+fn table(plan: &Plan) -> String {
+    let mut table = String::new();
+    for (name, event) in events() {
+        table.push_str(&format!("{name}\n"));
+        for &status in RunStatus::ALL {
+            let mut run = in_status(plan, status);
+            let result = run.decide(event.clone());
+            assert!(
+                result.is_ok() || run.status == status,
+                "a refusal changes nothing"
+            );
+            let what = words(&result);
+            let to = if run.status == status {
+                String::new()
+            } else {
+                format!("{}: ", run.status)
+            };
+            table.push_str(&format!("  {status:<12} {to}{what}\n"));
+        }
+    }
+    table
+}
+
+#[track_caller]
+fn assert_table(plan: &Plan, expected: &str) {
+    let actual = table(plan);
+    let differing: Vec<(&str, &str)> = actual
+        .lines()
+        .zip(expected.lines())
+        .filter(|(a, e)| a != e)
+        .collect();
+    assert!(
+        differing.is_empty() && actual.lines().count() == expected.lines().count(),
+        "{differing:#?}\n{actual}"
+    );
+}
+
+#[test]
+fn every_event_in_every_status_of_a_function_run() {
+    assert_table(&function(), FUNCTION);
+}
+
+#[test]
+fn every_event_in_every_status_of_a_workflow_run() {
+    let plan = steps(json!([
+        { "name": "call", "function": "noop", "retry": { "max_attempts": 2, "initial": "1s", "jitter": false } },
+        { "name": "nap", "sleep": "1h" },
+        { "name": "after", "function": "noop" },
+    ]));
+    assert_table(&plan, WORKFLOW);
+}
+
+const FUNCTION: &str = "";
+const WORKFLOW: &str = "";

@@ -1,0 +1,131 @@
+//! `dev` from its start to its stop, on the smallest project.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Dev, Project, alive, descendants, eventually, request};
+
+#[test]
+fn a_project_is_served_stopped_and_started_again_with_its_data() {
+    let project = Project::example("hello");
+    let mut dev = project.dev();
+    dev.wait_for("function hello is ready");
+
+    let file = project.dev_file();
+    let mode = std::fs::metadata(project.path().join(".tramline/dev.json")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "keys are for their owner only");
+    let url = format!("{}/functions/v1/hello", file["node"]["url"].as_str().unwrap());
+    let anon = file["node"]["anon_key"].as_str();
+    assert_eq!(request(&url, anon, r#"{"name": "Ada"}"#), (200, r#"{"message":"Hello Ada!"}"#.to_owned()));
+    let (status, body) = request(&url, None, "{}");
+    assert_eq!(status, 401);
+    assert!(body.contains("UNAUTHORIZED_NO_AUTH_HEADER"), "{body}");
+
+    let started = project.say(&["run", "start", "hello", "--input", r#"{"name": "run"}"#, "--wait", "--json"]).ended(0).json();
+    assert_eq!(started["status"], "completed");
+    assert_eq!(started["output"]["message"], "Hello run!");
+    let run = started["run_id"].as_str().unwrap().to_owned();
+    dev.wait_for("hello completed");
+
+    // a second one on the same folder is refused, and disturbs nothing
+    let said = project.say(&["dev"]).ended(4);
+    assert!(said.err.contains(&format!("is in use by process {}", dev.pid())), "{said:?}");
+    assert_eq!(request(&url, anon, "{}").0, 200);
+
+    dev.stop();
+    assert!(project.dev_file()["node"].is_null());
+    project.say(&["status"]).ended(5);
+
+    let mut dev = project.dev();
+    dev.wait_for("function hello is ready");
+    let said = project.say(&["run", "show", &run]).ended(0);
+    assert!(said.out.contains("completed"), "{said:?}");
+    assert_eq!(project.dev_file()["cron_secret"], file["cron_secret"], "made once");
+    dev.stop();
+}
+
+#[test]
+fn a_killed_dev_leaves_nothing_and_the_next_one_goes_on() {
+    let project = Project::example("hello");
+    let mut dev = project.dev();
+    dev.wait_for("function hello is ready");
+    let later = project.say(&["run", "start", "hello", "--delay", "1s", "--json"]).ended(0).json();
+    let family = descendants(dev.pid());
+    dev.signal(Signal::SIGKILL);
+    dev.ended();
+    eventually("the end of all children", || alive(&family).is_empty().then_some(()));
+    // what it wrote about itself is out of date now
+    let said = project.say(&["status"]).ended(5);
+    assert!(said.err.contains("nothing answers at"), "{said:?}");
+
+    let dev = project.dev();
+    let run = later["run_id"].as_str().unwrap();
+    eventually("the end of the unfinished run", || {
+        let said = project.say(&["run", "show", run, "--json"]).ended(0).json();
+        (said["run"]["status"] == "completed").then_some(())
+    });
+    dev.stop();
+}
+
+#[test]
+fn reset_asks_and_then_starts_afresh() {
+    let project = Project::example("hello");
+    let dev = project.dev();
+    project.say(&["run", "start", "hello", "--wait"]).ended(0);
+    dev.stop();
+    let said = project.say(&["dev", "--reset", "--port", "0", "--db-port", "0"]).ended(2);
+    assert!(said.err.contains("Give --yes"), "{said:?}");
+    let dev = Dev::start(project.path(), &["--reset", "--yes"]);
+    let runs = project.say(&["run", "list", "--json"]).ended(0).json();
+    assert_eq!(runs, serde_json::json!([]));
+    dev.stop();
+}
+
+#[test]
+fn a_port_in_use_is_told_before_anything_starts() {
+    let project = Project::example("hello");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let said = project.say(&["dev", "--port", &port, "--db-port", "0"]).ended(4);
+    assert!(said.err.contains(&format!("failed to take port {port} for the gateway")), "{said:?}");
+    let said = project.say(&["dev", "--port", "0", "--db-port", &port]).ended(4);
+    assert!(said.err.contains(&format!("failed to take port {port} for Postgres")) || said.err.contains("for the Postgres"), "{said:?}");
+}
+
+#[test]
+fn a_broken_function_is_named_and_the_others_serve() {
+    let project = Project::example("hello")
+        .function("needy", "Response.json(Deno.env.get('API_TOKEN'))")
+        .file("supabase/functions/needy/.env.example", "API_TOKEN=\n")
+        .file("supabase/functions/wrong/index.ts", "Deno.serve(() => { this is no TypeScript\n");
+    let mut dev = project.dev();
+    let line = dev.wait_for("function needy is broken");
+    assert!(line.contains("API_TOKEN (supabase/functions/needy/.env.example:1)"), "{line}");
+    dev.wait_for("function wrong is broken");
+    dev.wait_for("function hello is ready");
+    project.say(&["function", "invoke", "hello"]).ended(0);
+    let said = project.say(&["run", "start", "needy", "--wait"]).ended(6);
+    assert!(said.err.contains("failed"), "{said:?}");
+    dev.stop();
+}
+
+#[test]
+fn a_bad_migration_stops_the_start_with_its_place() {
+    let project = Project::example("hello").file(
+        "supabase/migrations/20260101000000_first.sql",
+        "create table notes (id int);\n\nalter table nots add column text text;\n",
+    );
+    let mut dev = Dev::spawn(project.path(), &[]);
+    assert_eq!(dev.ended().code(), Some(4));
+    let said = dev.said.join("\n");
+    assert!(said.contains("supabase/migrations/20260101000000_first.sql:3: relation \"nots\" does not exist"), "{said}");
+
+    project.write("supabase/migrations/20260101000000_first.sql", "create table notes (id int);\n");
+    project.dev().stop();
+    project.write("supabase/migrations/20260101000000_first.sql", "create table notes (id bigint);\n");
+    let mut dev = Dev::spawn(project.path(), &[]);
+    assert_eq!(dev.ended().code(), Some(4));
+    assert!(dev.said.join("\n").contains("tramline dev --reset"), "{:?}", dev.said);
+}
