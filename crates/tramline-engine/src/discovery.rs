@@ -5,7 +5,7 @@
 //! that a long read of one does not hide what is new in another. A snapshot is valid for one server start: when the
 //! connection breaks, the owned shards are scanned anew from their low-water marks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -37,11 +37,10 @@ pub(crate) enum Assign {
     Drop { shard: u16 },
 }
 
-/// Shared with the driver: counts answered flushes, and the low-water marks for a rescan.
+/// Counters shared with the driver and the handle.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) flushes: AtomicU64,
-    pub(crate) lows: std::sync::Mutex<HashMap<u16, u64>>,
     /// Reads of the unfinished after a broken connection.
     pub(crate) rescans: AtomicU64,
     pub(crate) polls: AtomicU64,
@@ -87,7 +86,7 @@ pub(crate) async fn run(
 ) {
     let poll_max = config.poll_max;
     let mut swept_at = Instant::now();
-    let mut shards: HashMap<u16, Option<u64>> = HashMap::new();
+    let mut shards: HashSet<u16> = HashSet::new();
     let mut first = true;
     'connect: loop {
         let mut discovery = match Discovery::connect(&db, out.clone(), shared.clone()).await {
@@ -104,11 +103,16 @@ pub(crate) async fn run(
         if !std::mem::take(&mut first) {
             shared.rescans.fetch_add(1, Ordering::Relaxed);
         }
-        // After a break: the positions of the old server start mean nothing now.
-        for (shard, low) in &mut shards {
-            let known = shared.lows.lock().ok().and_then(|lows| lows.get(shard).copied());
-            *low = known.or(*low);
-            if let Err(error) = discovery.scan(*shard, *low).await {
+        // After a break: positions of the old server start mean nothing now, and a mark counts only as it is stored.
+        if out.send(Message::Rescan).await.is_err() {
+            return;
+        }
+        for shard in &shards {
+            let scanned = match discovery.reader.stored_mark(*shard).await {
+                Ok(low) => discovery.scan(*shard, low).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = scanned {
                 tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
                 continue 'connect;
             }
@@ -148,7 +152,7 @@ pub(crate) async fn run(
                 change = assign.recv() => match change {
                     None => return,
                     Some(Assign::Take { shard, low_xid }) => {
-                        shards.insert(shard, low_xid);
+                        shards.insert(shard);
                         if let Err(error) = discovery.scan(shard, low_xid).await {
                             tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
                             continue 'connect;

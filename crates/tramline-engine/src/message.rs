@@ -16,6 +16,8 @@ pub(crate) enum Message {
     Discovered(Discovered),
     /// A shard is ours from now on; its unfinished runs follow as `Discovered` with `past`.
     Acquired { shard: u16, epoch: i64, low_xid: Option<u64>, unclean: bool },
+    /// Discovery begins anew on another connection: what it said about transactions before does not count any more.
+    Rescan,
     /// A shard is no longer ours: forget it.
     Lost { shard: u16 },
     /// Give the shard up in order; answered when nothing of it is in flight.

@@ -90,7 +90,7 @@ impl Ownership {
         };
         if beat {
             let marks = self.marks().await;
-            let held = keeper.beat(&marks, None).await?;
+            let held = keeper.beat(&marks).await?;
             for (shard, ..) in marks.iter().filter(|m| !held.contains(&m.0)) {
                 tracing::warn!(shard, "another node has taken this shard");
                 owned.remove(shard);

@@ -7,8 +7,7 @@ create table tramline.shards (
   epoch bigint not null default 0,                   -- rises at every acquisition: the fence
   beat bigint not null default 0,                    -- rises while the owner lives; nobody reads a clock
   low_xid xid8,                                      -- low-water mark: below it no unfinished run is without a durable row
-  seen text,                                         -- snapshot of the last completed tick
-  system_id bigint                                   -- of the cluster that both came from
+  system_id bigint                                   -- of the cluster that the mark came from
 ) with (fillfactor = 50);
 insert into tramline.shards (shard) select generate_series(0, {{shard_count}} - 1);
 

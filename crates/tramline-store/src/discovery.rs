@@ -282,6 +282,25 @@ impl Reader {
         rows.iter().map(|r| header(r, 0)).collect()
     }
 
+    /// The low-water mark of a shard as it is stored. A mark that was committed is safe after a crash of the server; one
+    /// that is only remembered is not, because transaction ids beyond the last commit are given out again.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn stored_mark(&self, shard: u16) -> Result<Option<u64>, StoreError> {
+        let row = self
+            .client
+            .query_opt(
+                "select low_xid::text from tramline.shards
+                  where shard = $1 and system_id = (select system_identifier from pg_control_system())
+                    and low_xid <= pg_snapshot_xmax(pg_current_snapshot())",
+                &[&i32::from(shard)],
+            )
+            .await
+            .map_err(|e| StoreError::query("stored mark", e))?;
+        row.and_then(|r| r.get::<_, Option<String>>(0)).map(|text| parse_xid(&text)).transpose()
+    }
+
     /// Headers of the runs that a `parked` row names: the low-water mark may have passed them.
     ///
     /// # Errors

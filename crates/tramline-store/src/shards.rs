@@ -2,10 +2,8 @@
 
 use tokio_postgres::Client;
 use tramline_core::ownership::{NodeRow, ShardRow};
-use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
-use crate::discovery::parse_snapshot;
 use crate::{Db, StoreError};
 
 /// A shard that was taken.
@@ -47,11 +45,11 @@ impl Keeper {
     }
 
     /// Raises the beat of the node and of its shards, with what a successor needs to know, and returns the shards that
-    /// were still held. `marks` are (shard, epoch, low-water mark); `seen` is the snapshot of the last completed tick.
+    /// were still held. `marks` are (shard, epoch, low-water mark).
     ///
     /// # Errors
     /// When the connection broke: ownership is then unknown, the fence decides.
-    pub async fn beat(&self, marks: &[(u16, i64, u64)], seen: Option<&Snapshot>) -> Result<Vec<u16>, StoreError> {
+    pub async fn beat(&self, marks: &[(u16, i64, u64)]) -> Result<Vec<u16>, StoreError> {
         let shards: Vec<i32> = marks.iter().map(|m| i32::from(m.0)).collect();
         let epochs: Vec<i64> = marks.iter().map(|m| m.1).collect();
         let lows: Vec<String> = marks.iter().map(|m| m.2.to_string()).collect();
@@ -63,10 +61,10 @@ impl Keeper {
                         select s.shard, m.low from tramline.shards s join unnest($2::int[], $3::bigint[], $4::text[]) as m(shard, epoch, low)
                             on m.shard = s.shard and m.epoch = s.epoch
                          where s.owner = $1 order by s.shard for update of s)
-                 update tramline.shards s set beat = s.beat + 1, low_xid = h.low::xid8, seen = coalesce($5, s.seen),
+                 update tramline.shards s set beat = s.beat + 1, low_xid = h.low::xid8,
                         system_id = (select system_identifier from pg_control_system())
                    from held h where h.shard = s.shard returning s.shard",
-                &[&self.node, &shards, &epochs, &lows, &seen.map(Snapshot::to_string)],
+                &[&self.node, &shards, &epochs, &lows],
             )
             .await
             .map_err(|e| StoreError::query("heartbeat", e))?;
@@ -114,7 +112,7 @@ impl Keeper {
             .query_opt(
                 "update tramline.shards s set owner = $2, epoch = s.epoch + 1, beat = 0
                   where s.shard = $1 and s.epoch = $3 and s.beat = $4
-                 returning s.epoch, s.low_xid::text, s.seen, s.system_id,
+                 returning s.epoch, s.low_xid::text, s.system_id,
                    (select system_identifier from pg_control_system()), pg_snapshot_xmax(pg_current_snapshot())::text",
                 &[&i32::from(shard), &self.node, &epoch, &beat],
             )
@@ -127,12 +125,11 @@ impl Keeper {
         };
         let Some(row) = row else { return Ok(None) };
         let low: Option<u64> = row.get::<_, Option<String>>(1).and_then(|t| t.parse().ok());
-        let seen = row.get::<_, Option<String>>(2).map(|t| parse_snapshot(&t)).transpose()?;
-        let same_cluster = row.get::<_, Option<i64>>(3) == Some(row.get::<_, i64>(4));
-        let now_xmax: u64 = row.get::<_, String>(5).parse().unwrap_or(u64::MAX);
+        let same_cluster = row.get::<_, Option<i64>>(2) == Some(row.get::<_, i64>(3));
+        let now_xmax: u64 = row.get::<_, String>(4).parse().unwrap_or(u64::MAX);
         // A mark of another cluster, or of a future that was lost, hides runs: then everything unfinished is scanned.
-        let trusted = same_cluster && seen.as_ref().is_some_and(|s| s.xmax <= now_xmax);
-        Ok(Some(Taken { shard, epoch: row.get(0), low_xid: low.filter(|_| trusted) }))
+        let low_xid = low.filter(|low| same_cluster && *low <= now_xmax);
+        Ok(Some(Taken { shard, epoch: row.get(0), low_xid }))
     }
 
     /// Gives shards up, so that another node may take them at once.

@@ -1,7 +1,10 @@
 //! `tramline serve`: one of any number of equal nodes on a database of yours.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
+
+use tramline_store::embedded::{EmbeddedError, ProjectLock};
 
 use crate::cli::{Global, ServeArgs, ServeRole};
 use crate::exit::{Done, Exit, Failure};
@@ -14,6 +17,8 @@ use crate::signals::stop_on_signals;
 
 /// How long requests and calls in flight may take to end; orchestrators kill after 30 s.
 const DRAIN: Duration = Duration::from_secs(20);
+/// More nodes than this on one machine only take each other's memory.
+const NODES_PER_FOLDER_MAX: u32 = 32;
 
 /// Runs until it is asked to stop.
 pub async fn serve(global: &Global, args: ServeArgs) -> Done {
@@ -34,9 +39,7 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Done {
             .hint("Set CRON_SECRET in the environment or in supabase/functions/.env."));
     }
     let progress = Progress::new();
-    let state_dir = dir.join(STATE_DIR);
-    std::fs::create_dir_all(&state_dir)
-        .map_err(|error| Failure::new(Exit::Failure, format!("failed to make {}: {error}", state_dir.display())))?;
+    let lock = state_dir(&dir)?;
     let deno = crate::deno::install(progress.clone()).await?;
     let config = NodeConfig {
         name: node_name(),
@@ -45,7 +48,7 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Done {
         gateway_url: args.public_url.unwrap_or_else(|| format!("http://127.0.0.1:{}", args.listen.port())),
         engine: roles.engine.then_some(roles.scheduler),
         deno,
-        state_dir,
+        state_dir: lock.state_dir().to_owned(),
         cron_secret,
     };
     let say = |line: &str| progress.say(line);
@@ -62,7 +65,22 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Done {
     tracing::info!("stopping");
     node.stop(DRAIN).await;
     tracing::info!("stopped");
+    drop(lock);
     Ok(())
+}
+
+/// A folder for this node's bundles, sockets and logs. Nodes that run side by side on one project folder take the
+/// first one that is free, so that a restarted node finds its bundles.
+fn state_dir(dir: &Path) -> Done<ProjectLock> {
+    for number in 1..=NODES_PER_FOLDER_MAX {
+        let state = dir.join(STATE_DIR).join(format!("node-{number}"));
+        match ProjectLock::acquire(&state) {
+            Ok(lock) => return Ok(lock),
+            Err(EmbeddedError::ProjectInUse { .. }) => {}
+            Err(error) => return Err(Failure::new(Exit::Failure, crate::exit::chain(&error))),
+        }
+    }
+    Err(Failure::new(Exit::Refused, format!("failed to serve {}: {NODES_PER_FOLDER_MAX} nodes run on it", dir.display())))
 }
 
 struct Roles {

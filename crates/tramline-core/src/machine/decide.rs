@@ -99,7 +99,9 @@ impl Run {
             return Err(Refusal::Stale);
         }
         self.go(RunStatus::Running)?;
-        self.clear_start_timer(d);
+        if self.clear_start_timer(d) {
+            self.park("woken", d);
+        }
         self.started_at.get_or_insert(now);
         self.advance(now, d);
         Ok(())
@@ -140,6 +142,10 @@ impl Run {
             return Err(Refusal::Stale);
         }
         slot.in_flight = false;
+        if self.status == RunStatus::Paused && matches!(self.plan, Plan::Function { .. }) {
+            // No step row keeps the result until somebody resumes: the only call was out, and its end is the run's.
+            self.go(RunStatus::Running)?;
+        }
         match end.outcome {
             Outcome::Completed(output) => {
                 let output = Arc::new(output);
@@ -814,8 +820,8 @@ impl Run {
     }
 
     /// The run starts, or its start is set anew: the timer of the delay goes.
-    fn clear_start_timer(&mut self, d: &mut Decision) {
-        let Some(due_at) = self.start_timer() else { return };
+    fn clear_start_timer(&mut self, d: &mut Decision) -> bool {
+        let Some(due_at) = self.start_timer() else { return false };
         self.steps[0].due_at = None;
         d.rows.push(Row::TimerClear {
             kind: TimerKind::Start,
@@ -823,7 +829,7 @@ impl Run {
             attempt: 0,
             due_at,
         });
-        self.park("woken", d);
+        true
     }
 
     fn refuse_ended(&self) -> Result<(), Refusal> {

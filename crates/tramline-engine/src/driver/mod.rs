@@ -217,6 +217,7 @@ impl Driver {
         match message {
             Message::Discovered(found) => self.on_discovered(found),
             Message::Acquired { shard, epoch, low_xid, unclean } => self.on_acquired(shard, epoch, low_xid, unclean),
+            Message::Rescan => self.on_rescan(),
             Message::Lost { shard } => self.on_lost(shard),
             Message::Release { shard, done } => self.on_release(shard, done),
             Message::Marks { reply } => {
@@ -249,6 +250,15 @@ impl Driver {
         );
         self.read_timers_of(shard);
         self.tell_shards();
+    }
+
+    /// Until the shards have been scanned again nobody may skip anything: transaction ids may have gone back.
+    fn on_rescan(&mut self) {
+        self.state.tick_xmin = None;
+        for shard in self.state.shards.values_mut() {
+            shard.low_before = 0;
+            shard.scanned = false;
+        }
     }
 
     fn on_lost(&mut self, shard: u16) {
@@ -312,22 +322,18 @@ impl Driver {
 
     /// Low-water marks: below them no unfinished run is without a durable row that names it.
     fn marks(&self) -> Vec<(u16, i64, u64)> {
-        let marks: Vec<_> = self
-            .state
+        let xmin = self.state.tick_xmin;
+        self.state
             .shards
             .iter()
             .map(|(id, shard)| {
-                let low = match (shard.scanned, self.state.tick_xmin) {
+                let low = match (shard.scanned, xmin) {
                     (true, Some(xmin)) => shard.xids.keys().next().map_or(xmin, |oldest| xmin.min(*oldest)),
                     _ => shard.low_before,
                 };
                 (*id, shard.epoch, low)
             })
-            .collect();
-        if let Ok(mut lows) = self.shared.lows.lock() {
-            *lows = marks.iter().map(|(shard, _, low)| (*shard, *low)).collect();
-        }
-        marks
+            .collect()
     }
 
     fn next_wake(&self, tick_at: Instant) -> Instant {

@@ -47,10 +47,14 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
         reset(&dir, &state_dir, args.yes, &progress).await?;
     }
     let ports = ports::choose(&args, &setup.project.config)?;
-    let (postgres, deno) = start_programs(&setup, &state_dir, ports.db, &progress).await?;
+    let stopped = || Failure::new(Exit::Failure, "stopped before the start was complete");
+    let (postgres, deno) = tokio::select! {
+        programs = start_programs(&setup, &state_dir, ports.db, &progress) => programs?,
+        () = stop.cancelled() => return Err(stopped()),
+    };
     let started = tokio::select! {
         started = start_node(&dir, &state_dir, &setup, &ports, &postgres, deno, &progress) => started,
-        () = stop.cancelled() => Err(Failure::new(Exit::Failure, "stopped before the start was complete")),
+        () = stop.cancelled() => Err(stopped()),
     };
     let node = match started {
         Ok(node) => node,

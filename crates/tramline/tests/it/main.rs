@@ -3,6 +3,7 @@
 mod commands;
 mod crm;
 mod dev;
+mod serve;
 mod settings;
 mod starts;
 mod support;

@@ -150,7 +150,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A running `dev`.
+/// A running `dev` or `serve`.
 pub struct Dev {
     child: Child,
     lines: Receiver<String>,
@@ -168,8 +168,14 @@ impl Dev {
     /// Starts without waiting.
     pub fn spawn(dir: &Path, args: &[&str]) -> Self {
         let mut command = tramline(dir, &["dev", "--port", "0", "--db-port", "0"]);
+        command.args(args);
+        Self::of(command)
+    }
+
+    /// Starts a command that runs until it is stopped.
+    pub fn of(mut command: Command) -> Self {
         // a group of its own: signals to the suite are not for it
-        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());

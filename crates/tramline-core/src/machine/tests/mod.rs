@@ -176,3 +176,12 @@ fn completed(output: Value) -> Outcome {
 fn failed() -> Outcome {
     Outcome::Failed(Failure::new("function_failed", "no"))
 }
+
+/// All that a run remembers, for comparing it with itself.
+fn fingerprint(run: &Run) -> String {
+    let Run { id: _, plan: _, info: _, input, generation, status, steps, started_at, key, last_end, .. } = run;
+    let Run { cleared, parked, marked, repeating, .. } = run;
+    format!(
+        "{input} {generation} {status} {steps:?} {started_at:?} {key} {last_end} {cleared:?} {parked} {marked:?} {repeating}"
+    )
+}
