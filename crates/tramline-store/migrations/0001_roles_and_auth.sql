@@ -17,10 +17,14 @@ begin
       end;
     end if;
   end loop;
-  begin
-    alter role service_role bypassrls;
-  exception when insufficient_privilege then null;                    -- policies below serve it then
-  end;
+  if not (select rolbypassrls from pg_roles where rolname = 'service_role') then
+    begin
+      alter role service_role bypassrls;
+    exception
+      when insufficient_privilege then null;                          -- policies below serve it then
+      when internal_error then null;                                  -- another database of the cluster does it just now
+    end;
+  end if;
 end $$;
 
 -- The claims of the verified token; /rest/v1 sets them for every request. PostgREST's older single settings are read first.

@@ -137,7 +137,9 @@ create table tramline.dead_letters (
 );
 
 -- Makes the partitions of one day; true when it made them. Run ahead of time by every node, and at installation.
-create function tramline.ensure_partitions(p_day date) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+-- With the rights of the schema's owner, because the engine's role makes no tables.
+create function tramline.ensure_partitions(p_day date) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_lo uuid := tramline.uuid_at(p_day::timestamp at time zone 'UTC');
   v_hi uuid := tramline.uuid_at((p_day + 1)::timestamp at time zone 'UTC');
@@ -150,6 +152,8 @@ begin
   foreach t in array array['runs', 'run_ends', 'run_marks', 'run_steps', 'run_events'] loop
     execute format('create table tramline.%I partition of tramline.%I for values from (%L) to (%L)',
                    t || '_' || to_char(p_day, 'YYYYMMDD'), t, v_lo, v_hi);
+    -- The parent's policies decide for whoever asks the parent; nobody asks a partition, whatever default privileges grant.
+    execute format('alter table tramline.%I enable row level security', t || '_' || to_char(p_day, 'YYYYMMDD'));
   end loop;
   insert into tramline.partitions values (p_day, v_lo, v_hi);
   return true;

@@ -50,6 +50,8 @@ create table tramline.timers (
   created_at timestamptz not null default now(),
   primary key (shard, due_at, run_id, kind, step, attempt)
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+-- A run that is loaded looks for its own timers; a million others may be waiting.
+create index timers_by_run on tramline.timers (run_id);
 create index timers_by_run on tramline.timers (run_id);
 
 -- A run that the low-water mark may pass although no timer or wait names it.

@@ -19,10 +19,12 @@ exception when others then
 end $$;
 
 -- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
--- opts: kind, queue, priority, run_at, delay_ms, concurrency_key, source, created_by, triggered_by, parent_run_id, project_id, env, git_sha, git_ref, metadata.
+-- opts: kind, queue, priority, run_at, delay_ms, concurrency_key, source, created_by, triggered_by, parent_run_id, root_run_id, project_id, env,
+-- git_sha, git_ref, context, metadata.
 -- One row per item: the run (new, or the first one of its correlation id), or a code: TL404 unknown target, TL409 correlation id used
 -- with other input (detail.run_id names the first run), TL422 missing fields (detail.missing lists them all). Nothing of a refused item is kept.
--- Locks: correlations in key order, so that two batches cannot deadlock.
+-- A known correlation id is answered with its run also when the target asks for more by now: the call was accepted once.
+-- Locks: correlations in key order, then runs in the order of their ids, so that two batches cannot deadlock.
 create function tramline.enqueue_many(p_run_id uuid[], p_target text[], p_input jsonb[], p_correlation_id text[], p_opts jsonb[])
 returns table (ord int, run_id uuid, created boolean, code text, detail jsonb)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -69,7 +71,7 @@ begin
     left join lateral (select jsonb_agg(r.name order by r.name) as missing from unnest(t.required) as r(name)
                         where jsonb_typeof(u.input) <> 'object' or not u.input ? r.name) m on t.required <> '{}';
 
-  if exists (select from unnest(v_rows) r where r.correlation_id is not null and r.code is null) then
+  if exists (select from unnest(v_rows) r where r.correlation_id is not null) then
     insert into tramline.correlations as c (shard, target, correlation_id, run_id, input_hash, expires_at)
     select tramline.key_shard(k.target || chr(31) || k.correlation_id), k.target, k.correlation_id, k.run_id,
            sha256(convert_to(k.input::text, 'UTF8')), now() + interval '30 days'
@@ -81,9 +83,11 @@ begin
      where c.expires_at <= now();
     -- Read back in a statement of its own: it sees what another transaction committed while this one waited for its key.
     select array_agg(case
-             when c.run_id is null or c.run_id = r.run_id then r
+             when c.run_id is null then r
+             when c.input_hash = sha256(convert_to(r.input::text, 'UTF8')) and c.run_id = r.run_id then r
              when c.input_hash = sha256(convert_to(r.input::text, 'UTF8'))
                then row(r.ord, c.run_id, r.target, r.kind, r.version, r.input, r.correlation_id, r.opts, 'known', null)::tramline.enqueue_row
+             when r.code is not null then r
              else row(r.ord, r.run_id, r.target, r.kind, r.version, r.input, r.correlation_id, r.opts, 'TL409',
                       jsonb_build_object('target', r.target, 'correlation_id', r.correlation_id, 'run_id', c.run_id))::tramline.enqueue_row
            end order by r.ord)
@@ -91,13 +95,13 @@ begin
       from (select (u).* from unnest(v_rows) u) x
       cross join lateral (select row(x.*)::tramline.enqueue_row as r) y
       cross join lateral (select (y.r).*) r
-      left join tramline.correlations c on r.code is null and r.correlation_id is not null
+      left join tramline.correlations c on (r.code is null or r.code = 'TL422' and c.expires_at > now()) and r.correlation_id is not null
        and c.shard = tramline.key_shard(r.target || chr(31) || r.correlation_id) and c.target = r.target and c.correlation_id = r.correlation_id;
   end if;
 
   return query
   with fresh as materialized (
-    select r.run_id, tramline.shard_of(r.run_id) as shard, r.kind, r.target, r.version, r.input, r.correlation_id,
+    select r.run_id, r.shard, r.kind, r.target, r.version, r.input, r.correlation_id,
            coalesce(r.opts ->> 'queue', 'default') as queue, coalesce((r.opts ->> 'priority')::smallint, 2::smallint) as priority,
            r.opts ->> 'concurrency_key' as concurrency_key, coalesce(r.opts ->> 'source', v_source) as source,
            coalesce((r.opts ->> 'created_by')::uuid, v_user) as created_by, r.opts ->> 'triggered_by' as triggered_by,
@@ -105,23 +109,28 @@ begin
            coalesce((r.opts ->> 'root_run_id')::uuid, v_root) as root_run_id,
            r.opts ->> 'project_id' as project_id, r.opts ->> 'env' as env, r.opts ->> 'git_sha' as git_sha, r.opts ->> 'git_ref' as git_ref,
            case when r.kind = 'function' then r.target end as function_name,
-           r.opts -> 'metadata' as metadata,
-           coalesce((r.opts ->> 'run_at')::timestamptz, now() + (r.opts ->> 'delay_ms')::bigint * interval '1 millisecond') as scheduled_at, tramline.is_native(r.run_id) as native
-      from unnest(v_rows) r where r.code is null),
+           nullif(r.opts -> 'context', 'null') as context, nullif(r.opts -> 'metadata', 'null') as metadata,
+           coalesce((r.opts ->> 'run_at')::timestamptz, now() + (r.opts ->> 'delay_ms')::bigint * interval '1 millisecond') as scheduled_at, r.native,
+           -- Where an id belongs changes with time; sent again much later, it still names the run that exists.
+           case when r.native then (select true from tramline.runs_foreign x where x.run_id = r.run_id and x.shard = r.shard limit 1)
+                else (select true from tramline.runs x where x.run_id = r.run_id and x.shard = r.shard limit 1) end as elsewhere
+      from (select u.*, tramline.shard_of(u.run_id) as shard, tramline.is_native(u.run_id) as native
+              from unnest(v_rows) u where u.code is null offset 0) r
+     order by r.run_id, r.ord),
   a as (
     insert into tramline.runs (run_id, shard, kind, target, version, input, correlation_id, queue, priority, concurrency_key, source, created_by,
-           triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, metadata, scheduled_at)
+           triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at)
     select f.run_id, f.shard, f.kind, f.target, f.version, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source, f.created_by,
-           f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.metadata, f.scheduled_at
-      from fresh f where f.native on conflict do nothing returning run_id),
+           f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata, f.scheduled_at
+      from fresh f where f.native and f.elsewhere is null on conflict do nothing returning run_id),
   b as (
     insert into tramline.runs_foreign (run_id, shard, kind, target, version, input, correlation_id, queue, priority, concurrency_key, source,
-           created_by, triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, metadata, scheduled_at)
+           created_by, triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at)
     select f.run_id, f.shard, f.kind, f.target, f.version, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source,
-           f.created_by, f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.metadata,
+           f.created_by, f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata,
            f.scheduled_at
-      from fresh f where not f.native on conflict do nothing returning run_id)
-  select r.ord, r.run_id, n.run_id is not null, nullif(r.code, 'known'), r.detail
+      from fresh f where not f.native and f.elsewhere is null on conflict do nothing returning run_id)
+  select r.ord, r.run_id, n.run_id is not null and row_number() over (partition by r.run_id, r.code order by r.ord) = 1, nullif(r.code, 'known'), r.detail
     from unnest(v_rows) r
     left join (select run_id from a union all select run_id from b) n on n.run_id = r.run_id and r.code is null
    order by r.ord;
@@ -154,7 +163,7 @@ declare v record;
 begin
   select * into v from tramline.enqueue_many(array[p_run_id], array[p_target], array[p_input], array[p_correlation_id],
     array[jsonb_strip_nulls(jsonb_build_object('queue', p_queue, 'priority', p_priority, 'concurrency_key', p_concurrency_key,
-      'run_at', p_run_at, 'metadata', p_metadata, 'source', p_source))]);
+      'run_at', p_run_at, 'source', p_source)) || jsonb_build_object('metadata', p_metadata)]);
   if v.code is not null then
     perform tramline.raise_refusal(v.code, v.detail);
   end if;

@@ -7,24 +7,29 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
             when m.status is not null then m.status
             when r.scheduled_at > now() then 'scheduled'
             else 'queued' end as status,
-       r.queue, r.priority, coalesce(m.input, r.input) as input, r.context,
+       r.queue, r.priority,
+       coalesce((select x.input from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.input is not null
+                  order by x.generation desc, x.seq desc limit 1), r.input) as input, r.context,
        e.output, e.error, e.error_step, r.correlation_id, r.concurrency_key, r.source, r.created_by, r.triggered_by,
        r.parent_run_id, r.root_run_id, r.project_id, r.env, r.git_sha, r.git_ref, r.function_name,
        coalesce(e.attempt, 0) as attempt, greatest(coalesce(e.generation, 1), coalesce(m.generation, 1)) as generation,
        coalesce(case when e.generation >= coalesce(m.generation, 1) then e.claimed_by end, m.node) as claimed_by,
        r.queued_at, r.scheduled_at,
-       coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end, f.at) as started_at,
+       coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end,
+                (select x.at from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.status = 'running'
+                  order by x.generation desc, x.seq limit 1)) as started_at,
        case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as finished_at,
        case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as completed_at,
-       coalesce(r.metadata, '{}') || coalesce(m.metadata, '{}') || coalesce(e.metadata, '{}') as metadata
+       -- later keys win; what was said once stays said
+       coalesce(r.metadata, '{}') || coalesce((
+         select jsonb_object_agg(k.key, k.value order by x.generation, x.seq) from tramline.all_marks x
+           cross join lateral jsonb_each(case when jsonb_typeof(x.metadata) = 'object' then x.metadata end) k
+          where x.run_id = r.run_id and x.shard = r.shard), '{}') || coalesce(e.metadata, '{}') as metadata
   from tramline.all_runs r
   left join lateral (select * from tramline.all_ends x where x.run_id = r.run_id and x.shard = r.shard
                       order by x.generation desc limit 1) e on true
-  left join lateral (select * from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard
-                      order by x.generation desc, x.seq desc limit 1) m on true
-  left join lateral (select x.at from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.status = 'running'
-                      order by x.generation desc, x.seq limit 1) f on true;
-alter view ops.runs alter column run_id set default tramline.uuid_v7();
+  left join lateral (select x.generation, x.status, x.node from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard
+                      order by x.generation desc, x.seq desc limit 1) m on true;
 
 create view ops.run_steps with (security_invoker = true) as
 select run_id, step, step_index, generation, attempt, status, function_name, output, error, started_at, finished_at,
@@ -55,6 +60,19 @@ select n.node_id, n.name, n.version, n.roles, n.started_at, n.seen_at,
   from tramline.nodes n;
 create view ops.project_members with (security_invoker = true) as select * from tramline.project_members;
 
+-- Which state of a run may follow which, within one generation: the table of tramline-core, for runs that their writer keeps.
+create function tramline.may_follow(p_from text, p_to text) returns boolean language sql immutable parallel safe as $$
+  select coalesce(p_to = any (case p_from
+    when 'scheduled' then array['queued', 'claimed', 'running', 'paused', 'failed', 'cancelled', 'skipped']
+    when 'queued' then array['scheduled', 'claimed', 'running', 'waiting', 'paused', 'completed', 'failed', 'cancelled', 'skipped']
+    when 'claimed' then array['queued', 'running', 'waiting', 'paused', 'compensating', 'completed', 'failed', 'cancelled', 'skipped']
+    when 'running' then array['queued', 'waiting', 'paused', 'compensating', 'completed', 'failed', 'cancelled', 'skipped']
+    when 'waiting' then array['queued', 'running', 'paused', 'compensating', 'completed', 'failed', 'cancelled', 'skipped']
+    when 'paused' then array['scheduled', 'queued', 'running', 'waiting', 'compensating', 'failed', 'cancelled']
+    when 'compensating' then array['paused', 'failed', 'cancelled']
+    end), false)
+$$;
+
 create function tramline.runs_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v record;
@@ -64,20 +82,25 @@ begin
   if v_status = 'success' then
     v_status := 'completed';
   end if;
-  new.run_id := coalesce(new.run_id, tramline.uuid_v7());
   if v_status in ('queued', 'scheduled') then
+    -- Without an id of the writer's own, the key or the parent decides about the shard.
     select * into v from tramline.enqueue_many(array[new.run_id], array[coalesce(new.target, new.function_name)], array[new.input],
       array[new.correlation_id],
       array[jsonb_strip_nulls(jsonb_build_object('kind', new.kind, 'queue', new.queue, 'priority', new.priority, 'run_at', new.scheduled_at,
         'concurrency_key', new.concurrency_key, 'source', new.source, 'created_by', new.created_by, 'triggered_by', new.triggered_by,
         'parent_run_id', new.parent_run_id, 'root_run_id', new.root_run_id, 'project_id', new.project_id, 'env', new.env,
-        'git_sha', new.git_sha, 'git_ref', new.git_ref, 'metadata', new.metadata))]);
+        'git_sha', new.git_sha, 'git_ref', new.git_ref))
+        || jsonb_build_object('context', new.context, 'metadata', new.metadata)]);
     if v.code is not null then
       perform tramline.raise_refusal(v.code, v.detail);
     end if;
     new.run_id := v.run_id;
   else
     -- The worker pattern: the writer executes the run and keeps its row; no node takes part.
+    if v_status not in ('claimed', 'running', 'waiting', 'paused', 'compensating', 'completed', 'failed', 'cancelled', 'skipped') then
+      raise exception using errcode = 'TL400', message = format('"%s" is no status of a run', new.status);
+    end if;
+    new.run_id := coalesce(new.run_id, tramline.uuid_v7());
     v_native := tramline.is_native(new.run_id);
     if v_native then
       insert into tramline.runs (run_id, shard, kind, target, executor, queue, priority, input, correlation_id, source, created_by, triggered_by,
@@ -96,16 +119,16 @@ begin
         coalesce(new.parent_run_id, tramline.calling_run()), new.root_run_id, new.project_id, new.env, new.git_sha, new.git_ref,
         new.function_name, new.context, new.metadata);
     end if;
-    perform tramline.keep_external(new.run_id, v_native, v_status, new.output, new.error, new.error_step, new.claimed_by, new.metadata,
-      coalesce(new.finished_at, new.completed_at));
+    perform tramline.keep_external(new.run_id, v_native, v_status, null, new.output, new.error, new.error_step, new.claimed_by, null,
+      new.started_at, coalesce(new.finished_at, new.completed_at));
   end if;
   select * into new from ops.runs where run_id = new.run_id;
   return new;
 end $$;
 
 -- Appends the state of an external run: a mark while it lives, an end when it ended. Terminal states never change.
-create function tramline.keep_external(p_run_id uuid, p_native boolean, p_status text, p_output jsonb, p_error jsonb, p_error_step text,
-  p_worker text, p_metadata jsonb, p_finished_at timestamptz)
+create function tramline.keep_external(p_run_id uuid, p_native boolean, p_status text, p_input jsonb, p_output jsonb, p_error jsonb,
+  p_error_step text, p_worker text, p_metadata jsonb, p_started_at timestamptz, p_finished_at timestamptz)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_shard int := tramline.shard_of(p_run_id);
@@ -115,24 +138,30 @@ begin
   if v_terminal and p_native then
     insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, claimed_by, started_at, finished_at, metadata)
     values (p_run_id, v_shard, 1, p_status, p_output, p_error, p_error_step, p_worker,
-            (select min(at) from tramline.run_marks m where m.run_id = p_run_id and m.shard = v_shard and m.status = 'running'),
-            coalesce(p_finished_at, clock_timestamp()), p_metadata);
+            coalesce(p_started_at,
+              (select min(at) from tramline.run_marks m where m.run_id = p_run_id and m.shard = v_shard and m.status = 'running')),
+            coalesce(p_finished_at, clock_timestamp()), p_metadata) on conflict do nothing;
   elsif v_terminal then
     insert into tramline.run_ends_foreign (run_id, shard, generation, status, output, error, error_step, claimed_by, started_at, finished_at, metadata)
     values (p_run_id, v_shard, 1, p_status, p_output, p_error, p_error_step, p_worker,
-            (select min(at) from tramline.run_marks_foreign m where m.run_id = p_run_id and m.shard = v_shard and m.status = 'running'),
-            coalesce(p_finished_at, clock_timestamp()), p_metadata);
+            coalesce(p_started_at,
+              (select min(at) from tramline.run_marks_foreign m where m.run_id = p_run_id and m.shard = v_shard and m.status = 'running')),
+            coalesce(p_finished_at, clock_timestamp()), p_metadata) on conflict do nothing;
   elsif p_native then
-    insert into tramline.run_marks (run_id, shard, generation, seq, status, at, node, metadata)
-    values (p_run_id, v_shard, 1, v_seq, p_status, clock_timestamp(), p_worker, p_metadata);
+    insert into tramline.run_marks (run_id, shard, generation, seq, status, at, node, input, metadata)
+    values (p_run_id, v_shard, 1, v_seq, p_status, coalesce(p_started_at, clock_timestamp()), p_worker, p_input, p_metadata);
   else
-    insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, at, node, metadata)
-    values (p_run_id, v_shard, 1, v_seq, p_status, clock_timestamp(), p_worker, p_metadata);
+    insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, at, node, input, metadata)
+    values (p_run_id, v_shard, 1, v_seq, p_status, coalesce(p_started_at, clock_timestamp()), p_worker, p_input, p_metadata);
+  end if;
+  if not found then
+    raise exception using errcode = 'TL400', message = format('run %s has ended meanwhile; its row does not change any more', p_run_id);
   end if;
 end $$;
 
--- An UPDATE of ops.runs. On engine runs: status to queued, cancelled or paused, priority, metadata, claimed_by to null; each becomes a
--- command. On external runs: whatever their writer keeps. Anything else is TL400.
+-- An UPDATE of ops.runs. On engine runs: status to queued, cancelled or paused, priority, metadata; each becomes a command (claimed_by to
+-- null and the times are what operators write beside it). On external runs: status, claimed_by, metadata, input and the times; output and
+-- error with the end. Metadata is merged. Anything else is TL400: nothing that a writer says is dropped in silence.
 create function tramline.runs_update() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_native boolean;
@@ -143,19 +172,32 @@ begin
     if old.status in ('completed', 'failed', 'cancelled', 'skipped') then
       raise exception using errcode = 'TL400', message = format('run %s has ended (%s); its row does not change any more', old.run_id, old.status);
     end if;
+    if v_status is distinct from old.status and not tramline.may_follow(old.status, v_status) then
+      raise exception using errcode = 'TL400', message = format('run %s is %s and cannot become "%s"', old.run_id, old.status, new.status);
+    end if;
+    select array_agg(n.key order by n.key) into v_changed
+      from jsonb_each(to_jsonb(new)) n join jsonb_each(to_jsonb(old)) o on o.key = n.key
+     where n.value is distinct from o.value and n.key not in ('status', 'claimed_by', 'metadata', 'input', 'started_at')
+       and (n.key not in ('output', 'error', 'error_step', 'finished_at', 'completed_at')
+            or v_status not in ('completed', 'failed', 'cancelled', 'skipped'));
+    if v_changed is not null then
+      raise exception using errcode = 'TL400', message = format('column %s of run %s cannot be changed (to status %s)', v_changed[1], old.run_id, v_status),
+        hint = 'status, claimed_by, metadata, input and started_at can; output, error and finished_at together with the end';
+    end if;
     select not r.is_foreign into v_native from tramline.all_runs r where r.run_id = old.run_id;
-    perform tramline.keep_external(old.run_id, v_native, v_status, new.output, new.error, new.error_step, new.claimed_by,
-      nullif(new.metadata, old.metadata), coalesce(new.finished_at, new.completed_at));
+    perform tramline.keep_external(old.run_id, v_native, v_status, nullif(new.input, old.input), new.output, new.error, new.error_step,
+      new.claimed_by, nullif(new.metadata, old.metadata), nullif(new.started_at, old.started_at), coalesce(new.finished_at, new.completed_at));
     select * into new from ops.runs where run_id = old.run_id;
     return new;
   end if;
 
   select array_agg(n.key order by n.key) into v_changed
     from jsonb_each(to_jsonb(new)) n join jsonb_each(to_jsonb(old)) o on o.key = n.key
-   where n.value is distinct from o.value and n.key not in ('status', 'priority', 'metadata', 'claimed_by', 'started_at', 'finished_at', 'completed_at');
+   where n.value is distinct from o.value and n.key not in ('status', 'priority', 'metadata', 'started_at', 'finished_at', 'completed_at')
+     and not (n.key = 'claimed_by' and new.claimed_by is null);
   if v_changed is not null then
     raise exception using errcode = 'TL400', message = format('column %s of a run that the engine drives cannot be changed', v_changed[1]),
-      hint = 'status (to queued, cancelled or paused), priority, metadata and claimed_by can';
+      hint = 'status (to queued, cancelled or paused), priority and metadata can, claimed_by to null';
   end if;
   if v_status is distinct from old.status then
     case v_status
@@ -165,7 +207,7 @@ begin
         perform tramline.request(old.run_id, case when old.status = 'paused' then 'resume'
           when old.status in ('failed', 'cancelled') then 'retry' else 'requeue' end, null, 'update of ops.runs');
       else
-        raise exception using errcode = 'TL400', message = format('status cannot be set to %s: only the engine does that', v_status),
+        raise exception using errcode = 'TL400', message = format('status cannot be set to "%s": only the engine does that', v_status),
           hint = 'queued, cancelled and paused can be asked for';
     end case;
   end if;
@@ -218,14 +260,13 @@ begin
   if v.status not in ('failed', 'cancelled') then
     raise exception using errcode = 'TL409', message = format('run %s is %s; only failed and cancelled runs can be retried', p_run_id, v.status);
   end if;
-  perform tramline.request(p_run_id, 'retry', jsonb_strip_nulls(jsonb_build_object('input', p_input, 'from_step', p_from_step,
-    'generation', v.generation)), p_reason, p_actor);
+  perform tramline.request(p_run_id, 'retry', jsonb_strip_nulls(jsonb_build_object('from_step', p_from_step, 'generation', v.generation))
+    || case when p_input is null then '{}' else jsonb_build_object('input', p_input) end, p_reason, p_actor);
   return p_run_id;
 end $$;
 
 -- from('ops.runs') of clients that know one schema only.
 create view public."ops.runs" with (security_invoker = true) as select * from ops.runs;
-alter view public."ops.runs" alter column run_id set default tramline.uuid_v7();
 create view public."ops.run_events" with (security_invoker = true) as select * from ops.run_events;
 create view public."ops.artifacts" with (security_invoker = true) as select * from ops.artifacts;
 

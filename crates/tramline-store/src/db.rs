@@ -13,7 +13,7 @@ pub const POOL_MAX: usize = 8;
 /// Longest statement of the API and of maintenance: beyond it something is wrong, and a caller has long gone.
 const STATEMENT_TIMEOUT: &str = "30s";
 /// Longest wait for a lock outside the engine: a duplicate behind an open transaction is answered, not held.
-const LOCK_TIMEOUT: &str = "10s";
+pub(crate) const LOCK_TIMEOUT: &str = "10s";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A handle to the database; cheap to clone.

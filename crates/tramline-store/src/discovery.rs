@@ -76,20 +76,30 @@ pub struct Reader {
     unnamed: Statement,
 }
 
+/// Settings of the connection that discovers. Index ranges only: the table is partitioned and may be huge, so no plan but
+/// the index scan is ever right here.
+pub const SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
+    set enable_mergejoin = off; set plan_cache_mode = force_generic_plan";
+
 const HEADER: &str = "r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid as xid";
 
-impl Reader {
-    /// Connects and prepares.
-    ///
-    /// # Errors
-    /// When the database cannot be reached.
-    pub async fn connect(db: &Db) -> Result<Self, StoreError> {
-        let client = db.dedicated("discovery", "60s").await?;
-        // Index ranges only: the table is partitioned and may be huge, so no plan but the index scan is ever right here.
-        client
-            .batch_execute("set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_generic_plan")
-            .await
-            .map_err(|e| StoreError::query("discovery settings", e))?;
+/// The statements of discovery, as they are prepared: so that tests can look at their plans.
+#[derive(Debug, Clone)]
+pub struct Sql {
+    /// Parameters: shards, priorities, xids, ids, ends of ticks, smallest id, page, the snapshot that is known.
+    pub poll: String,
+    /// Parameters as of `poll`, without the last one.
+    pub late: String,
+    /// Parameters: shards, old snapshot, new snapshot.
+    pub commands: String,
+    /// Parameters: shard, priority, xid, id, page.
+    pub unfinished: String,
+    /// Parameters as of `unfinished`, then the transaction up to which ticks have passed.
+    pub unnamed: String,
+}
+
+impl Default for Sql {
+    fn default() -> Self {
         let part = |table: &str, foreign: bool, rest: &str| {
             let bound = if foreign { "" } else { " and r.run_id >= $6" };
             format!(
@@ -148,16 +158,29 @@ impl Reader {
             " and r.enqueued_xid < $6::text::xid8 and not exists (select from tramline.timers t where t.run_id = r.run_id)
               and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)",
         );
+        Self { poll, late, commands: commands.to_owned(), unfinished, unnamed }
+    }
+}
+
+impl Reader {
+    /// Connects and prepares.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn connect(db: &Db) -> Result<Self, StoreError> {
+        let client = db.dedicated("discovery", "60s").await?;
+        client.batch_execute(SETTINGS).await.map_err(|e| StoreError::query("discovery settings", e))?;
+        let sql = Sql::default();
         let prepare = |what: &'static str, sql: String| {
             let client = &client;
             async move { client.prepare(&sql).await.map_err(|e| StoreError::query(what, e)) }
         };
         Ok(Self {
-            poll: prepare("discovery poll", poll).await?,
-            late: prepare("discovery late", late).await?,
-            commands: prepare("discovery commands", commands.to_owned()).await?,
-            unfinished: prepare("discovery unfinished", unfinished).await?,
-            unnamed: prepare("discovery sweep", unnamed).await?,
+            poll: prepare("discovery poll", sql.poll).await?,
+            late: prepare("discovery late", sql.late).await?,
+            commands: prepare("discovery commands", sql.commands).await?,
+            unfinished: prepare("discovery unfinished", sql.unfinished).await?,
+            unnamed: prepare("discovery sweep", sql.unnamed).await?,
             client,
         })
     }

@@ -1,5 +1,7 @@
 //! The flush: everything a node has to record, over all its shards, in one call and one commit.
 
+use std::collections::{BTreeMap, HashMap};
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio_postgres::{Client, Statement};
@@ -36,10 +38,15 @@ pub struct Batch {
     end_finished: Vec<Timestamp>,
     foreign: Vec<Uuid>,
     /// Parked (with the reason) or not parked any more: the last word of the batch counts.
-    parked: std::collections::HashMap<Uuid, Option<&'static str>>,
+    parked: HashMap<Uuid, Option<&'static str>>,
+    /// Set (with the generation) or cleared: the last word of the batch counts here too.
+    timers: BTreeMap<TimerKey, Option<u32>>,
     cold: Map<String, Value>,
     items: usize,
 }
+
+/// Which timer it is: run, kind, step, attempt, due time.
+type TimerKey = (Uuid, &'static str, String, u32, Millis);
 
 /// What a flush did.
 #[derive(Debug, Clone, Default)]
@@ -97,16 +104,12 @@ impl Batch {
                 json!({ "run_id": run_id, "event_id": Uuid::now_v7(), "event_type": event_type, "level": level,
                         "message": message, "payload": payload, "at": timestamp(now).to_string() }),
             ),
-            Row::TimerSet { kind, step, attempt, due_at } => self.cold(
-                "timers_set",
-                json!({ "run_id": run_id, "generation": of.generation, "kind": kind.as_str(), "step": step,
-                        "attempt": attempt, "due_at": timestamp(*due_at).to_string() }),
-            ),
-            Row::TimerClear { kind, step, attempt, due_at } => self.cold(
-                "timers_clear",
-                json!({ "run_id": run_id, "kind": kind.as_str(), "step": step, "attempt": attempt,
-                        "due_at": timestamp(*due_at).to_string() }),
-            ),
+            Row::TimerSet { kind, step, attempt, due_at } => {
+                self.timers.insert((run_id, kind.as_str(), step.clone(), *attempt, *due_at), Some(of.generation));
+            }
+            Row::TimerClear { kind, step, attempt, due_at } => {
+                self.timers.insert((run_id, kind.as_str(), step.clone(), *attempt, *due_at), None);
+            }
             Row::Start { step, deadline } => self.cold(
                 "starts",
                 json!({ "run_id": run_id, "step": step, "generation": of.generation, "at": timestamp(now).to_string(),
@@ -177,7 +180,7 @@ impl Batch {
 
     /// The rare rows as one document; `None` when there are none.
     fn cold_json(&self) -> Option<Jsonb> {
-        if self.cold.is_empty() && self.parked.is_empty() {
+        if self.cold.is_empty() && self.parked.is_empty() && self.timers.is_empty() {
             return None;
         }
         let mut cold = self.cold.clone();
@@ -188,7 +191,14 @@ impl Batch {
             .collect();
         let unparked: Vec<Value> =
             self.parked.iter().filter(|(_, why)| why.is_none()).map(|(id, _)| json!(id)).collect();
-        for (table, rows) in [("parked", parked), ("unparked", unparked)] {
+        let (mut timers_set, mut timers_clear) = (Vec::new(), Vec::new());
+        for ((run_id, kind, step, attempt, due_at), set) in &self.timers {
+            let due_at = timestamp(*due_at).to_string();
+            let row = json!({ "run_id": run_id, "generation": set, "kind": kind, "step": step, "attempt": attempt, "due_at": due_at });
+            if set.is_some() { &mut timers_set } else { &mut timers_clear }.push(row);
+        }
+        let tables = [("parked", parked), ("unparked", unparked), ("timers_set", timers_set), ("timers_clear", timers_clear)];
+        for (table, rows) in tables {
             if !rows.is_empty() {
                 cold.insert(table.into(), Value::Array(rows));
             }

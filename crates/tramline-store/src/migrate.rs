@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use crate::db::LOCK_TIMEOUT;
 use crate::{Db, StoreError};
 
 /// Shards of a new installation: enough for 16 nodes, few enough that a node's flush touches few rows.
@@ -46,7 +47,10 @@ async fn migrate_with(
     migrations: &[(&'static str, &'static str)],
 ) -> Result<MigrateReport, StoreError> {
     let query = |source| StoreError::query("migrations", source);
+    // Another node may be in the middle of it; what holds a table otherwise is waited for as shortly as everywhere.
+    client.batch_execute("set lock_timeout = 0").await.map_err(query)?;
     client.execute("select pg_advisory_lock($1)", &[&LOCK_KEY]).await.map_err(query)?;
+    client.batch_execute(&format!("set lock_timeout = '{LOCK_TIMEOUT}'")).await.map_err(query)?;
     client
         .batch_execute(
             "create schema if not exists tramline;

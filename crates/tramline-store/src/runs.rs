@@ -127,7 +127,10 @@ impl Loader {
                 "select run_id, kind, step, attempt, due_at from tramline.timers where run_id = any ($1)"
             ),
             query("starts of steps", "select run_id, step, generation from tramline.step_starts where run_id = any ($1)"),
-            query("parked runs", "select run_id from tramline.parked where run_id = any ($1)"),
+            query(
+                "parked runs",
+                "select p.run_id from unnest($1::uuid[]) as i(id) join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id"
+            ),
         )?;
         let past = |pasts: &mut HashMap<Uuid, Past>, id: Uuid, f: &mut dyn FnMut(&mut Past)| {
             if let Some(past) = pasts.get_mut(&id) {

@@ -18,7 +18,8 @@ pub struct TimerRow {
     pub attempt: u32,
 }
 
-/// The next timers of a shard after a position, in order of due time.
+/// The next timers of a shard after a position, in order of due time: `limit` of them, and those that share the last
+/// one's time and run (two steps of a run may wait for the same instant, and the position would lose the second).
 ///
 /// # Errors
 /// When the database cannot be reached.
@@ -36,7 +37,7 @@ pub async fn window(
     let rows = client
         .query(
             "select due_at, run_id, kind, step, attempt from tramline.timers
-              where shard = $1 and (due_at, run_id) > ($2, $3) order by due_at, run_id limit $4",
+              where shard = $1 and (due_at, run_id) > ($2, $3) order by due_at, run_id fetch first ($4::bigint) rows with ties",
             &[&i32::from(shard), &due_at, &run_id, &limit],
         )
         .await

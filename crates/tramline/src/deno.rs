@@ -18,6 +18,9 @@ pub async fn install(progress: Progress) -> Done<PathBuf> {
     let work = move || tramline_host::install_deno(&cache, &|line| progress.say(line));
     match tokio::task::spawn_blocking(work).await {
         Ok(found) => found.or_exit(Exit::Unavailable),
-        Err(error) => Err(Failure::new(Exit::Failure, format!("failed to look for deno: {error}"))),
+        Err(error) => Err(Failure::new(
+            Exit::Failure,
+            format!("failed to look for deno: {error}"),
+        )),
     }
 }

@@ -60,7 +60,9 @@ impl Exit {
             Exit::Failure => "something failed that the other codes do not name",
             Exit::Usage => "wrong arguments or a wrong setting; nothing was done",
             Exit::NotFound => "no such project, run, workflow, schedule or function",
-            Exit::Refused => "refused: missing fields, a bad definition, a conflict, a project or port in use",
+            Exit::Refused => {
+                "refused: missing fields, a bad definition, a conflict, a project or port in use"
+            }
             Exit::Unavailable => "nothing answers there, or it is overloaded or stopping; try again",
             Exit::RunFailed => "the run waited for did not complete, or the function answered with an error",
             Exit::Unauthorized => "the key is missing, wrong, or not allowed to do this",
@@ -94,7 +96,13 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), details: Vec::new(), answer: None, hint: None }
+        Self {
+            exit,
+            message: message.into(),
+            details: Vec::new(),
+            answer: None,
+            hint: None,
+        }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

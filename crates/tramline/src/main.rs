@@ -50,8 +50,9 @@ fn main() -> ExitCode {
 
 /// Reads the arguments; wrong ones end the program with exit code 2 and help.
 fn parse() -> Cli {
-    let command = Cli::command()
-        .mut_subcommand("exit-codes", |command| command.long_about(format!("What the exit codes mean\n\n{}", exit_code_table())));
+    let command = Cli::command().mut_subcommand("exit-codes", |command| {
+        command.long_about(format!("What the exit codes mean\n\n{}", exit_code_table()))
+    });
     let matches = command.get_matches();
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
@@ -64,10 +65,14 @@ fn start_logs(command: &Command) {
     };
     let filter = std::env::var(LOG_ENV).ok().filter(|filter| !filter.is_empty());
     let filter = EnvFilter::try_new(filter.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
-        output::note(&format!("{LOG_ENV} is not understood ({error}); logging {default}"));
+        output::note(&format!(
+            "{LOG_ENV} is not understood ({error}); logging {default}"
+        ));
         EnvFilter::new(default)
     });
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if std::env::var(LOG_FORMAT_ENV).is_ok_and(|format| format == "json") {
         logs.json().init();
     } else {

@@ -54,7 +54,11 @@ fn render(head: &[&str], rows: Vec<Vec<String>>) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Names and values, one pair a line; pairs without a value are left out.
@@ -81,15 +85,24 @@ pub fn cell(value: &Value) -> String {
 
 /// An RFC 3339 time in the zone of this machine, to the second.
 pub fn time(value: &Value) -> String {
-    let Some(at) = value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok()) else {
+    let Some(at) = value
+        .as_str()
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+    else {
         return cell(value);
     };
-    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    at.to_zoned(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
 }
 
 /// The time between two RFC 3339 times.
 pub fn between(from: &Value, to: &Value) -> String {
-    let read = |value: &Value| value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let read = |value: &Value| {
+        value
+            .as_str()
+            .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+    };
     match (read(from), read(to)) {
         (Some(from), Some(to)) => millis(to.as_millisecond() - from.as_millisecond()),
         _ => String::new(),
@@ -127,7 +140,10 @@ mod tests {
     #[test]
     fn tables_have_no_trailing_blanks() {
         let text = render(&["name", "state"], vec![vec!["a".into(), String::new()]]);
-        assert_eq!(text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"), text);
+        assert_eq!(
+            text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"),
+            text
+        );
         assert!(text.contains("NAME"));
     }
 }

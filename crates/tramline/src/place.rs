@@ -17,17 +17,29 @@ const DEV_FILE: &str = "dev.json";
 pub fn find_project(given: Option<&Path>) -> Done<PathBuf> {
     if let Some(dir) = given {
         let dir = dir.canonicalize().map_err(|error| {
-            Failure::new(Exit::NotFound, format!("failed to open the project {}: {error}", dir.display()))
+            Failure::new(
+                Exit::NotFound,
+                format!("failed to open the project {}: {error}", dir.display()),
+            )
         })?;
         return Ok(dir);
     }
-    let here = std::env::current_dir()
-        .map_err(|error| Failure::new(Exit::Failure, format!("failed to read the current folder: {error}")))?;
-    let found = here.ancestors().find(|dir| dir.join("supabase").is_dir() || dir.join("tramline.toml").is_file());
+    let here = std::env::current_dir().map_err(|error| {
+        Failure::new(
+            Exit::Failure,
+            format!("failed to read the current folder: {error}"),
+        )
+    })?;
+    let found = here
+        .ancestors()
+        .find(|dir| dir.join("supabase").is_dir() || dir.join("tramline.toml").is_file());
     found.map(Path::to_owned).ok_or_else(|| {
         Failure::new(
             Exit::NotFound,
-            format!("failed to find a project: neither {} nor a folder above it holds supabase/", here.display()),
+            format!(
+                "failed to find a project: neither {} nor a folder above it holds supabase/",
+                here.display()
+            ),
         )
         .hint("Name the folder: `tramline dev PATH`, or --project for the other commands.")
     })
@@ -74,7 +86,11 @@ impl DevFile {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&fresh)?;
         file.write_all(serde_json::to_string_pretty(self)?.as_bytes())?;
         file.write_all(b"\n")?;
         fs::rename(&fresh, &path)
@@ -91,11 +107,17 @@ mod tests {
     fn the_dev_file_is_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join(STATE_DIR)).unwrap();
-        let file = DevFile { cron_secret: "s".into(), node: None };
+        let file = DevFile {
+            cron_secret: "s".into(),
+            node: None,
+        };
         file.write(dir.path()).unwrap();
         file.write(dir.path()).unwrap();
         assert_eq!(DevFile::read(dir.path()), Some(file));
-        let mode = fs::metadata(DevFile::path(dir.path())).unwrap().permissions().mode();
+        let mode = fs::metadata(DevFile::path(dir.path()))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -22,7 +22,8 @@ impl Progress {
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
-            let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            let bar = ProgressBar::new_spinner()
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar.enable_steady_tick(TICK);
             bar
         });
@@ -65,8 +66,11 @@ impl Drop for Progress {
 /// Asks on a terminal; refuses elsewhere.
 pub fn confirm(question: &str) -> Done {
     if !stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, "failed to ask before deleting data: this is no terminal")
-            .hint("Give --yes when you are sure."));
+        return Err(Failure::new(
+            Exit::Usage,
+            "failed to ask before deleting data: this is no terminal",
+        )
+        .hint("Give --yes when you are sure."));
     }
     output::note(&format!("{question} [y/N] "));
     let mut answer = String::new();

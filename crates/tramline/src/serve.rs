@@ -45,7 +45,9 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Done {
         name: node_name(),
         db_url: args.database_url,
         listen: roles.gateway.then_some(args.listen),
-        gateway_url: args.public_url.unwrap_or_else(|| format!("http://127.0.0.1:{}", args.listen.port())),
+        gateway_url: args
+            .public_url
+            .unwrap_or_else(|| format!("http://127.0.0.1:{}", args.listen.port())),
         engine: roles.engine.then_some(roles.scheduler),
         deno,
         state_dir: lock.state_dir().to_owned(),
@@ -80,7 +82,13 @@ fn state_dir(dir: &Path) -> Done<ProjectLock> {
             Err(error) => return Err(Failure::new(Exit::Failure, crate::exit::chain(&error))),
         }
     }
-    Err(Failure::new(Exit::Refused, format!("failed to serve {}: {NODES_PER_FOLDER_MAX} nodes run on it", dir.display())))
+    Err(Failure::new(
+        Exit::Refused,
+        format!(
+            "failed to serve {}: {NODES_PER_FOLDER_MAX} nodes run on it",
+            dir.display()
+        ),
+    ))
 }
 
 struct Roles {
@@ -92,11 +100,17 @@ struct Roles {
 impl Roles {
     fn of(given: &[ServeRole]) -> Done<Self> {
         let has = |role| given.contains(&role);
-        let roles =
-            Self { gateway: has(ServeRole::Gateway), engine: has(ServeRole::Engine), scheduler: has(ServeRole::Scheduler) };
+        let roles = Self {
+            gateway: has(ServeRole::Gateway),
+            engine: has(ServeRole::Engine),
+            scheduler: has(ServeRole::Scheduler),
+        };
         if roles.scheduler && !roles.engine {
-            return Err(Failure::new(Exit::Usage, "failed to use --roles: the scheduler fires the schedules of the shards that its engine owns")
-                .hint("Give engine,scheduler together."));
+            return Err(Failure::new(
+                Exit::Usage,
+                "failed to use --roles: the scheduler fires the schedules of the shards that its engine owns",
+            )
+            .hint("Give engine,scheduler together."));
         }
         Ok(roles)
     }

@@ -17,10 +17,14 @@ const ONE_PRESS: Duration = Duration::from_millis(300);
 /// it, as each has asked the system for.
 pub fn stop_on_signals() -> Done<CancellationToken> {
     let listen = |kind| {
-        signal(kind).map_err(|error| Failure::new(Exit::Failure, format!("failed to listen for signals: {error}")))
+        signal(kind)
+            .map_err(|error| Failure::new(Exit::Failure, format!("failed to listen for signals: {error}")))
     };
-    let signals =
-        [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?];
+    let signals = [
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::hangup())?,
+    ];
     let stop = CancellationToken::new();
     let asked = stop.clone();
     tokio::spawn(async move {

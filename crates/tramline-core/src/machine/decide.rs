@@ -321,6 +321,8 @@ impl Run {
         }
         match self.status {
             RunStatus::Completed => return Err(Refusal::Completed),
+            // It did nothing on purpose: a new run is meant.
+            RunStatus::Skipped => return Err(Refusal::AlreadyEnded(RunStatus::Skipped)),
             status if !status.is_terminal() => return Err(Refusal::NotEnded),
             _ => {}
         }
@@ -720,6 +722,15 @@ impl Run {
             "an end is legal wherever it is decided"
         );
         self.status = status;
+        self.cancel_open_steps();
+        if aborts {
+            d.then.push(Action::AbortCalls);
+        }
+        d.then.push(Action::Settled(status));
+    }
+
+    /// The run has ended: nothing of it goes on.
+    pub(super) fn cancel_open_steps(&mut self) {
         for slot in &mut self.steps {
             slot.in_flight = false;
             slot.due_at = None;
@@ -727,10 +738,6 @@ impl Run {
                 slot.status = StepStatus::Cancelled;
             }
         }
-        if aborts {
-            d.then.push(Action::AbortCalls);
-        }
-        d.then.push(Action::Settled(status));
     }
 
     /// Takes every timer of the run away. One that this very decision set was never written, and a batch deletes timers
@@ -821,7 +828,9 @@ impl Run {
 
     /// The run starts, or its start is set anew: the timer of the delay goes.
     fn clear_start_timer(&mut self, d: &mut Decision) -> bool {
-        let Some(due_at) = self.start_timer() else { return false };
+        let Some(due_at) = self.start_timer() else {
+            return false;
+        };
         self.steps[0].due_at = None;
         d.rows.push(Row::TimerClear {
             kind: TimerKind::Start,

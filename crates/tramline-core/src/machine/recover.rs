@@ -96,7 +96,9 @@ impl Run {
             }
         }
         let marks = past.marks.iter().filter(|m| m.generation == current);
-        if !self.status.is_terminal() {
+        if self.status.is_terminal() {
+            self.cancel_open_steps();
+        } else {
             if let Some(mark) = marks.max_by_key(|m| m.seq) {
                 self.status = mark.status;
                 self.marked = Some(mark.status);

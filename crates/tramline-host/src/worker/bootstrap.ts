@@ -6,11 +6,12 @@ import { Server as NodeServer } from "node:http";
 import { formatWithOptions, inspect } from "node:util";
 
 type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
-type Call = { runId: string | null; requestId: string | null };
+type Call = { runId: string | null; requestId: string | null; depth: string | null };
 
 const MESSAGE_MAX = 10_000;
 const RUN_HEADER = "x-tramline-run-id";
 const REQUEST_HEADER = "x-tramline-request-id";
+const DEPTH_HEADER = "x-tramline-depth";
 const CONTROL_HEADER = "x-tramline-control";
 
 const socket = Deno.args[0];
@@ -161,7 +162,8 @@ function installGlobals() {
   });
 }
 
-// Calls to the project's own API carry the run on whose behalf this invocation happens.
+// Calls to the project's own API carry the run on whose behalf this invocation happens, and how many functions have
+// called one another so far: the gateway ends a chain that is too long.
 function installFetch(apiUrl: string | undefined) {
   let origin: string;
   try {
@@ -170,8 +172,8 @@ function installFetch(apiUrl: string | undefined) {
     return;
   }
   const fetch = (input: RequestInfo | URL, init?: RequestInit): Promise<Response> => {
-    const runId = currentCall()?.runId;
-    if (!runId) return nativeFetch(input, init);
+    const call = currentCall();
+    if (!call?.runId && !call?.depth) return nativeFetch(input, init);
     const isRequest = input instanceof Request;
     let target: string;
     try {
@@ -181,7 +183,8 @@ function installFetch(apiUrl: string | undefined) {
     }
     if (target !== origin) return nativeFetch(input, init);
     const headers = new Headers(init?.headers ?? (isRequest ? input.headers : undefined));
-    headers.set(RUN_HEADER, runId);
+    if (call.runId) headers.set(RUN_HEADER, call.runId);
+    if (call.depth) headers.set(DEPTH_HEADER, call.depth);
     return nativeFetch(input, { ...init, headers });
   };
   define(globalThis, "fetch", { value: fetch, writable: true, configurable: true, enumerable: true });
@@ -238,7 +241,11 @@ function installNodeServe() {
   NodeServer.prototype.emit = function (this: any, event: string, ...args: any[]) {
     if (event !== "request") return emit.call(this, event, ...args);
     const headers = args[0].headers;
-    const call = { runId: headers[RUN_HEADER] ?? null, requestId: headers[REQUEST_HEADER] ?? null };
+    const call = {
+      runId: headers[RUN_HEADER] ?? null,
+      requestId: headers[REQUEST_HEADER] ?? null,
+      depth: headers[DEPTH_HEADER] ?? null,
+    };
     return withCall(call, () => emit.call(this, event, ...args));
   };
 }
@@ -323,7 +330,11 @@ nativeServe({ path: socket, onListen() {} }, (request: Request, info: unknown) =
     booting = true;
     return request.json().then(boot).finally(() => booting = false);
   }
-  const call = { runId: getHeader(headers, RUN_HEADER), requestId: getHeader(headers, REQUEST_HEADER) };
+  const call = {
+    runId: getHeader(headers, RUN_HEADER),
+    requestId: getHeader(headers, REQUEST_HEADER),
+    depth: getHeader(headers, DEPTH_HEADER),
+  };
   define(request, "url", { value: publicUrl(request.url, headers), configurable: true });
   return withCall(call, invoke, request, info, run);
 });

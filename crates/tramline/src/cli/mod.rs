@@ -44,13 +44,32 @@ pub struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
     /// Address of the node, such as http://127.0.0.1:54321
-    #[arg(long, global = true, env = "TRAMLINE_URL", value_name = "URL", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAMLINE_URL",
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
     pub url: Option<String>,
     /// A service role key
-    #[arg(long, global = true, env = "TRAMLINE_KEY", value_name = "KEY", hide_env_values = true, help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAMLINE_KEY",
+        value_name = "KEY",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
     pub key: Option<String>,
     /// The project folder; the nearest one upwards that holds supabase/ when not given
-    #[arg(long, global = true, env = "TRAMLINE_PROJECT", value_name = "FOLDER", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAMLINE_PROJECT",
+        value_name = "FOLDER",
+        help_heading = "Global options"
+    )]
     pub project: Option<PathBuf>,
 }
 
@@ -63,7 +82,9 @@ pub enum Command {
     /// Show what the node does
     Status,
     /// Check what this machine has and lacks
-    #[command(after_help = "Ends with exit code 1 when something that `tramline dev` needs is missing and cannot be installed by it.")]
+    #[command(
+        after_help = "Ends with exit code 1 when something that `tramline dev` needs is missing and cannot be installed by it."
+    )]
     Doctor,
     /// Start, look at, cancel and retry runs
     #[command(subcommand)]

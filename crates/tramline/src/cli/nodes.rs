@@ -53,7 +53,12 @@ pub struct ServeArgs {
     #[arg(long, env = "TRAMLINE_ROLES", value_delimiter = ',', default_values_t = ServeRole::ALL, value_name = "ROLES")]
     pub roles: Vec<ServeRole>,
     /// Address to listen on
-    #[arg(long, env = "TRAMLINE_LISTEN", default_value = "0.0.0.0:54321", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "TRAMLINE_LISTEN",
+        default_value = "0.0.0.0:54321",
+        value_name = "ADDRESS"
+    )]
     pub listen: std::net::SocketAddr,
     /// The secret of scheduled calls
     #[arg(long, env = "CRON_SECRET", value_name = "SECRET", hide_env_values = true)]

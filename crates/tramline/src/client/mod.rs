@@ -31,7 +31,11 @@ impl Client {
     /// The node of `--url`, else the one that `dev` runs in the project.
     pub fn find(global: &Global) -> Done<Self> {
         let project = find_project(global.project.as_deref());
-        let dev = project.as_ref().ok().and_then(|dir| DevFile::read(dir)).and_then(|file| file.node);
+        let dev = project
+            .as_ref()
+            .ok()
+            .and_then(|dir| DevFile::read(dir))
+            .and_then(|file| file.node);
         let (url, dev) = match (&global.url, dev) {
             (Some(url), dev) => {
                 let url = url.trim_end_matches('/').to_owned();
@@ -44,19 +48,34 @@ impl Client {
                 let dir = project?;
                 return Err(Failure::new(
                     Exit::Unavailable,
-                    format!("failed to find a node: `tramline dev` does not run in {}", dir.display()),
+                    format!(
+                        "failed to find a node: `tramline dev` does not run in {}",
+                        dir.display()
+                    ),
                 )
-                .hint(format!("Start it with `tramline dev {}`, or give --url and --key.", dir.display())));
+                .hint(format!(
+                    "Start it with `tramline dev {}`, or give --url and --key.",
+                    dir.display()
+                )));
             }
         };
-        let key = global.key.clone().or_else(|| dev.as_ref().map(|dev| dev.service_role_key.clone()));
+        let key = global
+            .key
+            .clone()
+            .or_else(|| dev.as_ref().map(|dev| dev.service_role_key.clone()));
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("tramline/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Failure::of(Exit::Failure, &error))?;
-        Ok(Self { http, url, key, dev, project: project.ok() })
+        Ok(Self {
+            http,
+            url,
+            key,
+            dev,
+            project: project.ok(),
+        })
     }
 
     /// Base address, without a slash at the end.
@@ -71,14 +90,20 @@ impl Client {
 
     /// The cron secret of the project's `dev`.
     pub fn cron_secret(&self) -> Option<String> {
-        self.project.as_ref().and_then(|dir| DevFile::read(dir)).map(|file| file.cron_secret)
+        self.project
+            .as_ref()
+            .and_then(|dir| DevFile::read(dir))
+            .map(|file| file.cron_secret)
     }
 
     /// The service role key.
     pub fn key(&self) -> Done<&str> {
         self.key.as_deref().ok_or_else(|| {
-            Failure::new(Exit::Unauthorized, "failed to find a key: --url was given without --key")
-                .hint("Give a service role key with --key or TRAMLINE_KEY.")
+            Failure::new(
+                Exit::Unauthorized,
+                "failed to find a key: --url was given without --key",
+            )
+            .hint("Give a service role key with --key or TRAMLINE_KEY.")
         })
     }
 
@@ -106,16 +131,25 @@ impl Client {
     pub async fn stream(&self, path: &str) -> Done<Response> {
         let request = self.api(Method::GET, path)?;
         let response = self.send(request).await?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refusal(response).await)
+        }
     }
 
     /// Sends; only a node that cannot be reached is a failure.
     pub async fn send(&self, request: RequestBuilder) -> Done<Response> {
-        request.send().await.map_err(|error| failure::of_transport(&error, self))
+        request
+            .send()
+            .await
+            .map_err(|error| failure::of_transport(&error, self))
     }
 
     fn api(&self, method: Method, path: &str) -> Done<RequestBuilder> {
-        Ok(self.request(method, &format!("/api/v1{path}")).bearer_auth(self.key()?))
+        Ok(self
+            .request(method, &format!("/api/v1{path}"))
+            .bearer_auth(self.key()?))
     }
 
     async fn json(&self, request: RequestBuilder) -> Done<Value> {
@@ -136,8 +170,14 @@ impl Client {
     }
 
     fn not_tramline(&self) -> Failure {
-        Failure::new(Exit::Failure, format!("failed to understand the answer of {}: it is not tramline's", self.url))
-            .hint("Check --url; it is the address of the gateway, such as http://127.0.0.1:54321.")
+        Failure::new(
+            Exit::Failure,
+            format!(
+                "failed to understand the answer of {}: it is not tramline's",
+                self.url
+            ),
+        )
+        .hint("Check --url; it is the address of the gateway, such as http://127.0.0.1:54321.")
     }
 }
 
@@ -146,7 +186,9 @@ pub fn segment(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => text.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                text.push(char::from(byte))
+            }
             _ => text.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -159,7 +201,11 @@ pub fn query(pairs: &[(&str, Option<String>)]) -> String {
         .iter()
         .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", segment(value))))
         .collect();
-    if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) }
+    if given.is_empty() {
+        String::new()
+    } else {
+        format!("?{}", given.join("&"))
+    }
 }
 
 #[cfg(test)]

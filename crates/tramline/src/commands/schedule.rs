@@ -34,7 +34,11 @@ async fn list(global: &Global, client: &Client) -> Done {
 }
 
 fn row(schedule: &Value) -> Vec<String> {
-    let state = if schedule["enabled"].as_bool() == Some(true) { "on" } else { "paused" };
+    let state = if schedule["enabled"].as_bool() == Some(true) {
+        "on"
+    } else {
+        "paused"
+    };
     vec![
         output::cell(&schedule["name"]),
         output::cell(&schedule["cron"]),
@@ -47,7 +51,11 @@ fn row(schedule: &Value) -> Vec<String> {
 }
 
 async fn periods(global: &Global, client: &Client, name: &str, limit: u16) -> Done {
-    let path = format!("/schedules/{}/periods{}", segment(name), query(&[("limit", Some(limit.to_string()))]));
+    let path = format!(
+        "/schedules/{}/periods{}",
+        segment(name),
+        query(&[("limit", Some(limit.to_string()))])
+    );
     let periods = client.get(&path).await?;
     if global.json {
         output::json(&periods);
@@ -61,18 +69,27 @@ async fn periods(global: &Global, client: &Client, name: &str, limit: u16) -> Do
             vec![
                 output::time(&period["due_at"]),
                 output::cell(&period["outcome"]),
-                period["drift_ms"].as_i64().map(output::millis).unwrap_or_default(),
+                period["drift_ms"]
+                    .as_i64()
+                    .map(output::millis)
+                    .unwrap_or_default(),
                 output::cell(&period["run_id"]),
                 output::cell(&period["reason"]),
             ]
         })
         .collect();
-    output::table(&["due", "outcome", "drift", "run", "reason"], rows, "no period was due yet");
+    output::table(
+        &["due", "outcome", "drift", "run", "reason"],
+        rows,
+        "no period was due yet",
+    );
     Ok(())
 }
 
 async fn change(global: &Global, client: &Client, name: &str, verb: &str) -> Done {
-    let outcome = client.post(&format!("/schedules/{}/{verb}", segment(name)), None).await?;
+    let outcome = client
+        .post(&format!("/schedules/{}/{verb}", segment(name)), None)
+        .await?;
     if global.json {
         output::json(&outcome);
         return Ok(());

@@ -18,13 +18,19 @@ pub async fn status(global: &Global) -> Done {
         ("node", output::cell(&status["node"])),
         ("version", output::cell(&status["version"])),
         ("url", client.url().to_owned()),
-        ("process", client.dev().map(|dev| dev.pid.to_string()).unwrap_or_default()),
+        (
+            "process",
+            client.dev().map(|dev| dev.pid.to_string()).unwrap_or_default(),
+        ),
         ("up for", output::millis(uptime)),
         ("shards", format!("{owned} of {}", status["shard_count"])),
     ]);
     if let Some(counts) = status["counts"].as_object().filter(|counts| !counts.is_empty()) {
         output::line("");
-        let rows = counts.iter().map(|(name, count)| vec![name.replace('_', " "), count.to_string()]).collect();
+        let rows = counts
+            .iter()
+            .map(|(name, count)| vec![name.replace('_', " "), count.to_string()])
+            .collect();
         output::table(&["what", "count"], rows, "");
     }
     Ok(())

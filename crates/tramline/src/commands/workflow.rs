@@ -35,7 +35,11 @@ async fn publish(global: &Global, client: &Client, files: &[PathBuf]) -> Done {
                 if !global.json {
                     let unchanged = published["existing"].as_bool() == Some(true);
                     let note = if unchanged { " (unchanged)" } else { "" };
-                    output::line(&format!("{} version {}{note}", output::cell(&workflow["name"]), workflow["version"]));
+                    output::line(&format!(
+                        "{} version {}{note}",
+                        output::cell(&workflow["name"]),
+                        workflow["version"]
+                    ));
                 }
                 answers.push(json!({ "file": file, "published": published }));
             }
@@ -64,13 +68,20 @@ async fn validate(global: &Global, client: &Client, files: &[PathBuf]) -> Done {
     let mut answers = Vec::new();
     let mut wrong = Vec::new();
     for file in files {
-        let checked = client.post("/workflows/validate", Some(&definition_file(file)?)).await?;
+        let checked = client
+            .post("/workflows/validate", Some(&definition_file(file)?))
+            .await?;
         let problems: Vec<String> = checked["problems"]
             .as_array()
             .into_iter()
             .flatten()
             .map(|problem| {
-                format!("{}: {}: {}", file.display(), output::cell(&problem["path"]), output::cell(&problem["message"]))
+                format!(
+                    "{}: {}: {}",
+                    file.display(),
+                    output::cell(&problem["path"]),
+                    output::cell(&problem["message"])
+                )
             })
             .collect();
         if !global.json && checked["valid"].as_bool() == Some(true) {
@@ -120,7 +131,11 @@ async fn list(global: &Global, client: &Client) -> Done {
 }
 
 async fn show(global: &Global, client: &Client, name: &str, version: Option<i64>) -> Done {
-    let path = format!("/workflows/{}{}", segment(name), query(&[("version", version.map(|version| version.to_string()))]));
+    let path = format!(
+        "/workflows/{}{}",
+        segment(name),
+        query(&[("version", version.map(|version| version.to_string()))])
+    );
     let workflow = client.get(&path).await?;
     if global.json {
         output::json(&workflow);
@@ -141,5 +156,10 @@ async fn show(global: &Global, client: &Client, name: &str, version: Option<i64>
 }
 
 fn names(list: &Value) -> String {
-    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -104,14 +104,22 @@ impl Config {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                return Err(Failure::new(Exit::Usage, format!("failed to read {}: {error}", path.display())));
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("failed to read {}: {error}", path.display()),
+                ));
             }
         };
         Self::parse(&PathBuf::from(FILE), &text, env)
     }
 
     fn parse(path: &Path, text: &str, env: &BTreeMap<String, String>) -> Done<Self> {
-        let source = Source { path, text, env, problems: RefCell::default() };
+        let source = Source {
+            path,
+            text,
+            env,
+            problems: RefCell::default(),
+        };
         let config = match DeTable::parse(text) {
             Ok(table) => read(&Section::top(&source, table.get_ref()), &source),
             Err(error) => {
@@ -153,12 +161,19 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
     let mut functions = BTreeMap::new();
     for (name, offset, block) in section.children() {
         if !tramline_gateway::is_function_name(&name) {
-            source.problem(offset, format!("{name:?} is no name of a function: letters, digits, _ and - only"));
+            source.problem(
+                offset,
+                format!("{name:?} is no name of a function: letters, digits, _ and - only"),
+            );
         }
         let auth = block.choice("auth", &AUTHS);
         let reason = block.text("reason").filter(|reason| !reason.trim().is_empty());
         if matches!(auth, Some(GuardAuth::None | GuardAuth::Public)) && reason.is_none() {
-            let auth = if auth == Some(GuardAuth::None) { "none" } else { "public" };
+            let auth = if auth == Some(GuardAuth::None) {
+                "none"
+            } else {
+                "public"
+            };
             block.refuse(
                 "auth",
                 &format!("functions.{name} is open to everybody: auth = \"{auth}\" needs reason = \"why that is safe\""),
@@ -168,7 +183,10 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
             auth,
             reason,
             preflight: block
-                .choice("preflight", &[("function", Preflight::Function), ("gateway", Preflight::Gateway)])
+                .choice(
+                    "preflight",
+                    &[("function", Preflight::Function), ("gateway", Preflight::Gateway)],
+                )
                 .unwrap_or_default(),
             timeout_seconds: block.number("timeout_seconds", 1..=ANSWER_SECONDS_MAX),
             policy: block.choice(
@@ -201,7 +219,11 @@ fn read_gateway(section: &Section<'_>) -> GatewaySettings {
         max_body_mb: section.number("max_body_mb", 1..=BODY_MB_MAX),
         max_connections: section.number("max_connections", 1..=1_000_000),
         answer_timeout_seconds: section.number("answer_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
-        cors: if given.is_some() { Cors::Origins(origins) } else { Cors::AnyOrigin },
+        cors: if given.is_some() {
+            Cors::Origins(origins)
+        } else {
+            Cors::AnyOrigin
+        },
         authenticated_targets: section.texts("authenticated_targets").unwrap_or_default(),
     };
     section.finish();
@@ -236,12 +258,17 @@ fn read_host(section: &Section<'_>) -> HostSettings {
 
 /// Names of a server's settings as Postgres accepts them on its command line.
 fn is_setting_name(name: &str) -> bool {
-    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
+    !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
 }
 
 fn read_postgres(section: &Section<'_>, source: &Source<'_>) -> PostgresSettings {
     // the name that also test suites use; it holds for every project of a machine, so the file wins over it
-    let given = section.text("binaries").or_else(|| source.env.get("TRAMLINE_PG_BINARIES").cloned());
+    let given = section
+        .text("binaries")
+        .or_else(|| source.env.get("TRAMLINE_PG_BINARIES").cloned());
     let binaries = given.map_or(Ok(Binaries::Auto), |text| text.parse());
     let binaries = binaries.unwrap_or_else(|error: tramline_store::embedded::EmbeddedError| {
         section.refuse("binaries", &error.to_string());

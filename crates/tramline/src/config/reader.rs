@@ -24,16 +24,24 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     pub fn place(&self, offset: usize) -> String {
         let end = offset.min(self.text.len());
-        let line = self.text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = self.text.as_bytes()[..end]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
         format!("{}:{line}", self.path.display())
     }
 
     pub fn problem(&self, offset: usize, message: impl std::fmt::Display) {
-        self.problems.borrow_mut().push(format!("{}: {message}", self.place(offset)));
+        self.problems
+            .borrow_mut()
+            .push(format!("{}: {message}", self.place(offset)));
     }
 
     fn env_problem(&self, name: &str, message: impl std::fmt::Display) {
-        self.problems.borrow_mut().push(format!("environment {name}: {message}"));
+        self.problems
+            .borrow_mut()
+            .push(format!("environment {name}: {message}"));
     }
 }
 
@@ -50,7 +58,13 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     pub fn top(source: &'a Source<'a>, table: &'a DeTable<'a>) -> Self {
-        Self { source, name: String::new(), env_prefix: None, table: Some(table), known: RefCell::default() }
+        Self {
+            source,
+            name: String::new(),
+            env_prefix: None,
+            table: Some(table),
+            known: RefCell::default(),
+        }
     }
 
     /// The table under a key; an absent one reads as empty.
@@ -63,7 +77,13 @@ impl<'a> Section<'a> {
             table
         });
         let env_prefix = Some(format!("{ENV_PREFIX}{}_", key.to_ascii_uppercase()));
-        Section { source: self.source, name: self.path(key), env_prefix, table, known: RefCell::default() }
+        Section {
+            source: self.source,
+            name: self.path(key),
+            env_prefix,
+            table,
+            known: RefCell::default(),
+        }
     }
 
     /// The tables below this one, for sections whose keys are names; with the place of each.
@@ -72,7 +92,11 @@ impl<'a> Section<'a> {
         for (key, value) in self.table.into_iter().flat_map(|table| table.iter()) {
             let name = key.get_ref().to_string();
             let Some(table) = value.get_ref().as_table() else {
-                self.wrong(&name, value, &format!("a table, written as [{}.{name}]", self.name));
+                self.wrong(
+                    &name,
+                    value,
+                    &format!("a table, written as [{}.{name}]", self.name),
+                );
                 continue;
             };
             let section = Section {
@@ -90,7 +114,7 @@ impl<'a> Section<'a> {
     /// A whole number in this range.
     pub fn number(&self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        if let Some((name, text)) = self.from_env(key) {
+        if let Some((name, text)) = self.env_value(key) {
             let number = text.trim().parse().ok().filter(|number| range.contains(number));
             if number.is_none() {
                 self.source.env_problem(&name, format!("it must be {expected}"));
@@ -111,7 +135,7 @@ impl<'a> Section<'a> {
 
     /// A text.
     pub fn text(&self, key: &'static str) -> Option<String> {
-        if let Some((_, text)) = self.from_env(key) {
+        if let Some((_, text)) = self.env_value(key) {
             return Some(text);
         }
         let value = self.get(key)?;
@@ -124,7 +148,7 @@ impl<'a> Section<'a> {
 
     /// `true` or `false`.
     pub fn flag(&self, key: &'static str) -> Option<bool> {
-        if let Some((name, text)) = self.from_env(key) {
+        if let Some((name, text)) = self.env_value(key) {
             return match text.trim() {
                 "true" | "1" => Some(true),
                 "false" | "0" => Some(false),
@@ -146,12 +170,21 @@ impl<'a> Section<'a> {
 
     /// A list of texts; in the environment separated by commas.
     pub fn texts(&self, key: &'static str) -> Option<Vec<String>> {
-        if let Some((_, text)) = self.from_env(key) {
-            return Some(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect());
+        if let Some((_, text)) = self.env_value(key) {
+            return Some(
+                text.split(',')
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
+            );
         }
         let value = self.get(key)?;
         let list = value.get_ref().as_array().and_then(|items| {
-            items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+            items
+                .iter()
+                .map(|item| item.get_ref().as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
         });
         if list.is_none() {
             self.wrong(key, value, "a list of texts");
@@ -162,12 +195,18 @@ impl<'a> Section<'a> {
     /// One of the named values.
     pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(key)?;
-        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        let found = choices
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, value)| *value);
         if found.is_none() {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
             let expected = format!("one of {}", names.join(", "));
             let near = hint(&text, names.iter().copied());
-            self.refuse(key, &format!("{} must be {expected}, but is {text:?}{near}", self.path(key)));
+            self.refuse(
+                key,
+                &format!("{} must be {expected}, but is {text:?}{near}", self.path(key)),
+            );
         }
         found
     }
@@ -193,7 +232,7 @@ impl<'a> Section<'a> {
 
     /// A problem with the value of a key, wherever the value came from.
     pub fn refuse(&self, key: &'static str, message: &str) {
-        match (self.from_env(key), self.get(key)) {
+        match (self.env_value(key), self.get(key)) {
             (Some((name, _)), _) => self.source.env_problem(&name, message),
             (None, Some(value)) => self.source.problem(value.span().start, message),
             (None, None) => self.source.problem(0, message),
@@ -207,26 +246,33 @@ impl<'a> Section<'a> {
             if !known.contains(key.get_ref().as_ref()) {
                 let near = hint(key.get_ref(), known.iter().copied());
                 let near = if near.is_empty() {
-                    format!("; known are {}", known.iter().copied().collect::<Vec<_>>().join(", "))
+                    format!(
+                        "; known are {}",
+                        known.iter().copied().collect::<Vec<_>>().join(", ")
+                    )
                 } else {
                     near
                 };
                 let path = self.path(key.get_ref());
-                self.source.problem(key.span().start, format!("the key {path} is not known{near}"));
+                self.source
+                    .problem(key.span().start, format!("the key {path} is not known{near}"));
             }
         }
         let Some(prefix) = &self.env_prefix else { return };
         for name in self.source.env.keys() {
-            let Some(rest) = name.strip_prefix(prefix.as_str()) else { continue };
+            let Some(rest) = name.strip_prefix(prefix.as_str()) else {
+                continue;
+            };
             let key = rest.to_ascii_lowercase();
             if !known.contains(key.as_str()) {
                 let near = hint(&key, known.iter().copied());
-                self.source.env_problem(name, format!("there is no setting {}{near}", self.path(&key)));
+                self.source
+                    .env_problem(name, format!("there is no setting {}{near}", self.path(&key)));
             }
         }
     }
 
-    fn from_env(&self, key: &'static str) -> Option<(String, String)> {
+    fn env_value(&self, key: &'static str) -> Option<(String, String)> {
         self.known.borrow_mut().insert(key);
         let name = format!("{}{}", self.env_prefix.as_ref()?, key.to_ascii_uppercase());
         let text = self.source.env.get(&name).filter(|text| !text.is_empty())?;
@@ -239,7 +285,11 @@ impl<'a> Section<'a> {
     }
 
     fn path(&self, key: &str) -> String {
-        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+        if self.name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.name)
+        }
     }
 
     fn wrong(&self, key: &str, value: &Spanned<DeValue<'_>>, expected: &str) {

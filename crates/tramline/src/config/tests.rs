@@ -1,7 +1,10 @@
 use super::*;
 
 fn parse(text: &str, env: &[(&str, &str)]) -> Done<Config> {
-    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let env = env
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     Config::parse(Path::new(FILE), text, &env)
 }
 
@@ -21,16 +24,28 @@ fn the_example_is_read() {
 #[test]
 fn an_unknown_key_names_its_line_and_the_nearest_known_key() {
     let found = problems("[gateway]\nmax_body_mb = 5\nmax_conections = 7\n", &[]);
-    assert_eq!(found, ["tramline.toml:3: the key gateway.max_conections is not known; did you mean max_connections?"]);
+    assert_eq!(
+        found,
+        ["tramline.toml:3: the key gateway.max_conections is not known; did you mean max_connections?"]
+    );
     let found = problems("[gatway]\n", &[]);
-    assert_eq!(found, ["tramline.toml:1: the key gatway is not known; did you mean gateway?"]);
+    assert_eq!(
+        found,
+        ["tramline.toml:1: the key gatway is not known; did you mean gateway?"]
+    );
     let found = problems("[functions.a]\nzzz = 1\n", &[]);
-    assert!(found[0].starts_with("tramline.toml:2: the key functions.a.zzz is not known; known are auth, "), "{found:?}");
+    assert!(
+        found[0].starts_with("tramline.toml:2: the key functions.a.zzz is not known; known are auth, "),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn all_problems_are_told_at_once() {
-    let found = problems("[functions.a]\nauth = \"jtw\"\n[engine]\nlease_seconds = 0\n", &[]);
+    let found = problems(
+        "[functions.a]\nauth = \"jtw\"\n[engine]\nlease_seconds = 0\n",
+        &[],
+    );
     assert_eq!(
         found,
         [
@@ -43,7 +58,10 @@ fn all_problems_are_told_at_once() {
 #[test]
 fn an_open_function_needs_a_reason() {
     let found = problems("[functions.a]\nauth = \"none\"\n", &[]);
-    assert!(found[0].starts_with("tramline.toml:2: functions.a is open to everybody"), "{found:?}");
+    assert!(
+        found[0].starts_with("tramline.toml:2: functions.a is open to everybody"),
+        "{found:?}"
+    );
     assert!(parse("[functions.a]\nauth = \"none\"\nreason = \"static text\"\n", &[]).is_ok());
 }
 
@@ -51,13 +69,24 @@ fn an_open_function_needs_a_reason() {
 fn the_environment_stands_over_the_file() {
     let text = "[gateway]\nmax_body_mb = 5\n";
     assert_eq!(parse(text, &[]).unwrap().gateway.max_body_mb, Some(5));
-    assert_eq!(parse(text, &[("TRAMLINE_GATEWAY_MAX_BODY_MB", "7")]).unwrap().gateway.max_body_mb, Some(7));
+    assert_eq!(
+        parse(text, &[("TRAMLINE_GATEWAY_MAX_BODY_MB", "7")])
+            .unwrap()
+            .gateway
+            .max_body_mb,
+        Some(7)
+    );
     let found = problems(text, &[("TRAMLINE_GATEWAY_MAX_BODY_MB", "x")]);
-    assert_eq!(found, ["environment TRAMLINE_GATEWAY_MAX_BODY_MB: it must be a whole number from 1 to 1024"]);
+    assert_eq!(
+        found,
+        ["environment TRAMLINE_GATEWAY_MAX_BODY_MB: it must be a whole number from 1 to 1024"]
+    );
     let found = problems(text, &[("TRAMLINE_ENGINE_LEASE_SECOND", "7")]);
     assert_eq!(
         found,
-        ["environment TRAMLINE_ENGINE_LEASE_SECOND: there is no setting engine.lease_second; did you mean lease_seconds?"]
+        [
+            "environment TRAMLINE_ENGINE_LEASE_SECOND: there is no setting engine.lease_second; did you mean lease_seconds?"
+        ]
     );
 }
 
@@ -69,9 +98,16 @@ fn broken_toml_has_its_line() {
 
 #[test]
 fn postgres_binaries_and_settings_are_checked() {
-    let config = parse("[postgres]\nbinaries = \"npm\"\n[postgres.settings]\nwork_mem = \"8MB\"\n", &[]).unwrap();
+    let config = parse(
+        "[postgres]\nbinaries = \"npm\"\n[postgres.settings]\nwork_mem = \"8MB\"\n",
+        &[],
+    )
+    .unwrap();
     assert_eq!(config.postgres.binaries, Binaries::Npm);
-    assert_eq!(config.postgres.settings, [("work_mem".to_owned(), "8MB".to_owned())]);
+    assert_eq!(
+        config.postgres.settings,
+        [("work_mem".to_owned(), "8MB".to_owned())]
+    );
     assert_eq!(problems("[postgres]\nbinaries = \"apt\"\n", &[]).len(), 1);
     assert_eq!(problems("[postgres.settings]\n\"-c\" = 1\n", &[]).len(), 1);
 }

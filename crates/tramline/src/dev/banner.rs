@@ -19,14 +19,25 @@ pub fn print(dir: &Path, setup: &Setup, node: &Node, postgres: &Postgres, took: 
         output::note(&format!("refused: {refusal}"));
     }
     print_migrations(node);
-    let url = node.gateway.as_ref().map(|gateway| format!("http://{}", gateway.local_addr())).unwrap_or_default();
-    output::line(&format!("tramline {} on {}\n", env!("CARGO_PKG_VERSION"), dir.display()));
+    let url = node
+        .gateway
+        .as_ref()
+        .map(|gateway| format!("http://{}", gateway.local_addr()))
+        .unwrap_or_default();
+    output::line(&format!(
+        "tramline {} on {}\n",
+        env!("CARGO_PKG_VERSION"),
+        dir.display()
+    ));
     output::pairs(&[
         ("  API", url.clone()),
         ("  functions", format!("{url}/functions/v1/<name>")),
         ("  REST", format!("{url}/rest/v1")),
         ("  runs", format!("{url}/api/v1/runs")),
-        ("  database", format!("{} (PostgreSQL {})", postgres.url(), postgres.version())),
+        (
+            "  database",
+            format!("{} (PostgreSQL {})", postgres.url(), postgres.version()),
+        ),
     ]);
     output::line("");
     let keys = &setup.keys;
@@ -59,12 +70,25 @@ fn print_functions(node: &Node) {
         .functions()
         .into_iter()
         .map(|info| {
-            let auth = node.guards.get(&info.name).and_then(|guard| auth_name(*guard)).unwrap_or_default();
+            let auth = node
+                .guards
+                .get(&info.name)
+                .and_then(|guard| auth_name(*guard))
+                .unwrap_or_default();
             let (state, reason) = functions::state(info.state);
-            vec![format!("  {}", info.name), auth, state.to_owned(), reason.unwrap_or_default()]
+            vec![
+                format!("  {}", info.name),
+                auth,
+                state.to_owned(),
+                reason.unwrap_or_default(),
+            ]
         })
         .collect();
-    output::table(&["  function", "auth", "state", ""], rows, "  no functions in supabase/functions/");
+    output::table(
+        &["  function", "auth", "state", ""],
+        rows,
+        "  no functions in supabase/functions/",
+    );
 }
 
 fn print_workflows(node: &Node) {
@@ -92,9 +116,17 @@ fn print_schedules(setup: &Setup) {
         .schedules
         .iter()
         .map(|file| {
-            let next = CronSchedule::parse(&file.cron, &file.timezone).ok().and_then(|cron| cron.next_after(now));
-            let next = next.and_then(|at| Timestamp::from_millisecond(at).ok()).map(|at| at.to_string());
-            let next = if file.enabled { next.unwrap_or_default() } else { "off".to_owned() };
+            let next = CronSchedule::parse(&file.cron, &file.timezone)
+                .ok()
+                .and_then(|cron| cron.next_after(now));
+            let next = next
+                .and_then(|at| Timestamp::from_millisecond(at).ok())
+                .map(|at| at.to_string());
+            let next = if file.enabled {
+                next.unwrap_or_default()
+            } else {
+                "off".to_owned()
+            };
             vec![
                 format!("  {}", file.name),
                 file.cron.clone(),

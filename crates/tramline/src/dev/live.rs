@@ -34,7 +34,8 @@ pub async fn show(node: Arc<Node>, functions: usize, stop: CancellationToken) {
 
 /// Tells each function's state once it is settled, and records it for those who read the database.
 async fn show_functions(node: &Node) {
-    let is_open = |info: &FunctionInfo| matches!(info.state, FunctionState::Pending | FunctionState::Bundling);
+    let is_open =
+        |info: &FunctionInfo| matches!(info.state, FunctionState::Pending | FunctionState::Bundling);
     let mut told: Vec<FunctionInfo> = Vec::new();
     loop {
         let now = node.host.functions();
@@ -46,7 +47,11 @@ async fn show_functions(node: &Node) {
                 changed = true;
                 let (state, reason) = functions::state(info.state.clone());
                 let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-                output::line(&format!("{} function {} is {state}{reason}", clock(Timestamp::now()), info.name));
+                output::line(&format!(
+                    "{} function {} is {state}{reason}",
+                    clock(Timestamp::now()),
+                    info.name
+                ));
             }
         }
         if changed {
@@ -60,7 +65,9 @@ async fn show_functions(node: &Node) {
 }
 
 async fn show_runs(updates: Option<Receiver<RunUpdate>>) {
-    let Some(mut updates) = updates else { return std::future::pending().await };
+    let Some(mut updates) = updates else {
+        return std::future::pending().await;
+    };
     loop {
         match updates.recv().await {
             Ok(update) => output::line(&line(&update)),
@@ -76,12 +83,32 @@ async fn show_runs(updates: Option<Receiver<RunUpdate>>) {
 fn line(update: &RunUpdate) -> String {
     let at = Timestamp::from_millisecond(update.at).unwrap_or_else(|_| Timestamp::now());
     let id = update.run_id.to_string();
-    let step = update.step.as_deref().filter(|step| !step.is_empty()).map(|step| format!(" / {step}")).unwrap_or_default();
-    let took = update.ms.map(|ms| format!(" {}", output::millis(ms))).unwrap_or_default();
-    let error = update.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-    format!("{} run {} {}{step} {}{took}{error}", clock(at), output::short_id(&id), update.target, update.status)
+    let step = update
+        .step
+        .as_deref()
+        .filter(|step| !step.is_empty())
+        .map(|step| format!(" / {step}"))
+        .unwrap_or_default();
+    let took = update
+        .ms
+        .map(|ms| format!(" {}", output::millis(ms)))
+        .unwrap_or_default();
+    let error = update
+        .error
+        .as_deref()
+        .map(|error| format!(": {error}"))
+        .unwrap_or_default();
+    format!(
+        "{} run {} {}{step} {}{took}{error}",
+        clock(at),
+        output::short_id(&id),
+        update.target,
+        update.status
+    )
 }
 
 fn clock(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system()).strftime("%H:%M:%S%.3f").to_string()
+    at.to_zoned(TimeZone::system())
+        .strftime("%H:%M:%S%.3f")
+        .to_string()
 }

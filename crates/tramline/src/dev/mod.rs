@@ -22,8 +22,8 @@ use crate::exit::{Done, Exit, Failure};
 use crate::node::project::Setup;
 use crate::node::{Node, NodeConfig};
 use crate::output;
-use crate::progress::{self, Progress};
 use crate::place::{DevFile, DevNode, STATE_DIR, find_project};
+use crate::progress::{self, Progress};
 use crate::signals::stop_on_signals;
 use postgres::Postgres;
 
@@ -74,7 +74,11 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
 async fn run(dir: &Path, setup: &Setup, node: Node, postgres: Postgres, stop: CancellationToken) -> Done {
     let live = CancellationToken::new();
     let node = Arc::new(node);
-    let shown = tokio::spawn(live::show(Arc::clone(&node), setup.project.functions.len(), live.clone()));
+    let shown = tokio::spawn(live::show(
+        Arc::clone(&node),
+        setup.project.functions.len(),
+        live.clone(),
+    ));
     stop.cancelled().await;
     output::line("\nstopping; press Ctrl-C again to stop at once");
     stop_live(live, shown).await;
@@ -107,9 +111,18 @@ fn state_dir(dir: &Path) -> Done<PathBuf> {
     let make = || {
         std::fs::create_dir_all(&state)?;
         let ignore = state.join(".gitignore");
-        if ignore.exists() { Ok(()) } else { std::fs::write(&ignore, "*\n") }
+        if ignore.exists() {
+            Ok(())
+        } else {
+            std::fs::write(&ignore, "*\n")
+        }
     };
-    make().map_err(|error| Failure::new(Exit::Failure, format!("failed to make {}: {error}", state.display())))?;
+    make().map_err(|error| {
+        Failure::new(
+            Exit::Failure,
+            format!("failed to make {}: {error}", state.display()),
+        )
+    })?;
     Ok(state)
 }
 
@@ -138,7 +151,10 @@ async fn start_programs(
         settings: setup.config.postgres.settings.clone(),
     };
     progress.say("starting postgres");
-    let (postgres, deno) = tokio::join!(Postgres::start(config, progress), crate::deno::install(progress.clone()));
+    let (postgres, deno) = tokio::join!(
+        Postgres::start(config, progress),
+        crate::deno::install(progress.clone())
+    );
     match (postgres, deno) {
         (Ok(postgres), Ok(deno)) => Ok((postgres, deno)),
         (Ok(postgres), Err(failure)) => {
@@ -183,7 +199,10 @@ async fn start_node(
     });
     if let Err(error) = file.write(dir) {
         node.stop(Duration::ZERO).await;
-        return Err(Failure::new(Exit::Failure, format!("failed to write {}: {error}", DevFile::path(dir).display())));
+        return Err(Failure::new(
+            Exit::Failure,
+            format!("failed to write {}: {error}", DevFile::path(dir).display()),
+        ));
     }
     Ok(node)
 }

@@ -18,11 +18,20 @@ pub fn choose(args: &DevArgs, config: &ProjectConfig) -> Done<Ports> {
     let api = args.port.unwrap_or(config.api.port);
     let db = args.db_port.unwrap_or(config.db.port);
     if api == db && api != 0 {
-        return Err(Failure::new(Exit::Usage, format!("failed to use port {api}: gateway and Postgres cannot share it")));
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("failed to use port {api}: gateway and Postgres cannot share it"),
+        ));
     }
     // both are held while they are chosen, so that 0 gives two different ones
-    let (api_held, db_held) = (hold(api, "gateway", "--port", "[api].port")?, hold(db, "Postgres", "--db-port", "[db].port")?);
-    Ok(Ports { api: number(&api_held)?, db: number(&db_held)? })
+    let (api_held, db_held) = (
+        hold(api, "gateway", "--port", "[api].port")?,
+        hold(db, "Postgres", "--db-port", "[db].port")?,
+    );
+    Ok(Ports {
+        api: number(&api_held)?,
+        db: number(&db_held)?,
+    })
 }
 
 fn hold(port: u16, whose: &str, flag: &str, setting: &str) -> Done<TcpListener> {

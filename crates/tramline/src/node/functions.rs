@@ -20,7 +20,11 @@ pub struct HostedFunctions {
 impl HostedFunctions {
     pub fn new(host: Host, timeouts_ms: BTreeMap<String, u64>) -> Self {
         let names = host.functions().into_iter().map(|info| info.name).collect();
-        Self { host, names, timeouts_ms }
+        Self {
+            host,
+            names,
+            timeouts_ms,
+        }
     }
 }
 
@@ -49,7 +53,11 @@ impl Functions for HostedFunctions {
     }
 
     fn recent_logs(&self, function: &str, limit: usize) -> Vec<LogLine> {
-        self.host.recent_logs(Some(function), limit).into_iter().map(log_line).collect()
+        self.host
+            .recent_logs(Some(function), limit)
+            .into_iter()
+            .map(log_line)
+            .collect()
     }
 
     fn follow_logs(&self) -> BoxStream<'static, Followed> {
@@ -76,7 +84,12 @@ pub fn state(state: FunctionState) -> (&'static str, Option<String>) {
 
 fn info(info: tramline_host::FunctionInfo) -> FunctionInfo {
     let (state, reason) = state(info.state);
-    FunctionInfo { name: info.name, state, reason, version: info.version }
+    FunctionInfo {
+        name: info.name,
+        state,
+        reason,
+        version: info.version,
+    }
 }
 
 fn log_line(line: tramline_host::LogLine) -> LogLine {

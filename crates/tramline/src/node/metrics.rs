@@ -18,13 +18,48 @@ impl MetricsSource for EngineMetrics {
         };
         let shards = u64::try_from(stats.shards.len()).unwrap_or(u64::MAX);
         vec![
-            metric("tramline_shards_owned", "Shards that this node owns.", MetricKind::Gauge, shards),
-            metric("tramline_runs_active", "Runs that this node drives.", MetricKind::Gauge, stats.active),
-            metric("tramline_runs_known", "Unfinished runs in this node's memory.", MetricKind::Gauge, stats.known),
-            metric("tramline_runs_ended_total", "Runs that this node has ended.", MetricKind::Counter, stats.ended),
-            metric("tramline_flushes_total", "Flushes that the database has answered.", MetricKind::Counter, stats.flushes),
-            metric("tramline_discovery_polls_total", "Discovery statements sent.", MetricKind::Counter, stats.polls),
-            metric("tramline_discovery_rescans_total", "Scans after a lost connection.", MetricKind::Counter, stats.rescans),
+            metric(
+                "tramline_shards_owned",
+                "Shards that this node owns.",
+                MetricKind::Gauge,
+                shards,
+            ),
+            metric(
+                "tramline_runs_active",
+                "Runs that this node drives.",
+                MetricKind::Gauge,
+                stats.active,
+            ),
+            metric(
+                "tramline_runs_known",
+                "Unfinished runs in this node's memory.",
+                MetricKind::Gauge,
+                stats.known,
+            ),
+            metric(
+                "tramline_runs_ended_total",
+                "Runs that this node has ended.",
+                MetricKind::Counter,
+                stats.ended,
+            ),
+            metric(
+                "tramline_flushes_total",
+                "Flushes that the database has answered.",
+                MetricKind::Counter,
+                stats.flushes,
+            ),
+            metric(
+                "tramline_discovery_polls_total",
+                "Discovery statements sent.",
+                MetricKind::Counter,
+                stats.polls,
+            ),
+            metric(
+                "tramline_discovery_rescans_total",
+                "Scans after a lost connection.",
+                MetricKind::Counter,
+                stats.rescans,
+            ),
             metric(
                 "tramline_discovery_missed_total",
                 "Runs that discovery missed and the sweep found; must stay 0.",

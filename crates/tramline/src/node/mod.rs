@@ -9,6 +9,7 @@ pub mod invoke;
 mod metrics;
 pub mod project;
 pub mod publish;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,14 +17,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tramline_engine::{Engine, EngineConfig, EngineHandle};
-use tramline_gateway::{ApiPolicy, Gateway, GatewayConfig, GatewayHandle, Guard, Keys, Limits, Secret, StartError};
+use tramline_engine::{Engine, EngineHandle};
+use tramline_gateway::{ApiPolicy, Gateway, GatewayConfig, GatewayHandle, Guard, Secret, StartError};
 use tramline_host::{Host, HostConfig};
 use tramline_store::{Db, POOL_MAX, api};
 use tramline_supabase::rest::Rest;
 use tramline_supabase::{VerifiedClaims, auth};
 
-use crate::config::{EngineSettings, GatewaySettings, HostSettings};
 use crate::exit::{Done, Exit, OrExit as _, chain};
 use control::NodeControl;
 use functions::HostedFunctions;
@@ -99,19 +99,32 @@ impl Node {
     async fn start_services(&mut self, config: &NodeConfig, setup: &Setup, plan: &FunctionPlan) -> Done {
         let cron_secret = Secret::new(plan.cron_secret.clone());
         let service_token = Secret::new(setup.keys.service_role_key.clone());
-        let invoker = HostInvoker::new(self.host.clone(), plan.guards.clone(), cron_secret.clone(), service_token);
+        let invoker = HostInvoker::new(
+            self.host.clone(),
+            plan.guards.clone(),
+            cron_secret.clone(),
+            service_token,
+        );
         let in_flight = invoker.in_flight();
         if let Some(schedules) = config.engine {
-            let settings = engine_config(&setup.config.engine, &config.name, schedules);
-            self.engine = Some(Engine::start(settings, self.db.clone(), Arc::new(invoker)).await.or_exit(Exit::Unavailable)?);
+            let engine = settings::engine(&setup.config.engine, &config.name, schedules);
+            self.engine = Some(
+                Engine::start(engine, self.db.clone(), Arc::new(invoker))
+                    .await
+                    .or_exit(Exit::Unavailable)?,
+            );
         }
-        let Some(listen) = config.listen else { return Ok(()) };
+        let Some(listen) = config.listen else {
+            return Ok(());
+        };
         let functions = Arc::new(HostedFunctions::new(self.host.clone(), plan.timeouts_ms.clone()));
         let control = Arc::new(NodeControl::new(self.db.clone(), self.engine.clone()));
         let internal_secret = Secret::new(crate::secret::generate());
-        let mut gateway = GatewayConfig::new(keys(setup), internal_secret, functions, control);
+        let mut gateway = GatewayConfig::new(settings::keys(setup), internal_secret, functions, control);
         if setup.project.config.api.enabled {
-            let rest = Rest::start(&config.db_url, &setup.project.config.api).await.or_exit(Exit::Unavailable)?;
+            let rest = Rest::start(&config.db_url, &setup.project.config.api)
+                .await
+                .or_exit(Exit::Unavailable)?;
             gateway.rest = Some(rest.router());
             self.rest = Some(rest);
         }
@@ -120,14 +133,18 @@ impl Node {
             extensions.insert(VerifiedClaims(claims.clone()));
         }));
         gateway.listen = listen;
-        gateway.limits = gateway_limits(&setup.config.gateway);
+        gateway.limits = settings::gateway(&setup.config.gateway);
         gateway.cors = setup.config.gateway.cors.clone();
-        gateway.api = ApiPolicy { authenticated_targets: setup.config.gateway.authenticated_targets.clone() };
+        gateway.api = ApiPolicy {
+            authenticated_targets: setup.config.gateway.authenticated_targets.clone(),
+        };
         gateway.guards = plan.guards.clone();
         gateway.cron_secrets = vec![cron_secret];
         gateway.in_flight_runs = Some(Arc::new(move |run| in_flight.contains(run)));
         if let Some(engine) = &self.engine {
-            gateway.metrics.push(Arc::new(metrics::EngineMetrics(engine.clone())));
+            gateway
+                .metrics
+                .push(Arc::new(metrics::EngineMetrics(engine.clone())));
             gateway.readiness = Some(readiness(engine.clone()));
         }
         let exit = |error: &StartError| match error {
@@ -178,7 +195,7 @@ async fn start_host(config: &NodeConfig, setup: &Setup, plan: &FunctionPlan) -> 
         state_dir: config.state_dir.clone(),
         deno: config.deno.clone(),
         project_dir: setup.project.dir.clone(),
-        limits: host_limits(&setup.config.host),
+        limits: settings::host(&setup.config.host),
         max_spawns: SPAWNS_MAX,
     };
     Host::start(host, plan.specs.clone()).await.or_exit(Exit::Failure)
@@ -189,11 +206,17 @@ async fn register_planned(db: &Db, plan: &FunctionPlan) -> Done {
         .specs
         .iter()
         .map(|spec| {
-            let state = if spec.broken.is_some() { "broken" } else { "pending" };
+            let state = if spec.broken.is_some() {
+                "broken"
+            } else {
+                "pending"
+            };
             function_row(&plan.guards, spec.name.clone(), None, state, spec.broken.clone())
         })
         .collect();
-    api::register_functions(db, &rows).await.or_exit(Exit::Unavailable)
+    api::register_functions(db, &rows)
+        .await
+        .or_exit(Exit::Unavailable)
 }
 
 fn function_row(
@@ -204,7 +227,14 @@ fn function_row(
     reason: Option<String>,
 ) -> api::FunctionRow {
     let auth = guards.get(&name).and_then(|guard| auth_name(*guard));
-    api::FunctionRow { name, kind: "edge".to_owned(), version, auth, state: state.to_owned(), reason }
+    api::FunctionRow {
+        name,
+        kind: "edge".to_owned(),
+        version,
+        auth,
+        state: state.to_owned(),
+        reason,
+    }
 }
 
 /// The guard's name as it is written in `tramline.toml` and shown in lists.
@@ -214,52 +244,10 @@ pub fn auth_name(guard: Guard) -> Option<String> {
 
 fn readiness(engine: EngineHandle) -> tramline_gateway::Readiness {
     Arc::new(move || {
-        if engine.stats().polls == 0 { vec!["the engine has not read the database yet".to_owned()] } else { Vec::new() }
+        if engine.stats().polls == 0 {
+            vec!["the engine has not read the database yet".to_owned()]
+        } else {
+            Vec::new()
+        }
     })
-}
-
-fn keys(setup: &Setup) -> Keys {
-    Keys {
-        jwt_secret: Secret::new(setup.keys.jwt_secret.clone()),
-        anon_token: Secret::new(setup.keys.anon_key.clone()),
-        service_role_token: Secret::new(setup.keys.service_role_key.clone()),
-        publishable_keys: vec![Secret::new(setup.keys.publishable_key.clone())],
-        secret_keys: vec![Secret::new(setup.keys.secret_key.clone())],
-    }
-}
-
-fn engine_config(settings: &EngineSettings, name: &str, schedules: bool) -> EngineConfig {
-    let mut config = EngineConfig { node_name: name.to_owned(), schedules, ..EngineConfig::default() };
-    set(&mut config.lease, settings.lease_seconds.map(Duration::from_secs));
-    set(&mut config.active_max, settings.max_active_runs.and_then(|max| usize::try_from(max).ok()));
-    set(&mut config.function_timeout, settings.function_timeout_seconds.map(Duration::from_secs));
-    set(&mut config.poll_max, settings.poll_ms.map(Duration::from_millis));
-    config
-}
-
-fn gateway_limits(settings: &GatewaySettings) -> Limits {
-    let mut limits = Limits::default();
-    set(&mut limits.function_body_max, settings.max_body_mb.map(|mb| mb << 20));
-    set(&mut limits.connections_max, settings.max_connections.and_then(|max| usize::try_from(max).ok()));
-    set(&mut limits.function_idle, settings.answer_timeout_seconds.map(Duration::from_secs));
-    limits
-}
-
-fn host_limits(settings: &HostSettings) -> tramline_host::Limits {
-    let mut limits = tramline_host::Limits::default();
-    set(&mut limits.memory_mb, settings.memory_mb);
-    set(&mut limits.hang_ms, settings.hang_seconds.map(|seconds| seconds * 1_000));
-    set(&mut limits.max_in_flight, settings.max_in_flight.and_then(|max| usize::try_from(max).ok()));
-    set(&mut limits.max_age_ms, settings.max_age_minutes.map(|minutes| minutes * 60_000));
-    set(&mut limits.idle_ms, settings.idle_minutes.map(|minutes| minutes * 60_000));
-    set(&mut limits.boot_ms, settings.boot_seconds.map(|seconds| seconds * 1_000));
-    set(&mut limits.bundle_ms, settings.bundle_seconds.map(|seconds| seconds * 1_000));
-    set(&mut limits.spare_workers, settings.spare_workers.and_then(|count| usize::try_from(count).ok()));
-    limits
-}
-
-fn set<T>(place: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *place = value;
-    }
 }

@@ -14,7 +14,12 @@ use crate::config::{Config, FunctionSettings, hint};
 use crate::exit::{Done, Exit, Failure, OrExit as _};
 
 /// With these a function may do everything; they are withheld together.
-const POWERFUL: [&str; 4] = ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEYS", "SUPABASE_JWKS", "SUPABASE_DB_URL"];
+const POWERFUL: [&str; 4] = [
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "SUPABASE_SECRET_KEYS",
+    "SUPABASE_JWKS",
+    "SUPABASE_DB_URL",
+];
 
 /// A project, read and checked; nothing is started.
 pub struct Setup {
@@ -44,17 +49,32 @@ impl Setup {
         let keys = LocalKeys::from_config(&project.config.auth).or_exit(Exit::Usage)?;
         refuse_unknown_functions(&project, &config)?;
         let warnings = project.warnings.iter().map(ToString::to_string).collect();
-        Ok(Self { project, config, keys, warnings })
+        Ok(Self {
+            project,
+            config,
+            keys,
+            warnings,
+        })
     }
 
     /// The functions as host and gateway need them.
     pub fn functions(&self, gateway_url: &str, db_url: &str, cron_secret: &str) -> FunctionPlan {
-        let input = EnvironmentInput { gateway_url, db_url, keys: &self.keys, cron_secret };
+        let input = EnvironmentInput {
+            gateway_url,
+            db_url,
+            keys: &self.keys,
+            cron_secret,
+        };
         let environment = of_functions(&self.project, &input);
         let mut warnings: Vec<String> = environment.warnings.iter().map(ToString::to_string).collect();
         let (mut specs, mut guards, mut timeouts_ms) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for source in &self.project.functions {
-            let settings = self.config.functions.get(&source.name).cloned().unwrap_or_default();
+            let settings = self
+                .config
+                .functions
+                .get(&source.name)
+                .cloned()
+                .unwrap_or_default();
             let mut vars = environment.vars.clone();
             if settings.withhold_service_role_key {
                 vars.retain(|name, _| !POWERFUL.contains(&name.as_str()));
@@ -77,26 +97,56 @@ impl Setup {
                 static_files: source.static_files.clone(),
                 broken: source.broken(&vars),
                 env: vars,
-                policy: settings.policy.unwrap_or(policy(self.project.config.edge_runtime.policy)),
+                policy: settings
+                    .policy
+                    .unwrap_or(policy(self.project.config.edge_runtime.policy)),
             });
         }
-        FunctionPlan { specs, guards, timeouts_ms, cron_secret: environment.cron_secret().to_owned(), warnings }
+        FunctionPlan {
+            specs,
+            guards,
+            timeouts_ms,
+            cron_secret: environment.cron_secret().to_owned(),
+            warnings,
+        }
     }
 
     /// `--strict`: every function that anybody may call is declared so.
     pub fn refuse_undeclared(&self) -> Done {
         let mut failure = Failure::new(Exit::Usage, "failed to start with --strict: functions are open to everybody without a word about it")
             .hint("Declare each in tramline.toml: [functions.<name>] auth = \"jwt\", \"cron\", \"public\" or \"none\", the last two with a reason.");
-        let declared = |name: &str| self.config.functions.get(name).is_some_and(|settings| settings.auth.is_some());
-        let open = self.project.functions.iter().filter(|source| !source.verify_jwt && !declared(&source.name));
-        failure.details = open.map(|source| format!("{}: verify_jwt = false in supabase/config.toml", source.name)).collect();
-        if failure.details.is_empty() { Ok(()) } else { Err(failure) }
+        let declared = |name: &str| {
+            self.config
+                .functions
+                .get(name)
+                .is_some_and(|settings| settings.auth.is_some())
+        };
+        let open = self
+            .project
+            .functions
+            .iter()
+            .filter(|source| !source.verify_jwt && !declared(&source.name));
+        failure.details = open
+            .map(|source| format!("{}: verify_jwt = false in supabase/config.toml", source.name))
+            .collect();
+        if failure.details.is_empty() {
+            Ok(())
+        } else {
+            Err(failure)
+        }
     }
 }
 
 fn guard(source: &FunctionSource, settings: &FunctionSettings) -> Guard {
-    let by_config = if source.verify_jwt { GuardAuth::Jwt } else { GuardAuth::PassThrough };
-    Guard { auth: settings.auth.unwrap_or(by_config), preflight: settings.preflight }
+    let by_config = if source.verify_jwt {
+        GuardAuth::Jwt
+    } else {
+        GuardAuth::PassThrough
+    };
+    Guard {
+        auth: settings.auth.unwrap_or(by_config),
+        preflight: settings.preflight,
+    }
 }
 
 fn policy(policy: EdgePolicy) -> Policy {
@@ -111,12 +161,19 @@ fn policy(policy: EdgePolicy) -> Policy {
 fn refuse_unknown_functions(project: &Project, config: &Config) -> Done {
     let exists = |name: &str| {
         // a disabled function keeps its block
-        project.functions.iter().any(|source| source.name == name) || project.config.functions.contains_key(name)
+        project.functions.iter().any(|source| source.name == name)
+            || project.config.functions.contains_key(name)
     };
     let mut failure = Failure::new(Exit::Usage, "failed to use tramline.toml");
     for (name, settings) in config.functions.iter().filter(|(name, _)| !exists(name)) {
         let near = hint(name, project.functions.iter().map(|source| source.name.as_str()));
-        failure.details.push(format!("{}: there is no function {name}{near}", settings.place));
+        failure
+            .details
+            .push(format!("{}: there is no function {name}{near}", settings.place));
     }
-    if failure.details.is_empty() { Ok(()) } else { Err(failure) }
+    if failure.details.is_empty() {
+        Ok(())
+    } else {
+        Err(failure)
+    }
 }

@@ -25,17 +25,29 @@ pub async fn publish(control: &NodeControl, db: &Db, project: &Project) -> Done<
     let mut report = Report::default();
     for file in &project.workflows {
         let place = project.display_path(&file.path);
-        let actor = Actor { role: format!("file:{place}"), subject: None };
+        let actor = Actor {
+            role: format!("file:{place}"),
+            subject: None,
+        };
         match control.publish_workflow(file.definition.clone(), actor).await {
             Ok(published) => {
                 let workflow = published.workflow;
-                report.workflows.push((workflow.name, workflow.version, workflow.required_inputs));
+                report
+                    .workflows
+                    .push((workflow.name, workflow.version, workflow.required_inputs));
             }
             Err(ControlError::InvalidInput { problems, .. }) => {
-                report.refusals.extend(problems.iter().map(|p| format!("{place}: {}: {}", p.path, p.message)));
+                report.refusals.extend(
+                    problems
+                        .iter()
+                        .map(|p| format!("{place}: {}: {}", p.path, p.message)),
+                );
             }
             Err(error) => {
-                return Err(Failure::new(Exit::Unavailable, format!("failed to publish {place}: {error:?}")));
+                return Err(Failure::new(
+                    Exit::Unavailable,
+                    format!("failed to publish {place}: {error:?}"),
+                ));
             }
         }
     }
@@ -44,9 +56,19 @@ pub async fn publish(control: &NodeControl, db: &Db, project: &Project) -> Done<
 }
 
 async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Done {
-    let mut targets: Vec<String> =
-        api::list_functions(db).await.or_exit(Exit::Unavailable)?.into_iter().map(|row| row.name).collect();
-    targets.extend(api::list_workflows(db).await.or_exit(Exit::Unavailable)?.into_iter().map(|row| row.name));
+    let mut targets: Vec<String> = api::list_functions(db)
+        .await
+        .or_exit(Exit::Unavailable)?
+        .into_iter()
+        .map(|row| row.name)
+        .collect();
+    targets.extend(
+        api::list_workflows(db)
+            .await
+            .or_exit(Exit::Unavailable)?
+            .into_iter()
+            .map(|row| row.name),
+    );
     for file in &project.schedules {
         let place = project.display_path(&file.path);
         if let Err(reason) = check(file, &targets) {
@@ -58,7 +80,11 @@ async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Don
             cron: file.cron.clone(),
             timezone: Some(file.timezone.clone()),
             target: file.target.clone(),
-            input: Some(if file.input.is_null() { json!({}) } else { file.input.clone() }),
+            input: Some(if file.input.is_null() {
+                json!({})
+            } else {
+                file.input.clone()
+            }),
             queue: None,
             priority: None,
             // a person's pause lasts over a restart; what the file says about it holds when it says so
@@ -75,5 +101,8 @@ fn check(file: &ScheduleFile, targets: &[String]) -> Result<(), String> {
     if targets.contains(&file.target) {
         return Ok(());
     }
-    Err(format!("target: there is no function or workflow {:?}", file.target))
+    Err(format!(
+        "target: there is no function or workflow {:?}",
+        file.target
+    ))
 }

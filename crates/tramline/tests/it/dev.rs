@@ -14,16 +14,33 @@ fn a_project_is_served_stopped_and_started_again_with_its_data() {
     dev.wait_for("function hello is ready");
 
     let file = project.dev_file();
-    let mode = std::fs::metadata(project.path().join(".tramline/dev.json")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(project.path().join(".tramline/dev.json"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600, "keys are for their owner only");
     let url = format!("{}/functions/v1/hello", file["node"]["url"].as_str().unwrap());
     let anon = file["node"]["anon_key"].as_str();
-    assert_eq!(request(&url, anon, r#"{"name": "Ada"}"#), (200, r#"{"message":"Hello Ada!"}"#.to_owned()));
+    assert_eq!(
+        request(&url, anon, r#"{"name": "Ada"}"#),
+        (200, r#"{"message":"Hello Ada!"}"#.to_owned())
+    );
     let (status, body) = request(&url, None, "{}");
     assert_eq!(status, 401);
     assert!(body.contains("UNAUTHORIZED_NO_AUTH_HEADER"), "{body}");
 
-    let started = project.say(&["run", "start", "hello", "--input", r#"{"name": "run"}"#, "--wait", "--json"]).ended(0).json();
+    let started = project
+        .say(&[
+            "run",
+            "start",
+            "hello",
+            "--input",
+            r#"{"name": "run"}"#,
+            "--wait",
+            "--json",
+        ])
+        .ended(0)
+        .json();
     assert_eq!(started["status"], "completed");
     assert_eq!(started["output"]["message"], "Hello run!");
     let run = started["run_id"].as_str().unwrap().to_owned();
@@ -31,7 +48,10 @@ fn a_project_is_served_stopped_and_started_again_with_its_data() {
 
     // a second one on the same folder is refused, and disturbs nothing
     let said = project.say(&["dev"]).ended(4);
-    assert!(said.err.contains(&format!("is in use by process {}", dev.pid())), "{said:?}");
+    assert!(
+        said.err.contains(&format!("is in use by process {}", dev.pid())),
+        "{said:?}"
+    );
     assert_eq!(request(&url, anon, "{}").0, 200);
 
     dev.stop();
@@ -42,7 +62,11 @@ fn a_project_is_served_stopped_and_started_again_with_its_data() {
     dev.wait_for("function hello is ready");
     let said = project.say(&["run", "show", &run]).ended(0);
     assert!(said.out.contains("completed"), "{said:?}");
-    assert_eq!(project.dev_file()["cron_secret"], file["cron_secret"], "made once");
+    assert_eq!(
+        project.dev_file()["cron_secret"],
+        file["cron_secret"],
+        "made once"
+    );
     dev.stop();
 }
 
@@ -51,11 +75,16 @@ fn a_killed_dev_leaves_nothing_and_the_next_one_goes_on() {
     let project = Project::example("hello");
     let mut dev = project.dev();
     dev.wait_for("function hello is ready");
-    let later = project.say(&["run", "start", "hello", "--delay", "1s", "--json"]).ended(0).json();
+    let later = project
+        .say(&["run", "start", "hello", "--delay", "1s", "--json"])
+        .ended(0)
+        .json();
     let family = descendants(dev.pid());
     dev.signal(Signal::SIGKILL);
     dev.ended();
-    eventually("the end of all children", || alive(&family).is_empty().then_some(()));
+    eventually("the end of all children", || {
+        alive(&family).is_empty().then_some(())
+    });
     // what it wrote about itself is out of date now
     let said = project.say(&["status"]).ended(5);
     assert!(said.err.contains("nothing answers at"), "{said:?}");
@@ -75,7 +104,9 @@ fn reset_asks_and_then_starts_afresh() {
     let dev = project.dev();
     project.say(&["run", "start", "hello", "--wait"]).ended(0);
     dev.stop();
-    let said = project.say(&["dev", "--reset", "--port", "0", "--db-port", "0"]).ended(2);
+    let said = project
+        .say(&["dev", "--reset", "--port", "0", "--db-port", "0"])
+        .ended(2);
     assert!(said.err.contains("Give --yes"), "{said:?}");
     let dev = Dev::start(project.path(), &["--reset", "--yes"]);
     let runs = project.say(&["run", "list", "--json"]).ended(0).json();
@@ -89,9 +120,18 @@ fn a_port_in_use_is_told_before_anything_starts() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let said = project.say(&["dev", "--port", &port, "--db-port", "0"]).ended(4);
-    assert!(said.err.contains(&format!("failed to take port {port} for the gateway")), "{said:?}");
+    assert!(
+        said.err
+            .contains(&format!("failed to take port {port} for the gateway")),
+        "{said:?}"
+    );
     let said = project.say(&["dev", "--port", "0", "--db-port", &port]).ended(4);
-    assert!(said.err.contains(&format!("failed to take port {port} for Postgres")) || said.err.contains("for the Postgres"), "{said:?}");
+    assert!(
+        said.err
+            .contains(&format!("failed to take port {port} for Postgres"))
+            || said.err.contains("for the Postgres"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -99,10 +139,16 @@ fn a_broken_function_is_named_and_the_others_serve() {
     let project = Project::example("hello")
         .function("needy", "Response.json(Deno.env.get('API_TOKEN'))")
         .file("supabase/functions/needy/.env.example", "API_TOKEN=\n")
-        .file("supabase/functions/wrong/index.ts", "Deno.serve(() => { this is no TypeScript\n");
+        .file(
+            "supabase/functions/wrong/index.ts",
+            "Deno.serve(() => { this is no TypeScript\n",
+        );
     let mut dev = project.dev();
     let line = dev.wait_for("function needy is broken");
-    assert!(line.contains("API_TOKEN (supabase/functions/needy/.env.example:1)"), "{line}");
+    assert!(
+        line.contains("API_TOKEN (supabase/functions/needy/.env.example:1)"),
+        "{line}"
+    );
     dev.wait_for("function wrong is broken");
     dev.wait_for("function hello is ready");
     project.say(&["function", "invoke", "hello"]).ended(0);
@@ -120,12 +166,25 @@ fn a_bad_migration_stops_the_start_with_its_place() {
     let mut dev = Dev::spawn(project.path(), &[]);
     assert_eq!(dev.ended().code(), Some(4));
     let said = dev.said.join("\n");
-    assert!(said.contains("supabase/migrations/20260101000000_first.sql:3: relation \"nots\" does not exist"), "{said}");
+    assert!(
+        said.contains("supabase/migrations/20260101000000_first.sql:3: relation \"nots\" does not exist"),
+        "{said}"
+    );
 
-    project.write("supabase/migrations/20260101000000_first.sql", "create table notes (id int);\n");
+    project.write(
+        "supabase/migrations/20260101000000_first.sql",
+        "create table notes (id int);\n",
+    );
     project.dev().stop();
-    project.write("supabase/migrations/20260101000000_first.sql", "create table notes (id bigint);\n");
+    project.write(
+        "supabase/migrations/20260101000000_first.sql",
+        "create table notes (id bigint);\n",
+    );
     let mut dev = Dev::spawn(project.path(), &[]);
     assert_eq!(dev.ended().code(), Some(4));
-    assert!(dev.said.join("\n").contains("tramline dev --reset"), "{:?}", dev.said);
+    assert!(
+        dev.said.join("\n").contains("tramline dev --reset"),
+        "{:?}",
+        dev.said
+    );
 }

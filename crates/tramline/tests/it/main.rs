@@ -1,5 +1,7 @@
 //! The built program, as its users meet it: the command line, the settings, `dev` from start to stop.
 
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
 mod commands;
 mod crm;
 mod dev;

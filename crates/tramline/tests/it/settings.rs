@@ -5,16 +5,29 @@ use crate::support::{Project, finish, tramline};
 #[track_caller]
 fn refused(project: &Project, expected: &str) {
     let said = project.say(&["dev", "--port", "0", "--db-port", "0"]).ended(2);
-    assert!(said.err.contains(expected), "{expected:?} is not in:\n{}", said.err);
-    assert!(!project.path().join(".tramline/postgres").exists(), "something was started");
+    assert!(
+        said.err.contains(expected),
+        "{expected:?} is not in:\n{}",
+        said.err
+    );
+    assert!(
+        !project.path().join(".tramline/postgres").exists(),
+        "something was started"
+    );
 }
 
 #[test]
 fn unknown_keys_and_values_are_told_with_their_place() {
     let project = Project::new().file("tramline.toml", "[gatway]\nmax_body_mb = 5\n");
-    refused(&project, "tramline.toml:1: the key gatway is not known; did you mean gateway?");
+    refused(
+        &project,
+        "tramline.toml:1: the key gatway is not known; did you mean gateway?",
+    );
     let project = Project::new().file("tramline.toml", "\n[engine]\nlease_seconds = \"long\"\n");
-    refused(&project, "tramline.toml:3: engine.lease_seconds must be a whole number from 1 to 300, but is \"long\"");
+    refused(
+        &project,
+        "tramline.toml:3: engine.lease_seconds must be a whole number from 1 to 300, but is \"long\"",
+    );
     let project = Project::new().file("tramline.toml", "[engine\n");
     refused(&project, "tramline.toml:1: ");
 }
@@ -24,7 +37,10 @@ fn a_guard_for_a_function_that_does_not_exist_is_refused() {
     let project = Project::new()
         .function("daily-digest", "Response.json(1)")
         .file("tramline.toml", "[functions.daily-digets]\nauth = \"cron\"\n");
-    refused(&project, "tramline.toml:1: there is no function daily-digets; did you mean daily-digest?");
+    refused(
+        &project,
+        "tramline.toml:1: there is no function daily-digets; did you mean daily-digest?",
+    );
 }
 
 #[test]
@@ -47,7 +63,12 @@ fn a_misspelt_variable_is_refused() {
     let mut command = tramline(project.path(), &["dev", "--port", "0", "--db-port", "0"]);
     command.env("TRAMLINE_GATEWAY_MAX_BODY", "5");
     let said = finish(command).ended(2);
-    assert!(said.err.contains("TRAMLINE_GATEWAY_MAX_BODY: there is no setting gateway.max_body; did you mean max_body_mb?"), "{said:?}");
+    assert!(
+        said.err.contains(
+            "TRAMLINE_GATEWAY_MAX_BODY: there is no setting gateway.max_body; did you mean max_body_mb?"
+        ),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -55,17 +76,33 @@ fn strict_refuses_functions_that_are_open_without_a_word() {
     let project = Project::new()
         .function("open", "Response.json(1)")
         .file("supabase/config.toml", "[functions.open]\nverify_jwt = false\n");
-    let said = project.say(&["dev", "--strict", "--port", "0", "--db-port", "0"]).ended(2);
+    let said = project
+        .say(&["dev", "--strict", "--port", "0", "--db-port", "0"])
+        .ended(2);
     assert!(said.err.contains("open: verify_jwt = false"), "{said:?}");
 }
 
 #[test]
 fn serve_refuses_the_keys_that_everybody_knows() {
     let project = Project::new();
-    let said = project.say(&["serve", "--database-url", "postgres://127.0.0.1:1/x", "--cron-secret", "s"]).ended(2);
+    let said = project
+        .say(&[
+            "serve",
+            "--database-url",
+            "postgres://127.0.0.1:1/x",
+            "--cron-secret",
+            "s",
+        ])
+        .ended(2);
     assert!(said.err.contains("published local keys"), "{said:?}");
     let said = project
-        .say(&["serve", "--database-url", "postgres://127.0.0.1:1/x", "--roles", "gateway,scheduler"])
+        .say(&[
+            "serve",
+            "--database-url",
+            "postgres://127.0.0.1:1/x",
+            "--roles",
+            "gateway,scheduler",
+        ])
         .ended(2);
     assert!(said.err.contains("engine,scheduler"), "{said:?}");
 }

@@ -13,7 +13,8 @@ fn project() -> (Project, Dev) {
             { "name": "check", "function": "checked", "action": "check", "payload_template": { "ok": "{{input.ok}}" } },
         ]
     });
-    let bad = json!({ "name": "bad", "steps": [{ "name": "a", "function": "nobody", "payload_templat": {} }] });
+    let bad =
+        json!({ "name": "bad", "steps": [{ "name": "a", "function": "nobody", "payload_templat": {} }] });
     let schedule = json!({ "cron": "0 0 1 1 *", "target": "echo", "input": { "from": "schedule" } });
     let project = Project::new()
         .function("echo", "Response.json({ got: body, key: request.headers.get('idempotency-key'), auth: request.headers.get('authorization')?.slice(0, 10) })")
@@ -56,7 +57,10 @@ fn bad_definitions_are_refused_with_their_places(project: &Project, dev: &mut De
     let good = project.path().join("tramline/workflows/greet.json");
     let said = project.say(&["workflow", "publish", text(&good)]).ended(0);
     assert!(said.out.contains("greet version 1 (unchanged)"), "{said:?}");
-    let shown = project.say(&["workflow", "show", "greet", "--json"]).ended(0).json();
+    let shown = project
+        .say(&["workflow", "show", "greet", "--json"])
+        .ended(0)
+        .json();
     assert_eq!(shown["definition"]["name"], "greet");
     project.say(&["workflow", "show", "nothing"]).ended(3);
     let list = project.say(&["workflow", "list"]).ended(0);
@@ -65,48 +69,109 @@ fn bad_definitions_are_refused_with_their_places(project: &Project, dev: &mut De
 
 fn runs_tell_how_they_ended(project: &Project) {
     let said = project.say(&["run", "start", "greet"]).ended(4);
-    assert!(said.err.contains("name is missing") && said.err.contains("place is missing"), "{said:?}");
+    assert!(
+        said.err.contains("name is missing") && said.err.contains("place is missing"),
+        "{said:?}"
+    );
     project.say(&["run", "start", "nobody"]).ended(3);
     let input = r#"{"name": "Ada", "place": "Turin", "ok": true}"#;
-    let run = project.say(&["run", "start", "greet", "--input", input, "--wait", "--json"]).ended(0).json();
-    let shown = project.say(&["run", "show", run["run_id"].as_str().unwrap(), "--json"]).ended(0).json();
+    let run = project
+        .say(&["run", "start", "greet", "--input", input, "--wait", "--json"])
+        .ended(0)
+        .json();
+    let shown = project
+        .say(&["run", "show", run["run_id"].as_str().unwrap(), "--json"])
+        .ended(0)
+        .json();
     let steps = shown["steps"].as_array().unwrap();
-    assert_eq!(steps.iter().map(|step| step["name"].as_str().unwrap()).collect::<Vec<_>>(), ["say", "pause", "check"]);
+    assert_eq!(
+        steps
+            .iter()
+            .map(|step| step["name"].as_str().unwrap())
+            .collect::<Vec<_>>(),
+        ["say", "pause", "check"]
+    );
     let got = &steps[0]["output"];
-    assert_eq!(got["got"], json!({ "action": "say", "payload": { "text": "Ada in Turin" } }));
+    assert_eq!(
+        got["got"],
+        json!({ "action": "say", "payload": { "text": "Ada in Turin" } })
+    );
     assert_eq!(got["key"], format!("{}/say", run["run_id"].as_str().unwrap()));
-    assert_eq!(got["auth"], "Bearer eyJ", "functions are called with the service role's token");
+    assert_eq!(
+        got["auth"], "Bearer eyJ",
+        "functions are called with the service role's token"
+    );
 
     let input = r#"{"name": "Ada", "place": "Turin", "ok": false}"#;
-    let said = project.say(&["run", "start", "greet", "--input", input, "--wait"]).ended(6);
-    assert!(said.err.contains("in step check") && said.err.contains("not ok"), "{said:?}");
-    let failed = project.say(&["run", "list", "--status", "failed", "--json"]).ended(0).json();
+    let said = project
+        .say(&["run", "start", "greet", "--input", input, "--wait"])
+        .ended(6);
+    assert!(
+        said.err.contains("in step check") && said.err.contains("not ok"),
+        "{said:?}"
+    );
+    let failed = project
+        .say(&["run", "list", "--status", "failed", "--json"])
+        .ended(0)
+        .json();
     let id = failed[0]["run_id"].as_str().unwrap().to_owned();
     project.say(&["run", "retry", &id, "--reason", "again"]).ended(0);
     eventually("the second end of the run", || {
         let run = project.say(&["run", "show", &id, "--json"]).ended(0).json()["run"].clone();
         (run["status"] == "failed" && run["generation"] != failed[0]["generation"]).then_some(())
     });
-    project.say(&["run", "show", "01a200f5-0000-7000-8000-000000000000"]).ended(3);
+    project
+        .say(&["run", "show", "01a200f5-0000-7000-8000-000000000000"])
+        .ended(3);
 }
 
 fn a_delayed_run_can_be_cancelled_once(project: &Project) {
-    let run = project.say(&["run", "start", "echo", "--delay", "1h", "--json"]).ended(0).json();
+    let run = project
+        .say(&["run", "start", "echo", "--delay", "1h", "--json"])
+        .ended(0)
+        .json();
     assert_eq!(run["status"], "scheduled");
     let id = run["run_id"].as_str().unwrap();
-    let said = project.say(&["run", "start", "echo", "--delay", "1h", "--wait", "--wait-max", "1s"]).ended(8);
+    let said = project
+        .say(&[
+            "run",
+            "start",
+            "echo",
+            "--delay",
+            "1h",
+            "--wait",
+            "--wait-max",
+            "1s",
+        ])
+        .ended(8);
     assert!(said.err.contains("the time to wait is over"), "{said:?}");
-    let said = project.say(&["run", "cancel", id, "--reason", "changed my mind"]).ended(0);
+    let said = project
+        .say(&["run", "cancel", id, "--reason", "changed my mind"])
+        .ended(0);
     assert!(said.out.contains("cancelled"), "{said:?}");
     project.say(&["run", "cancel", id]).ended(4);
 }
 
 fn correlation_ids_make_one_run(project: &Project) {
-    let start = |input: &str| project.say(&["run", "start", "echo", "-i", input, "--correlation-id", "c-1", "--json"]);
+    let start = |input: &str| {
+        project.say(&[
+            "run",
+            "start",
+            "echo",
+            "-i",
+            input,
+            "--correlation-id",
+            "c-1",
+            "--json",
+        ])
+    };
     let first = start(r#"{"a": 1}"#).ended(0).json();
     let second = start(r#"{"a": 1}"#).ended(0).json();
     assert_eq!(first["run_id"], second["run_id"]);
-    assert_eq!((&first["existing"], &second["existing"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&first["existing"], &second["existing"]),
+        (&json!(false), &json!(true))
+    );
     let said = start(r#"{"a": 2}"#).ended(4);
     assert!(said.err.contains(first["run_id"].as_str().unwrap()), "{said:?}");
 }
@@ -115,7 +180,10 @@ fn schedules_can_be_triggered_paused_and_resumed(project: &Project) {
     let list = project.say(&["schedule", "list", "--json"]).ended(0).json();
     assert_eq!(list[0]["name"], "yearly");
     assert!(list[0]["next_due_at"].is_string());
-    let outcome = project.say(&["schedule", "trigger", "yearly", "--json"]).ended(0).json();
+    let outcome = project
+        .say(&["schedule", "trigger", "yearly", "--json"])
+        .ended(0)
+        .json();
     let id = outcome["run_id"].as_str().unwrap().to_owned();
     eventually("the triggered run", || {
         let run = project.say(&["run", "show", &id, "--json"]).ended(0).json()["run"].clone();
@@ -128,20 +196,36 @@ fn schedules_can_be_triggered_paused_and_resumed(project: &Project) {
     project.say(&["schedule", "periods", "yearly"]).ended(0);
     project.say(&["schedule", "trigger", "nothing"]).ended(3);
     // a cron function is called with the secret
-    let run = project.say(&["run", "start", "periodic", "--wait", "--json"]).ended(0).json();
+    let run = project
+        .say(&["run", "start", "periodic", "--wait", "--json"])
+        .ended(0)
+        .json();
     assert_eq!(run["output"], json!({ "secret": true }));
 }
 
 fn functions_can_be_listed_called_and_read(project: &Project) {
     let list = project.say(&["function", "list", "--json"]).ended(0).json();
-    let names: Vec<_> = list.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    let names: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["checked", "echo", "periodic"]);
-    let said = project.say(&["function", "invoke", "echo", "--data", r#"{"x": 1}"#]).ended(0);
+    let said = project
+        .say(&["function", "invoke", "echo", "--data", r#"{"x": 1}"#])
+        .ended(0);
     assert!(said.out.contains(r#""x":1"#), "{said:?}");
     assert!(said.err.contains("HTTP 200"), "{said:?}");
-    project.say(&["function", "invoke", "echo", "--as", "nobody"]).ended(7);
-    project.say(&["function", "invoke", "periodic", "--as", "anon"]).ended(7);
-    project.say(&["function", "invoke", "periodic", "--as", "cron"]).ended(0);
+    project
+        .say(&["function", "invoke", "echo", "--as", "nobody"])
+        .ended(7);
+    project
+        .say(&["function", "invoke", "periodic", "--as", "anon"])
+        .ended(7);
+    project
+        .say(&["function", "invoke", "periodic", "--as", "cron"])
+        .ended(0);
     project.say(&["function", "invoke", "nobody"]).ended(3);
     project.say(&["function", "logs", "echo", "--tail", "5"]).ended(0);
     project.say(&["function", "logs"]).ended(0);
@@ -149,7 +233,12 @@ fn functions_can_be_listed_called_and_read(project: &Project) {
 
 fn a_wrong_key_is_refused(project: &Project) {
     let url = project.dev_file()["node"]["url"].as_str().unwrap().to_owned();
-    project.say(&["run", "list", "--url", &url, "--key", "wrong"]).ended(7);
-    let anon = project.dev_file()["node"]["anon_key"].as_str().unwrap().to_owned();
+    project
+        .say(&["run", "list", "--url", &url, "--key", "wrong"])
+        .ended(7);
+    let anon = project.dev_file()["node"]["anon_key"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     project.say(&["run", "list", "--key", &anon]).ended(7);
 }

@@ -88,7 +88,9 @@ impl Project {
     /// A copy of `examples/<name>`, without what its own starts and scripts have left there.
     pub fn example(name: &str) -> Self {
         let project = Self::new();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../examples")
+            .join(name);
         copy(&root, project.path());
         project
     }
@@ -175,14 +177,31 @@ impl Dev {
     /// Starts a command that runs until it is stopped.
     pub fn of(mut command: Command) -> Self {
         // a group of its own: signals to the suite are not for it
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
         let mut child = command.spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let errors = sender.clone();
-        std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        std::thread::spawn(move || BufReader::new(err).lines().map_while(Result::ok).try_for_each(|line| errors.send(line)));
-        Self { child, lines, said: Vec::new() }
+        std::thread::spawn(move || {
+            BufReader::new(out)
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        std::thread::spawn(move || {
+            BufReader::new(err)
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| errors.send(line))
+        });
+        Self {
+            child,
+            lines,
+            said: Vec::new(),
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -197,15 +216,22 @@ impl Dev {
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => {
                     self.said.push(line.clone());
                     if line.contains(text) {
                         return line;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("{text:?} was not said in time:\n{}", self.said.join("\n")),
-                Err(RecvTimeoutError::Disconnected) => panic!("ended without {text:?}:\n{}", self.said.join("\n")),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("{text:?} was not said in time:\n{}", self.said.join("\n"))
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("ended without {text:?}:\n{}", self.said.join("\n"))
+                }
             }
         }
     }
@@ -273,7 +299,11 @@ pub fn descendants(of: u32) -> Vec<(u32, String)> {
 
 /// Those that still run.
 pub fn alive(processes: &[(u32, String)]) -> Vec<(u32, String)> {
-    processes.iter().filter(|(pid, start)| stat(*pid).is_some_and(|(_, now)| now == *start)).cloned().collect()
+    processes
+        .iter()
+        .filter(|(pid, start)| stat(*pid).is_some_and(|(_, now)| now == *start))
+        .cloned()
+        .collect()
 }
 
 /// Parent and start time; nothing for processes that are gone or only wait to be reaped.
@@ -301,7 +331,10 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// A request to the gateway: status and body.
 pub fn request(url: &str, bearer: Option<&str>, body: &str) -> (u16, String) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut request = reqwest::Client::new().post(url).body(body.to_owned());
         if let Some(bearer) = bearer {

@@ -5,7 +5,8 @@ use super::super::*;
 #[derive(Debug, Default, Clone)]
 pub(super) struct Ledger {
     pub past: Past,
-    pub dead_letters: usize,
+    /// Generations that were given up after a crash loop.
+    pub dead_letters: Vec<u32>,
     pub events: Vec<&'static str>,
     /// Rises with every unclean takeover.
     pub epoch: u32,
@@ -134,7 +135,7 @@ impl Ledger {
                     past.parked = true;
                 }
                 Row::Unparked => past.parked = false,
-                Row::DeadLetter { .. } => self.dead_letters += 1,
+                Row::DeadLetter { .. } => self.dead_letters.push(generation),
             }
         }
     }

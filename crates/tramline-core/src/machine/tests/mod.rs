@@ -4,6 +4,7 @@
 
 mod behaviour;
 mod ledger;
+mod model;
 mod properties;
 mod recovery;
 mod table;
@@ -179,8 +180,26 @@ fn failed() -> Outcome {
 
 /// All that a run remembers, for comparing it with itself.
 fn fingerprint(run: &Run) -> String {
-    let Run { id: _, plan: _, info: _, input, generation, status, steps, started_at, key, last_end, .. } = run;
-    let Run { cleared, parked, marked, repeating, .. } = run;
+    let Run {
+        id: _,
+        plan: _,
+        info: _,
+        input,
+        generation,
+        status,
+        steps,
+        started_at,
+        key,
+        last_end,
+        ..
+    } = run;
+    let Run {
+        cleared,
+        parked,
+        marked,
+        repeating,
+        ..
+    } = run;
     format!(
         "{input} {generation} {status} {steps:?} {started_at:?} {key} {last_end} {cleared:?} {parked} {marked:?} {repeating}"
     )

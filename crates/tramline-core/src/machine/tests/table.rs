@@ -108,9 +108,18 @@ fn table(plan: &Plan) -> String {
             let mut run = in_status(plan, status);
             let before = fingerprint(&run);
             let result = run.decide(event.clone());
-            assert!(result.is_ok() || fingerprint(&run) == before, "{name} was refused in {status} and changed the run");
-            let to = if run.status == status { String::new() } else { format!("{}: ", run.status) };
-            let what = words(&result).replace(&format!("({status})"), "(_)").replace(&format!("`{status}` to"), "`_` to");
+            assert!(
+                result.is_ok() || fingerprint(&run) == before,
+                "{name} was refused in {status} and changed the run"
+            );
+            let to = if run.status == status {
+                String::new()
+            } else {
+                format!("{}: ", run.status)
+            };
+            let what = words(&result)
+                .replace(&format!("({status})"), "(_)")
+                .replace(&format!("`{status}` to"), "`_` to");
             let outcome = format!("{to}{what}");
             match lines.iter_mut().find(|(known, _)| *known == outcome) {
                 Some((_, statuses)) => statuses.push(status.as_str()),
@@ -128,7 +137,11 @@ fn table(plan: &Plan) -> String {
 #[track_caller]
 fn assert_table(plan: &Plan, expected: &str) {
     let actual = table(plan);
-    let differing: Vec<_> = actual.lines().zip(expected.lines()).filter(|(is, should)| is != should).collect();
+    let differing: Vec<_> = actual
+        .lines()
+        .zip(expected.lines())
+        .filter(|(is, should)| is != should)
+        .collect();
     assert!(actual == expected, "{differing:#?}\n{actual}");
 }
 
@@ -147,5 +160,117 @@ fn every_event_in_every_status_of_a_workflow_run() {
     assert_table(&plan, WORKFLOW);
 }
 
-const FUNCTION: &str = "";
-const WORKFLOW: &str = "";
+const FUNCTION: &str = "\
+begin
+  scheduled | running: clear start #0 5000, parked woken -> call #1
+  queued claimed | running: -> call #1
+  running | nothing
+  waiting | running: nothing
+  paused | refused: nothing waits for this any more
+  compensating | refused: change a run from `_` to `running`: no such step in its life
+  completed failed cancelled skipped | refused: the run has ended (_)
+delay
+  scheduled | clear start #0 5000, set start #0 200000 -> sleep 200000
+  queued | scheduled: set start #0 200000 -> sleep 200000
+  claimed running waiting compensating | refused: change a run from `_` to `scheduled`: no such step in its life
+  paused | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
+call ends well
+  scheduled queued claimed completed failed cancelled skipped | refused: nothing waits for this any more
+  running waiting | completed: end completed -> settled completed
+  paused | completed: unparked, end completed -> settled completed
+  compensating | nothing
+call fails
+  scheduled queued claimed completed failed cancelled skipped | refused: nothing waits for this any more
+  running waiting compensating | failed: end failed function_failed -> settled failed
+  paused | failed: unparked, end failed function_failed -> settled failed
+start is due
+  scheduled | running: clear start #0 5000, parked woken -> call #1
+  queued claimed running waiting paused compensating | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
+retry is due
+  scheduled queued claimed running waiting paused compensating | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
+sleep is due
+  scheduled queued claimed running waiting paused compensating | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
+tick
+  scheduled queued claimed waiting paused compensating completed failed cancelled skipped | nothing
+  running | mark running
+cancel
+  scheduled | cancelled: event cancelled, clear start #0 5000, end cancelled cancelled -> settled cancelled
+  queued claimed | cancelled: event cancelled, end cancelled cancelled -> settled cancelled
+  running waiting compensating | cancelled: event cancelled, end cancelled cancelled -> abort, settled cancelled
+  paused | cancelled: event cancelled, unparked, end cancelled cancelled -> abort, settled cancelled
+  completed failed cancelled skipped | refused: the run has ended (_)
+pause
+  scheduled queued claimed running waiting compensating | paused: mark paused, parked paused, event paused
+  paused | refused: change a run from `_` to `paused`: it is already there
+  completed failed cancelled skipped | refused: the run has ended (_)
+resume
+  scheduled queued claimed running waiting compensating | refused: the run is not paused
+  paused | running: event resumed, mark queued, mark running
+  completed failed cancelled skipped | refused: the run has ended (_)
+retry
+  scheduled queued claimed running waiting paused compensating | refused: the run has not ended; only failed and cancelled runs can be retried
+  completed | refused: a completed run cannot be retried
+  failed cancelled | queued: mark queued, parked reopened, event retried -> begin
+  skipped | refused: the run has ended (_)
+";
+const WORKFLOW: &str = "\
+begin
+  scheduled | running: clear start #0 5000, parked woken -> call call#1
+  queued claimed | running: -> call call#1
+  running waiting | nothing
+  paused | refused: nothing waits for this any more
+  compensating | refused: change a run from `_` to `running`: no such step in its life
+  completed failed cancelled skipped | refused: the run has ended (_)
+delay
+  scheduled | clear start #0 5000, set start #0 200000 -> sleep 200000
+  queued | scheduled: set start #0 200000 -> sleep 200000
+  claimed running waiting compensating | refused: change a run from `_` to `scheduled`: no such step in its life
+  paused | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
+call ends well
+  scheduled queued claimed waiting completed failed cancelled skipped | refused: nothing waits for this any more
+  running | waiting: call#1 completed, set sleep nap#1 3700000, mark waiting -> sleep 3700000
+  paused compensating | call#1 completed
+call fails
+  scheduled queued claimed waiting completed failed cancelled skipped | refused: nothing waits for this any more
+  running | waiting: call#1 failed function_failed, set retry call#1 101000, mark waiting -> sleep 101000
+  paused compensating | call#1 failed function_failed, set retry call#1 101000 -> sleep 101000
+start is due
+  scheduled | running: clear start #0 5000, parked woken -> call call#1
+  queued claimed running waiting paused compensating | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
+retry is due
+  scheduled queued claimed running waiting paused compensating | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
+sleep is due
+  scheduled queued claimed running paused compensating | refused: nothing waits for this any more
+  waiting | running: clear sleep nap#1 3600001, parked woken, nap#1 completed, mark running -> call after#1
+  completed failed cancelled skipped | refused: the run has ended (_)
+tick
+  scheduled queued claimed waiting paused compensating completed failed cancelled skipped | nothing
+  running | mark running
+cancel
+  scheduled | cancelled: event cancelled, clear start #0 5000, end cancelled cancelled -> settled cancelled
+  queued claimed | cancelled: event cancelled, end cancelled cancelled -> settled cancelled
+  running compensating | cancelled: event cancelled, end cancelled cancelled -> abort, settled cancelled
+  waiting | cancelled: event cancelled, clear sleep nap#1 3600001, end cancelled cancelled -> settled cancelled
+  paused | cancelled: event cancelled, unparked, end cancelled cancelled -> abort, settled cancelled
+  completed failed cancelled skipped | refused: the run has ended (_)
+pause
+  scheduled queued claimed running waiting compensating | paused: mark paused, parked paused, event paused
+  paused | refused: change a run from `_` to `paused`: it is already there
+  completed failed cancelled skipped | refused: the run has ended (_)
+resume
+  scheduled queued claimed running waiting compensating | refused: the run is not paused
+  paused | running: event resumed, mark queued, mark running
+  completed failed cancelled skipped | refused: the run has ended (_)
+retry
+  scheduled queued claimed running waiting paused compensating | refused: the run has not ended; only failed and cancelled runs can be retried
+  completed | refused: a completed run cannot be retried
+  failed cancelled | queued: mark queued, parked reopened, event retried -> begin
+  skipped | refused: the run has ended (_)
+";

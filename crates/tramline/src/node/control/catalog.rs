@@ -15,21 +15,36 @@ use super::{NodeControl, convert};
 impl NodeControl {
     pub(super) async fn workflows(&self) -> Result<Vec<WorkflowVersion>, ControlError> {
         let rows = api::list_workflows(self.db()).await.map_err(convert::error)?;
-        Ok(rows.into_iter().map(|row| convert::workflow(row, false)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| convert::workflow(row, false))
+            .collect())
     }
 
-    pub(super) async fn workflow(&self, name: String, version: Option<i64>) -> Result<WorkflowVersion, ControlError> {
-        let missing = || ControlError::NotFound { what: "workflow", name: name.clone() };
+    pub(super) async fn workflow(
+        &self,
+        name: String,
+        version: Option<i64>,
+    ) -> Result<WorkflowVersion, ControlError> {
+        let missing = || ControlError::NotFound {
+            what: "workflow",
+            name: name.clone(),
+        };
         let version = version.map(i32::try_from).transpose().map_err(|_| missing())?;
-        let row = api::workflow(self.db(), &name, version).await.map_err(convert::error)?;
+        let row = api::workflow(self.db(), &name, version)
+            .await
+            .map_err(convert::error)?;
         row.map(|row| convert::workflow(row, true)).ok_or_else(missing)
     }
 
     pub(super) async fn publish(&self, source: Value, actor: Actor) -> Result<Published, ControlError> {
-        let compiled = self.compile(&source).await?.map_err(|problems| ControlError::InvalidInput {
-            missing: Vec::new(),
-            problems: convert::problems(problems),
-        })?;
+        let compiled = self
+            .compile(&source)
+            .await?
+            .map_err(|problems| ControlError::InvalidInput {
+                missing: Vec::new(),
+                problems: convert::problems(problems),
+            })?;
         let by = actor.subject.unwrap_or(actor.role);
         let stored = api::store_definition(
             self.db(),
@@ -41,16 +56,27 @@ impl NodeControl {
         )
         .await
         .map_err(convert::error)?;
-        let workflow = self.workflow(compiled.name, Some(i64::from(stored.version))).await?;
-        Ok(Published { workflow, existing: !stored.created })
+        let workflow = self
+            .workflow(compiled.name, Some(i64::from(stored.version)))
+            .await?;
+        Ok(Published {
+            workflow,
+            existing: !stored.created,
+        })
     }
 
     pub(super) async fn validate(&self, source: Value) -> Result<Checked, ControlError> {
         Ok(match self.compile(&source).await? {
-            Ok(workflow) => Checked { valid: true, problems: Vec::new(), required_inputs: workflow.required_inputs },
-            Err(problems) => {
-                Checked { valid: false, problems: convert::problems(problems), required_inputs: Vec::new() }
-            }
+            Ok(workflow) => Checked {
+                valid: true,
+                problems: Vec::new(),
+                required_inputs: workflow.required_inputs,
+            },
+            Err(problems) => Checked {
+                valid: false,
+                problems: convert::problems(problems),
+                required_inputs: Vec::new(),
+            },
         })
     }
 
@@ -71,7 +97,9 @@ impl NodeControl {
     }
 
     pub(super) async fn periods(&self, name: String, limit: u16) -> Result<Vec<Period>, ControlError> {
-        let rows = schedules::periods(self.db(), &name, i64::from(limit)).await.map_err(convert::error)?;
+        let rows = schedules::periods(self.db(), &name, i64::from(limit))
+            .await
+            .map_err(convert::error)?;
         if rows.is_empty() {
             self.schedule(&name).await?;
         }
@@ -89,10 +117,17 @@ impl NodeControl {
             ScheduleVerb::Resume => false,
             ScheduleVerb::Trigger => return self.trigger(name, actor).await,
         };
-        if !schedules::pause(self.db(), &name, paused).await.map_err(convert::error)? {
+        if !schedules::pause(self.db(), &name, paused)
+            .await
+            .map_err(convert::error)?
+        {
             return Err(missing(&name));
         }
-        Ok(ScheduleOutcome { name, enabled: !paused, run_id: None })
+        Ok(ScheduleOutcome {
+            name,
+            enabled: !paused,
+            run_id: None,
+        })
     }
 
     /// One run outside the schedule's periods, with its target and input.
@@ -108,20 +143,29 @@ impl NodeControl {
         let mut answers = api::enqueue(self.db(), &[run]).await.map_err(convert::error)?;
         self.wake();
         match answers.pop() {
-            Some(Ok(accepted)) => {
-                Ok(ScheduleOutcome { name, enabled: !schedule.paused, run_id: Some(accepted.run_id) })
-            }
+            Some(Ok(accepted)) => Ok(ScheduleOutcome {
+                name,
+                enabled: !schedule.paused,
+                run_id: Some(accepted.run_id),
+            }),
             Some(Err(refused)) => Err(convert::refusal(refused)),
-            None => Err(ControlError::Internal { reason: "one run was enqueued, none was answered".to_owned() }),
+            None => Err(ControlError::Internal {
+                reason: "one run was enqueued, none was answered".to_owned(),
+            }),
         }
     }
 
     async fn schedule(&self, name: &str) -> Result<schedules::ScheduleRow, ControlError> {
         let rows = schedules::list(self.db(), None).await.map_err(convert::error)?;
-        rows.into_iter().find(|row| row.name == name).ok_or_else(|| missing(name))
+        rows.into_iter()
+            .find(|row| row.name == name)
+            .ok_or_else(|| missing(name))
     }
 }
 
 fn missing(name: &str) -> ControlError {
-    ControlError::NotFound { what: "schedule", name: name.to_owned() }
+    ControlError::NotFound {
+        what: "schedule",
+        name: name.to_owned(),
+    }
 }

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tramline_core::cron::CronSchedule;
 use tramline_gateway::control::{
     ControlError, Millis, Period, Problem, Run, RunEvent, Schedule, StepAttempt, WorkflowVersion,
 };
-use tramline_core::cron::CronSchedule;
 use tramline_store::StoreError;
 use tramline_store::api::{EventRow, Refused, RunRow, StepRow, WorkflowRow};
 use tramline_store::schedules::{PeriodRow, ScheduleRow};
@@ -18,11 +18,20 @@ fn millis(at: Timestamp) -> Option<Millis> {
 
 /// What a failed statement means for the caller.
 pub(super) fn error(error: StoreError) -> ControlError {
-    if let StoreError::Refused { code, message, detail } = error {
+    if let StoreError::Refused {
+        code,
+        message,
+        detail,
+    } = error
+    {
         return refused(&code, &message, detail.unwrap_or_default());
     }
     let reason = chain(&error);
-    if error.is_unknown_outcome() { ControlError::Unavailable { reason } } else { ControlError::Internal { reason } }
+    if error.is_unknown_outcome() {
+        ControlError::Unavailable { reason }
+    } else {
+        ControlError::Internal { reason }
+    }
 }
 
 /// One refused item of a batch.
@@ -41,21 +50,39 @@ pub(super) fn refusal(item: Refused) -> ControlError {
 fn refused(code: &str, message: &str, detail: Value) -> ControlError {
     match code {
         "TL404" => match detail["target"].as_str() {
-            Some(target) => ControlError::UnknownTarget { target: target.to_owned() },
-            None => ControlError::NotFound { what: "run", name: message.to_owned() },
+            Some(target) => ControlError::UnknownTarget {
+                target: target.to_owned(),
+            },
+            None => ControlError::NotFound {
+                what: "run",
+                name: message.to_owned(),
+            },
         },
         "TL409" => ControlError::Conflict {
             message: message.to_owned(),
             run_id: detail["run_id"].as_str().and_then(|id| id.parse().ok()),
         },
-        "TL422" => ControlError::InvalidInput { missing: texts(&detail["missing"]), problems: Vec::new() },
-        "TL400" => ControlError::Conflict { message: message.to_owned(), run_id: None },
-        _ => ControlError::Internal { reason: format!("{code}: {message}") },
+        "TL422" => ControlError::InvalidInput {
+            missing: texts(&detail["missing"]),
+            problems: Vec::new(),
+        },
+        "TL400" => ControlError::Conflict {
+            message: message.to_owned(),
+            run_id: None,
+        },
+        _ => ControlError::Internal {
+            reason: format!("{code}: {message}"),
+        },
     }
 }
 
 fn texts(list: &Value) -> Vec<String> {
-    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A row of `ops.runs`.
@@ -131,7 +158,13 @@ pub(super) fn workflow(row: WorkflowRow, with_definition: bool) -> WorkflowVersi
 }
 
 pub(super) fn problems(problems: Vec<tramline_core::definition::Problem>) -> Vec<Problem> {
-    problems.into_iter().map(|problem| Problem { path: problem.path, message: problem.message }).collect()
+    problems
+        .into_iter()
+        .map(|problem| Problem {
+            path: problem.path,
+            message: problem.message,
+        })
+        .collect()
 }
 
 /// A schedule with its next due time after `now`.

@@ -11,8 +11,8 @@ use futures_util::FutureExt as _;
 use serde_json::Value;
 use tramline_engine::EngineHandle;
 use tramline_gateway::control::{
-    Actor, Answer, Checked, Control, ControlError, NewRun, NodeStatus, Period, Published, Run, RunEvent, RunFilter,
-    RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started, StepAttempt, WorkflowVersion,
+    Actor, Answer, Checked, Control, ControlError, NewRun, NodeStatus, Period, Published, Run, RunEvent,
+    RunFilter, RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started, StepAttempt, WorkflowVersion,
 };
 use tramline_store::{Db, SHARD_COUNT, api};
 use uuid::Uuid;
@@ -32,7 +32,13 @@ struct Inner {
 
 impl NodeControl {
     pub fn new(db: Db, engine: Option<EngineHandle>) -> Self {
-        Self { inner: Arc::new(Inner { db, engine, started: Instant::now() }) }
+        Self {
+            inner: Arc::new(Inner {
+                db,
+                engine,
+                started: Instant::now(),
+            }),
+        }
     }
 
     fn db(&self) -> &Db {
@@ -54,7 +60,12 @@ impl NodeControl {
         let runs = api::count_by_status(self.db()).await.map_err(convert::error)?;
         let mut counts: std::collections::BTreeMap<String, u64> = runs
             .into_iter()
-            .map(|(status, count)| (format!("runs_last_hour_{status}"), u64::try_from(count).unwrap_or_default()))
+            .map(|(status, count)| {
+                (
+                    format!("runs_last_hour_{status}"),
+                    u64::try_from(count).unwrap_or_default(),
+                )
+            })
             .collect();
         counts.extend([
             ("runs_active_here".to_owned(), stats.active),
@@ -64,7 +75,9 @@ impl NodeControl {
         ]);
         Ok(NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: self.engine().map_or_else(|| "gateway".to_owned(), |engine| engine.node().to_string()),
+            node: self
+                .engine()
+                .map_or_else(|| "gateway".to_owned(), |engine| engine.node().to_string()),
             shards_owned: stats.shards,
             shard_count: SHARD_COUNT,
             uptime_ms: u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -25,7 +25,10 @@ impl NodeControl {
         runs: Vec<NewRun>,
         actor: Actor,
     ) -> Result<Vec<Result<Started, ControlError>>, ControlError> {
-        let rows = runs.into_iter().map(|run| new_run(run, &actor)).collect::<Result<Vec<_>, _>>()?;
+        let rows = runs
+            .into_iter()
+            .map(|run| new_run(run, &actor))
+            .collect::<Result<Vec<_>, _>>()?;
         let answers = api::enqueue(self.db(), &rows).await.map_err(convert::error)?;
         self.wake();
         let now = Timestamp::now();
@@ -35,8 +38,16 @@ impl NodeControl {
             .map(|(answer, row)| {
                 let accepted = answer.map_err(convert::refusal)?;
                 let delayed = row.run_at.is_some_and(|at| at > now) || row.delay.is_some();
-                let status = if delayed { RunStatus::Scheduled } else { RunStatus::Queued };
-                Ok(Started { run_id: accepted.run_id, status, existing: !accepted.created })
+                let status = if delayed {
+                    RunStatus::Scheduled
+                } else {
+                    RunStatus::Queued
+                };
+                Ok(Started {
+                    run_id: accepted.run_id,
+                    status,
+                    existing: !accepted.created,
+                })
             })
             .collect();
         self.fill_status_of_existing(&mut started).await?;
@@ -47,7 +58,8 @@ impl NodeControl {
         &self,
         started: &mut [Result<Started, ControlError>],
     ) -> Result<(), ControlError> {
-        let mut existing: Vec<&mut Started> = started.iter_mut().flatten().filter(|run| run.existing).collect();
+        let mut existing: Vec<&mut Started> =
+            started.iter_mut().flatten().filter(|run| run.existing).collect();
         if existing.is_empty() {
             return Ok(());
         }
@@ -63,13 +75,17 @@ impl NodeControl {
 
     pub(super) async fn wait(&self, run_id: Uuid, at_most: Duration) -> Result<Run, ControlError> {
         let Some(engine) = self.engine() else {
-            return self.look_until(run_id, at_most, |run| run.status.is_terminal()).await;
+            return self
+                .look_until(run_id, at_most, |run| run.status.is_terminal())
+                .await;
         };
         match engine.wait(run_id, at_most).await {
             Ok(WaitOutcome::Ended(row) | WaitOutcome::StillRunning(row)) => convert::run(*row),
             Ok(WaitOutcome::NotFound) => Err(not_found(run_id)),
             Err(EngineError::Store(error)) => Err(convert::error(error)),
-            Err(error) => Err(ControlError::Unavailable { reason: error.to_string() }),
+            Err(error) => Err(ControlError::Unavailable {
+                reason: error.to_string(),
+            }),
         }
     }
 
@@ -119,19 +135,31 @@ impl NodeControl {
         let (reason, actor) = (reason.as_deref(), actor.subject.unwrap_or(actor.role));
         match verb {
             RunVerb::Cancel => {
-                let accepted = api::cancel_run(self.db(), run_id, reason, Some(&actor)).await.map_err(convert::error)?;
+                let accepted = api::cancel_run(self.db(), run_id, reason, Some(&actor))
+                    .await
+                    .map_err(convert::error)?;
                 if !accepted {
-                    let message = format!("run {run_id} has ended ({}) and cannot be cancelled", before.status.as_str());
-                    return Err(ControlError::Conflict { message, run_id: Some(run_id) });
+                    let message = format!(
+                        "run {run_id} has ended ({}) and cannot be cancelled",
+                        before.status.as_str()
+                    );
+                    return Err(ControlError::Conflict {
+                        message,
+                        run_id: Some(run_id),
+                    });
                 }
                 self.wake();
-                self.look_until(run_id, COMMAND_WAIT, |run| run.status.is_terminal()).await
+                self.look_until(run_id, COMMAND_WAIT, |run| run.status.is_terminal())
+                    .await
             }
             RunVerb::Retry => {
-                api::retry_run(self.db(), run_id, reason, Some(&actor), None, None).await.map_err(convert::error)?;
+                api::retry_run(self.db(), run_id, reason, Some(&actor), None, None)
+                    .await
+                    .map_err(convert::error)?;
                 self.wake();
                 let generation = before.generation;
-                self.look_until(run_id, COMMAND_WAIT, |run| run.generation > generation).await
+                self.look_until(run_id, COMMAND_WAIT, |run| run.generation > generation)
+                    .await
             }
         }
     }
@@ -155,7 +183,10 @@ impl NodeControl {
 }
 
 fn not_found(run_id: Uuid) -> ControlError {
-    ControlError::NotFound { what: "run", name: run_id.to_string() }
+    ControlError::NotFound {
+        what: "run",
+        name: run_id.to_string(),
+    }
 }
 
 fn new_run(run: NewRun, actor: &Actor) -> Result<api::NewRun, ControlError> {
@@ -180,9 +211,12 @@ fn new_run(run: NewRun, actor: &Actor) -> Result<api::NewRun, ControlError> {
         run_at,
         delay,
         source: Some(format!("api:{}", actor.role)),
-        created_by: run.created_by.as_deref().and_then(|user| Uuid::try_parse(user).ok()),
+        created_by: run
+            .created_by
+            .as_deref()
+            .and_then(|user| Uuid::try_parse(user).ok()),
         triggered_by: actor.subject.clone(),
         parent_run_id: run.parent_run_id,
-        metadata: (!run.metadata.is_empty()).then(|| serde_json::Value::Object(run.metadata)),
+        metadata: (!run.metadata.is_empty()).then_some(serde_json::Value::Object(run.metadata)),
     })
 }

@@ -28,7 +28,9 @@ pub(super) async fn outcome(response: Response<Body>) -> Outcome {
         if bytes.len() > ANSWER_BYTES_MAX {
             return failed(
                 "answer_too_large",
-                format!("the answer is larger than {ANSWER_BYTES_MAX} bytes; store it and answer with its address"),
+                format!(
+                    "the answer is larger than {ANSWER_BYTES_MAX} bytes; store it and answer with its address"
+                ),
             );
         }
     }
@@ -40,10 +42,14 @@ fn of_answer(status: StatusCode, body: &[u8]) -> Outcome {
     let value = if body.is_empty() {
         Value::Null
     } else {
-        serde_json::from_slice(body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()))
+        serde_json::from_slice(body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()))
     };
     if let Err(problem) = check_storable(&value) {
-        return failed("invalid_answer", format!("the answer cannot be stored: {} {problem}", problem.path));
+        return failed(
+            "invalid_answer",
+            format!("the answer cannot be stored: {} {problem}", problem.path),
+        );
     }
     if !status.is_success() {
         let message = message_of(&value).unwrap_or_else(|| format!("the function answered {status}"));
@@ -51,7 +57,10 @@ fn of_answer(status: StatusCode, body: &[u8]) -> Outcome {
     }
     if value.get("success") == Some(&Value::Bool(false)) {
         let error = value.get("error").cloned().unwrap_or(Value::Null);
-        let code = error.get("code").and_then(Value::as_str).filter(|code| !code.is_empty());
+        let code = error
+            .get("code")
+            .and_then(Value::as_str)
+            .filter(|code| !code.is_empty());
         let message = message_of(&value).unwrap_or_else(|| "the function answered success: false".to_owned());
         return with_details(Failure::new(code.unwrap_or("function_failed"), message), error);
     }
@@ -101,7 +110,10 @@ mod tests {
     #[test]
     fn a_2xx_answer_is_success_whatever_its_body() {
         assert_eq!(of(200, r#"{"a": 1}"#), Outcome::Completed(json!({"a": 1})));
-        assert_eq!(of(201, r#"{"success": true, "data": 1}"#), Outcome::Completed(json!({"success": true, "data": 1})));
+        assert_eq!(
+            of(201, r#"{"success": true, "data": 1}"#),
+            Outcome::Completed(json!({"success": true, "data": 1}))
+        );
         assert_eq!(of(204, ""), Outcome::Completed(Value::Null));
         assert_eq!(of(200, "<p>hi</p>"), Outcome::Completed(json!("<p>hi</p>")));
     }
@@ -109,8 +121,14 @@ mod tests {
     #[test]
     fn success_false_with_200_is_a_failed_step_with_its_error() {
         let told = failure(of(200, r#"{"success": false, "error": "no such guest"}"#));
-        assert_eq!((told.code.as_str(), told.message.as_str(), told.details), ("function_failed", "no such guest", None));
-        let told = failure(of(200, r#"{"success": false, "error": {"code": "gone", "message": "m"}}"#));
+        assert_eq!(
+            (told.code.as_str(), told.message.as_str(), told.details),
+            ("function_failed", "no such guest", None)
+        );
+        let told = failure(of(
+            200,
+            r#"{"success": false, "error": {"code": "gone", "message": "m"}}"#,
+        ));
         assert_eq!((told.code.as_str(), told.message.as_str()), ("gone", "m"));
         assert_eq!(told.details, Some(json!({"code": "gone", "message": "m"})));
     }
@@ -122,7 +140,10 @@ mod tests {
         assert_eq!(told.details, Some(json!({"error": "bad", "fields": ["a"]})));
         assert_eq!(failure(of(302, "")).code, "http_302");
         assert_eq!(failure(of(500, "boom")).message, "boom");
-        assert_eq!(failure(of(503, "{}")).message, "the function answered 503 Service Unavailable");
+        assert_eq!(
+            failure(of(503, "{}")).message,
+            "the function answered 503 Service Unavailable"
+        );
     }
 
     #[test]

@@ -22,7 +22,10 @@ impl InFlight {
     /// A call of this run begins.
     pub fn enter(self: &Arc<Self>, run: Uuid) -> Entered {
         *self.lock().entry(run).or_default() += 1;
-        Entered { calls: Arc::clone(self), run }
+        Entered {
+            calls: Arc::clone(self),
+            run,
+        }
     }
 
     /// Whether a call of this run is out.

@@ -35,8 +35,19 @@ pub struct HostInvoker {
 }
 
 impl HostInvoker {
-    pub fn new(host: Host, guards: BTreeMap<String, Guard>, cron_secret: Secret, service_role_token: Secret) -> Self {
-        Self { host, guards, cron_secret, service_role_token, in_flight: Arc::default() }
+    pub fn new(
+        host: Host,
+        guards: BTreeMap<String, Guard>,
+        cron_secret: Secret,
+        service_role_token: Secret,
+    ) -> Self {
+        Self {
+            host,
+            guards,
+            cron_secret,
+            service_role_token,
+            in_flight: Arc::default(),
+        }
     }
 
     /// The runs whose calls are out.
@@ -63,7 +74,10 @@ impl HostInvoker {
         if !call.step.is_empty() {
             headers.insert(STEP, text(&call.step));
         }
-        if let Some(due) = call.period.and_then(|due| jiff::Timestamp::from_millisecond(due).ok()) {
+        if let Some(due) = call
+            .period
+            .and_then(|due| jiff::Timestamp::from_millisecond(due).ok())
+        {
             headers.insert(PERIOD, text(&due.to_string()));
         }
         headers
@@ -99,7 +113,10 @@ impl Invoke for HostInvoker {
 }
 
 fn unknown(function: &str) -> Outcome {
-    Outcome::Failed(Failure::new("unknown_function", format!("there is no function named {function:?}")))
+    Outcome::Failed(Failure::new(
+        "unknown_function",
+        format!("there is no function named {function:?}"),
+    ))
 }
 
 /// Stable codes of what the platform, not the function, says.

@@ -1,0 +1,97 @@
+//! From the project's settings to those of each part; what is not set keeps the part's own default.
+
+use std::time::Duration;
+
+use tramline_engine::EngineConfig;
+use tramline_gateway::{Keys, Limits, Secret};
+
+use super::project::Setup;
+use crate::config::{EngineSettings, GatewaySettings, HostSettings};
+
+pub(super) fn keys(setup: &Setup) -> Keys {
+    Keys {
+        jwt_secret: Secret::new(setup.keys.jwt_secret.clone()),
+        anon_token: Secret::new(setup.keys.anon_key.clone()),
+        service_role_token: Secret::new(setup.keys.service_role_key.clone()),
+        publishable_keys: vec![Secret::new(setup.keys.publishable_key.clone())],
+        secret_keys: vec![Secret::new(setup.keys.secret_key.clone())],
+    }
+}
+
+pub(super) fn engine(settings: &EngineSettings, name: &str, schedules: bool) -> EngineConfig {
+    let mut config = EngineConfig {
+        node_name: name.to_owned(),
+        schedules,
+        ..EngineConfig::default()
+    };
+    set(&mut config.lease, settings.lease_seconds.map(Duration::from_secs));
+    set(
+        &mut config.active_max,
+        settings.max_active_runs.and_then(|max| usize::try_from(max).ok()),
+    );
+    set(
+        &mut config.function_timeout,
+        settings.function_timeout_seconds.map(Duration::from_secs),
+    );
+    set(&mut config.poll_max, settings.poll_ms.map(Duration::from_millis));
+    config
+}
+
+pub(super) fn gateway(settings: &GatewaySettings) -> Limits {
+    let mut limits = Limits::default();
+    set(
+        &mut limits.function_body_max,
+        settings.max_body_mb.map(|mb| mb << 20),
+    );
+    set(
+        &mut limits.connections_max,
+        settings.max_connections.and_then(|max| usize::try_from(max).ok()),
+    );
+    set(
+        &mut limits.function_idle,
+        settings.answer_timeout_seconds.map(Duration::from_secs),
+    );
+    limits
+}
+
+pub(super) fn host(settings: &HostSettings) -> tramline_host::Limits {
+    let mut limits = tramline_host::Limits::default();
+    set(&mut limits.memory_mb, settings.memory_mb);
+    set(
+        &mut limits.hang_ms,
+        settings.hang_seconds.map(|seconds| seconds * 1_000),
+    );
+    set(
+        &mut limits.max_in_flight,
+        settings.max_in_flight.and_then(|max| usize::try_from(max).ok()),
+    );
+    set(
+        &mut limits.max_age_ms,
+        settings.max_age_minutes.map(|minutes| minutes * 60_000),
+    );
+    set(
+        &mut limits.idle_ms,
+        settings.idle_minutes.map(|minutes| minutes * 60_000),
+    );
+    set(
+        &mut limits.boot_ms,
+        settings.boot_seconds.map(|seconds| seconds * 1_000),
+    );
+    set(
+        &mut limits.bundle_ms,
+        settings.bundle_seconds.map(|seconds| seconds * 1_000),
+    );
+    set(
+        &mut limits.spare_workers,
+        settings
+            .spare_workers
+            .and_then(|count| usize::try_from(count).ok()),
+    );
+    limits
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
