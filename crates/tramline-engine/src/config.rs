@@ -11,6 +11,8 @@ pub struct EngineConfig {
     pub lease: Duration,
     /// Runs driven at once; more wait in memory as headers.
     pub active_max: usize,
+    /// Calls that may be out at once; more wait their turn, and their time begins when they are made.
+    pub calls_max: usize,
     /// Longest call of a function that is a run by itself.
     pub function_timeout: Duration,
     /// Whether this node fires schedules of its shards.
@@ -27,6 +29,7 @@ impl Default for EngineConfig {
             node_name: "node".into(),
             lease: Duration::from_secs(10),
             active_max: 2_000,
+            calls_max: 1_000,
             function_timeout: Duration::from_secs(150),
             schedules: true,
             poll_max: Duration::from_millis(250),

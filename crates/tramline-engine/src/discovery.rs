@@ -341,7 +341,7 @@ impl Discovery {
                     .filter_map(|c| {
                         let mine = headers.iter().filter(|h| h.xid == c.xid && h.shard == c.shard);
                         let (count, last) = mine.fold((0, c.run_id), |(n, last), h| (n + 1, last.max(h.run_id)));
-                        (count >= PAGE).then(|| Cursor { run_id: last, ..c })
+                        (count >= PAGE).then_some(Cursor { run_id: last, ..c })
                     })
                     .collect();
                 found.extend(headers);

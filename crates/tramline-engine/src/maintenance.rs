@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tramline_core::Millis;
 use tramline_core::definition;
-use tramline_store::{Db, StoreError, api, schedules, timers};
+use tramline_store::{Db, StoreError, api, schedules, tidy, timers};
 use uuid::Uuid;
 
 use crate::flushing::words_of;
@@ -17,8 +17,8 @@ use crate::message::Message;
 pub(crate) const TIMER_WINDOW: i64 = 1_000;
 /// How often changes of schedules and new definitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often partitions are made ahead.
-const PARTITIONS_EVERY: u32 = 600;
+/// Every so many looks partitions are made ahead and expired rows removed.
+const TIDY_EVERY: u32 = 600;
 
 /// What the driver asks for.
 pub(crate) enum Chore {
@@ -56,8 +56,9 @@ pub(crate) async fn run(db: Db, with_schedules: bool, mut chores: mpsc::Receiver
             _ = look.tick() => {
                 report(look_at_schedules(&db, with_schedules, &shards, &mut fingerprint, &out).await);
                 report(compile_submitted(&db).await);
-                if turn.is_multiple_of(PARTITIONS_EVERY) {
-                    report(make_partitions(&db).await);
+                if turn.is_multiple_of(TIDY_EVERY) {
+                    report(tidy::ensure_partitions(&db).await);
+                    report(tidy::remove_expired(&db).await.map(|_| ()));
                 }
                 turn = turn.wrapping_add(1);
             }
@@ -119,17 +120,5 @@ async fn compile_submitted(db: &Db) -> Result<(), StoreError> {
             }
         }
     }
-    Ok(())
-}
-
-async fn make_partitions(db: &Db) -> Result<(), StoreError> {
-    let client = db.get().await?;
-    client
-        .execute(
-            "select tramline.ensure_partitions((now() at time zone 'UTC')::date + d) from generate_series(-1, 3) d",
-            &[],
-        )
-        .await
-        .map_err(|e| StoreError::query("make partitions", e))?;
     Ok(())
 }

@@ -52,7 +52,6 @@ create table tramline.timers (
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 -- A run that is loaded looks for its own timers; a million others may be waiting.
 create index timers_by_run on tramline.timers (run_id);
-create index timers_by_run on tramline.timers (run_id);
 
 -- A run that the low-water mark may pass although no timer or wait names it.
 create table tramline.parked (
@@ -73,6 +72,7 @@ create table tramline.correlations (
   expires_at timestamptz not null,
   primary key (shard, target, correlation_id)
 );
+create index correlations_expiry on tramline.correlations (expires_at);
 
 create table tramline.workflow_definitions (
   name text not null check (name ~ '^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$'),

@@ -14,6 +14,7 @@ pub mod rows;
 pub mod runs;
 pub mod schedules;
 pub mod shards;
+pub mod tidy;
 pub mod timers;
 
 pub use db::{Db, POOL_MAX};

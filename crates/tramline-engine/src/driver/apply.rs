@@ -98,7 +98,24 @@ impl Driver {
         self.leave_if_waiting(run_id, now);
     }
 
+    /// Makes the calls that waited for room, as far as there is room now.
+    pub(super) fn make_waiting_calls(&mut self) {
+        while self.state.stopping.is_none() && self.state.calls_out < self.config.calls_max {
+            let Some((run_id, call)) = self.state.calls_waiting.pop_front() else { return };
+            let wanted = matches!(self.state.entries.get(&run_id), Some(Entry { stage: Stage::Live(live), .. })
+                if live.run.generation == call.generation
+                    && live.run.steps.get(call.step).is_some_and(|s| s.in_flight && s.attempt == call.attempt));
+            if wanted {
+                self.call(run_id, call);
+            }
+        }
+    }
+
     fn call(&mut self, run_id: Uuid, call: machine::Call) {
+        if self.state.calls_out >= self.config.calls_max {
+            self.state.calls_waiting.push_back((run_id, call));
+            return;
+        }
         let now = self.state.clock.now();
         let Some(Entry { shard, stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
         let Some(fence) = self.state.shards.get(shard).map(|s| s.epoch) else { return };

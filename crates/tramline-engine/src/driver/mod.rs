@@ -19,7 +19,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tramline_core::Millis;
-use tramline_core::machine::{Action, Run};
+use tramline_core::machine::{self, Action, Run};
 use tramline_store::discovery::Command;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
@@ -72,6 +72,8 @@ pub(crate) struct State {
     starts: u64,
     active: usize,
     calls_out: usize,
+    /// Calls that wait for one that is out to end.
+    calls_waiting: VecDeque<(Uuid, machine::Call)>,
     loads_out: usize,
     /// Ids that ended or left memory, with the count of flushes then: a read that was under way may still name them.
     gone: HashSet<Uuid>,
@@ -165,6 +167,7 @@ impl State {
             starts: 0,
             active: 0,
             calls_out: 0,
+            calls_waiting: VecDeque::new(),
             loads_out: 0,
             gone: HashSet::new(),
             gone_order: VecDeque::new(),
@@ -204,6 +207,7 @@ impl Driver {
                 self.plan_periods();
                 self.show();
             }
+            self.make_waiting_calls();
             self.start_ready();
             self.send_flush();
             self.finish_releases();

@@ -239,3 +239,28 @@ async fn a_thousand_runs_end_exactly_once() {
     assert_eq!(count, 3_000);
     engine.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_beyond_the_limit_wait_their_turn() {
+    let db = test_db().await;
+    register(&db, &["step"]).await;
+    let out = Arc::new(AtomicU32::new(0));
+    let most = Arc::new(AtomicU32::new(0));
+    let (now, peak) = (out.clone(), most.clone());
+    let handlers = Handlers::default().with("step", move |_| {
+        let (now, peak) = (now.clone(), peak.clone());
+        async move {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            Outcome::Completed(json!(1))
+        }
+    });
+    let config = tramline_engine::EngineConfig { calls_max: 7, ..config("a") };
+    let engine = engine_with(db.url(), config, handlers).await;
+    engine.enqueue(&vec![NewRun { target: "step".into(), ..NewRun::default() }; 100]).await.unwrap();
+    let client = db.connect().await;
+    until_count(&client, "select count(*) from tramline.run_ends where status = 'completed'", 100).await;
+    assert!(most.load(Ordering::SeqCst) <= 7, "{}", most.load(Ordering::SeqCst));
+    engine.stop(Duration::from_secs(5)).await;
+}

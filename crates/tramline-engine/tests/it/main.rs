@@ -6,3 +6,4 @@ mod hazards;
 mod nodes;
 mod schedules;
 mod support;
+mod torture;

@@ -8,6 +8,10 @@ use tramline_gateway::{Keys, Limits, Secret};
 use super::project::Setup;
 use crate::config::{EngineSettings, GatewaySettings, HostSettings};
 
+/// Calls of functions that the engine may have out at once: what a few instances on a small machine answer in good time;
+/// the others wait in the engine, where waiting costs nothing and starts no time limit.
+const CALLS_MAX: usize = 200;
+
 pub(super) fn keys(setup: &Setup) -> Keys {
     Keys {
         jwt_secret: Secret::new(setup.keys.jwt_secret.clone()),
@@ -22,6 +26,7 @@ pub(super) fn engine(settings: &EngineSettings, name: &str, schedules: bool) -> 
     let mut config = EngineConfig {
         node_name: name.to_owned(),
         schedules,
+        calls_max: CALLS_MAX,
         ..EngineConfig::default()
     };
     set(&mut config.lease, settings.lease_seconds.map(Duration::from_secs));

@@ -1,0 +1,55 @@
+//! Chores of the schema itself: partitions ahead of time, and small tables kept small.
+
+use crate::{Db, StoreError};
+
+/// Rows removed in one call: bounded work, the next call goes on.
+const BATCH: i64 = 10_000;
+
+/// Makes the partitions of the coming days.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn ensure_partitions(db: &Db) -> Result<(), StoreError> {
+    let client = db.get().await?;
+    client
+        .execute(
+            "select tramline.ensure_partitions((now() at time zone 'UTC')::date + d) from generate_series(-1, 3) d",
+            &[],
+        )
+        .await
+        .map_err(|e| StoreError::query("make partitions", e))?;
+    Ok(())
+}
+
+/// Removes what nobody asks for any more: nodes that were not seen for a day, correlation ids past their retention,
+/// starts of calls whose run has ended.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn remove_expired(db: &Db) -> Result<u64, StoreError> {
+    let client = db.get().await?;
+    let mut removed = 0;
+    for (what, sql) in [
+        (
+            "remove old nodes",
+            "delete from tramline.nodes where node_id = any (array(
+               select n.node_id from tramline.nodes n where n.seen_at < now() - interval '1 day' limit $1 for update skip locked))",
+        ),
+        (
+            "remove expired correlations",
+            "delete from tramline.correlations where ctid = any (array(
+               select c.ctid from tramline.correlations c where c.expires_at < now() limit $1 for update skip locked))",
+        ),
+        (
+            "remove starts of ended runs",
+            "delete from tramline.step_starts where ctid = any (array(
+               select s.ctid from tramline.step_starts s
+                where s.started_at < now() - interval '1 day'
+                  and exists (select from tramline.all_ends e where e.run_id = s.run_id and e.shard = s.shard and e.generation >= s.generation)
+                limit $1 for update skip locked))",
+        ),
+    ] {
+        removed += client.execute(sql, &[&BATCH]).await.map_err(|e| StoreError::query(what, e))?;
+    }
+    Ok(removed)
+}
