@@ -1,0 +1,27 @@
+//! The SQL of tramline against a real Postgres: each statement's contract, races on two connections, plans, roles.
+//! `TRAMLINE_PG_BINARIES` chooses the Postgres.
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers beside the tests are tests as well"
+)]
+
+mod catalog;
+mod commands;
+mod correlations;
+mod discovery;
+mod enqueue;
+mod external;
+mod flush;
+mod flush_races;
+mod flush_rare;
+mod ids;
+mod lint;
+mod loading;
+mod migrations;
+mod ownership;
+mod partitions;
+mod plans;
+mod roles;
+mod runs_view;
+mod support;
+mod tenants;
