@@ -106,9 +106,9 @@ impl EngineBench<'_> {
         let transaction = client.transaction().await?;
         transaction
             .execute(
-                "select tramline.enqueue_many(array_fill(null::uuid, array[$1]), array_fill('noop'::text, array[$1]),
-                   array(select jsonb_build_object('i', i, 'filler', repeat('x', $2)) from generate_series(1, $1) i),
-                   array_fill(null::text, array[$1]), array_fill(null::jsonb, array[$1]))",
+                "select tramline.enqueue_many(array_fill(null::uuid, array[$1::int]), array_fill('noop'::text, array[$1::int]),
+                   array(select jsonb_build_object('i', i, 'filler', repeat('x', $2::int)) from generate_series(1, $1::int) i),
+                   array_fill(null::text, array[$1::int]), array_fill(null::jsonb, array[$1::int]))",
                 &[&i32::try_from(count)?, &i32::try_from(FILLER_BYTES)?],
             )
             .await?;

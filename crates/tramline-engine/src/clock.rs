@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+/// A sample that is behind the estimate by less than this is late, not the sign of a clock that was set back.
+const LATE_MS: Millis = 1_000;
+
 use tramline_core::Millis;
 
 /// An estimate of the database's time.
@@ -17,10 +20,14 @@ impl Clock {
         Self { sampled, at: Instant::now(), last_seq: 0 }
     }
 
-    /// Takes a new sample.
-    pub(crate) fn sample(&mut self, now: Millis) {
-        self.sampled = now;
-        self.at = Instant::now();
+    /// Takes a new sample, with when it came. Time does not go back, unless the database's clock was set back.
+    pub(crate) fn sample(&mut self, sampled: Millis, at: Instant) {
+        let estimate = self.now();
+        (self.sampled, self.at) = (sampled, at);
+        let behind = estimate - self.now();
+        if (0..LATE_MS).contains(&behind) {
+            self.sampled += behind;
+        }
     }
 
     pub(crate) fn now(&self) -> Millis {

@@ -192,6 +192,7 @@ impl Discovery {
     /// Delivers the unfinished runs of a shard, and all that is open of it, then follows it from a snapshot taken before.
     async fn scan(&mut self, shard: u16, low_xid: Option<u64>) -> Result<(), StoreError> {
         let (before, now) = self.reader.snapshot().await?;
+        let now = (now, Instant::now());
         // The cursor is exclusive; the mark itself must be read.
         let from = low_xid.unwrap_or(0).saturating_sub(1);
         for priority in 0..CLASSES {
@@ -270,9 +271,10 @@ impl Discovery {
             }
         }
         let page = self.reader.poll(&cursors, unless.as_ref(), self.bound()).await?;
+        let now = (page.now, Instant::now());
         let unchanged = unless.as_ref() == Some(&page.snapshot);
         if unchanged {
-            self.deliver(Discovered { now: Some(page.now), settled: Some(self.settled()), ..Discovered::default() }).await;
+            self.deliver(Discovered { now: Some(now), settled: Some(self.settled()), ..Discovered::default() }).await;
             return Ok(false);
         }
         let found = !page.headers.is_empty();
@@ -309,7 +311,7 @@ impl Discovery {
         let more = found || !commands.is_empty() || self.classes.iter().any(|c| c.tick.is_some());
         let settled = Some(self.settled());
         let xmin = self.classes.iter().map(|c| c.last.xmin).min();
-        self.deliver(Discovered { headers, commands, now: Some(page.now), settled, xmin, ..Discovered::default() }).await;
+        self.deliver(Discovered { headers, commands, now: Some(now), settled, xmin, ..Discovered::default() }).await;
         Ok(more)
     }
 

@@ -40,7 +40,8 @@ pub(crate) enum Message {
 pub(crate) struct Discovered {
     pub(crate) headers: Vec<Header>,
     pub(crate) commands: Vec<Command>,
-    pub(crate) now: Option<Millis>,
+    /// The database's clock, with when the answer came.
+    pub(crate) now: Option<(Millis, std::time::Instant)>,
     /// The headers come from a scan of unfinished runs: something may be recorded about them.
     pub(crate) past: bool,
     /// The headers come from the sweep: whatever is not known among them was missed.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row, Statement};
 use tramline_core::Millis;
 use tramline_core::machine::{Past, PastMark, PastStep, TimerKind};
 use uuid::Uuid;
@@ -40,6 +40,14 @@ pub struct Definition {
 /// The connection that loads runs.
 pub struct Loader {
     client: Client,
+    native: Statement,
+    foreign: Statement,
+    steps: Statement,
+    marks: Statement,
+    ends: Statement,
+    timers: Statement,
+    starts: Statement,
+    parked: Statement,
 }
 
 const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id";
@@ -52,10 +60,35 @@ impl Loader {
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
         let client = db.dedicated("loader", "60s").await?;
         client
-            .batch_execute("set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_custom_plan")
+            .batch_execute("set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_generic_plan")
             .await
             .map_err(|e| StoreError::query("loader settings", e))?;
-        Ok(Self { client })
+        let prepare = |what: &'static str, sql: String| {
+            let client = &client;
+            async move { client.prepare(&sql).await.map_err(|e| StoreError::query(what, e)) }
+        };
+        let past = |columns: &str, from: &str| format!("select {columns} from tramline.{from} where run_id = any ($1)");
+        // The bounds let the executor leave out all partitions but the batch's own.
+        let body = |table: &str| format!("select {BODY} from tramline.{table} where run_id = any ($1) and run_id between $2 and $3");
+        Ok(Self {
+            native: prepare("run bodies", body("runs")).await?,
+            foreign: prepare("foreign run bodies", body("runs_foreign")).await?,
+            steps: prepare(
+                "past steps",
+                past("run_id, step, generation, attempt, status, output, error, started_at, finished_at", "all_steps"),
+            )
+            .await?,
+            marks: prepare(
+                "past marks",
+                past("run_id, generation, seq, status, input, metadata ->> 'from_step'", "all_marks"),
+            )
+            .await?,
+            ends: prepare("past ends", past("run_id, generation, status", "all_ends")).await?,
+            timers: prepare("timers of runs", past("run_id, kind, step, attempt, due_at", "timers")).await?,
+            starts: prepare("starts of steps", past("run_id, step, generation", "step_starts")).await?,
+            parked: prepare("parked runs", past("run_id", "parked")).await?,
+            client,
+        })
     }
 
     /// Rows of these runs by primary key; `foreign` says in which table they are. Ids that are gone are left out.
@@ -64,12 +97,9 @@ impl Loader {
     /// When the connection broke.
     pub async fn bodies(&self, ids: &[Uuid], foreign: bool) -> Result<Vec<Body>, StoreError> {
         let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else { return Ok(Vec::new()) };
-        let table = if foreign { "runs_foreign" } else { "runs" };
-        // The bounds let the planner leave out all partitions but the batch's own.
-        let sql = format!("select {BODY} from tramline.{table} where run_id = any ($1) and run_id between $2 and $3");
-        let statement = self.client.prepare_typed(&sql, &[]).await.map_err(|e| StoreError::query("run bodies", e))?;
+        let statement = if foreign { &self.foreign } else { &self.native };
         let rows =
-            self.client.query(&statement, &[&ids, low, high]).await.map_err(|e| StoreError::query("run bodies", e))?;
+            self.client.query(statement, &[&ids, low, high]).await.map_err(|e| StoreError::query("run bodies", e))?;
         Ok(rows
             .iter()
             .map(|r| Body {
@@ -109,28 +139,19 @@ impl Loader {
     pub async fn pasts(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Past>, StoreError> {
         let mut pasts: HashMap<Uuid, Past> = ids.iter().map(|id| (*id, Past::default())).collect();
         let bad = |what: &'static str, word: String| StoreError::Decode { what, reason: word };
-        let query = |what: &'static str, sql: &'static str| async move {
-            self.client.query(sql, &[&ids]).await.map_err(|e| StoreError::query(what, e))
+        let query = |what: &'static str, statement| async move {
+            let rows: Result<Vec<Row>, StoreError> =
+                self.client.query(statement, &[&ids]).await.map_err(|e| StoreError::query(what, e));
+            rows
         };
+        // Sent together: one round trip.
         let (steps, marks, ends, timers, starts, parked) = tokio::try_join!(
-            query(
-                "past steps",
-                "select run_id, step, generation, attempt, status, output, error, started_at, finished_at from tramline.all_steps where run_id = any ($1)"
-            ),
-            query(
-                "past marks",
-                "select run_id, generation, seq, status, input, metadata ->> 'from_step' from tramline.all_marks where run_id = any ($1)"
-            ),
-            query("past ends", "select run_id, generation, status from tramline.all_ends where run_id = any ($1)"),
-            query(
-                "timers of runs",
-                "select run_id, kind, step, attempt, due_at from tramline.timers where run_id = any ($1)"
-            ),
-            query("starts of steps", "select run_id, step, generation from tramline.step_starts where run_id = any ($1)"),
-            query(
-                "parked runs",
-                "select p.run_id from unnest($1::uuid[]) as i(id) join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id"
-            ),
+            query("past steps", &self.steps),
+            query("past marks", &self.marks),
+            query("past ends", &self.ends),
+            query("timers of runs", &self.timers),
+            query("starts of steps", &self.starts),
+            query("parked runs", &self.parked),
         )?;
         let past = |pasts: &mut HashMap<Uuid, Past>, id: Uuid, f: &mut dyn FnMut(&mut Past)| {
             if let Some(past) = pasts.get_mut(&id) {

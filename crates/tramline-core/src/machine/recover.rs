@@ -78,8 +78,6 @@ impl Run {
     /// idempotency key.
     #[must_use]
     pub fn recover(mut self, mut past: Past, unclean: bool) -> Self {
-        // Attempts of one step in their order; between steps the recorded times tell.
-        past.steps.sort_by_key(|s| (s.generation, s.attempt));
         past.marks.sort_by_key(|m| (m.generation, m.seq));
         let opened = past.marks.iter().map(|m| m.generation).max().unwrap_or(1);
         let ended = past.ends.iter().map(|(g, _)| *g).max().unwrap_or(0);
@@ -103,12 +101,12 @@ impl Run {
                 self.status = mark.status;
                 self.marked = Some(mark.status);
             }
+            // Both mean only that nobody was driving it; whether it is delayed, its timer says.
+            if matches!(self.status, RunStatus::Claimed | RunStatus::Scheduled) {
+                self.status = RunStatus::Queued;
+            }
             for (kind, step, attempt, due_at) in past.timers {
                 self.replay_timer(kind, &step, attempt, due_at);
-            }
-            // Running, as the ledger shows it, means only that it was being driven.
-            if self.status == RunStatus::Claimed {
-                self.status = RunStatus::Queued;
             }
         }
         self.parked = past.parked;
@@ -138,15 +136,16 @@ impl Run {
         let Some(i) = self.plan.step_by_name(&past.step) else {
             return;
         };
-        if self.steps[i].status.is_terminal() {
-            return;
-        }
         self.started_at = Some(
             self.started_at
                 .map_or(past.started_at, |at| at.min(past.started_at)),
         );
         self.steps[i].attempt = self.steps[i].attempt.max(past.attempt);
         self.last_end = self.last_end.max(past.finished_at);
+        if self.steps[i].status.is_terminal() {
+            // An earlier attempt, read after the last one.
+            return;
+        }
         match past.status {
             StepStatus::Failed if !self.gives_up(i, past.attempt, past.error.as_ref()) => {
                 // Another attempt is due; its timer says when. Without one (the timer fired, the node died) at once.

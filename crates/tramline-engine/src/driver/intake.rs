@@ -14,8 +14,8 @@ use crate::message::{Discovered, Loaded, LoadedRun};
 
 impl Driver {
     pub(super) fn on_discovered(&mut self, found: Discovered) {
-        if let Some(now) = found.now {
-            self.state.clock.sample(now);
+        if let Some((now, at)) = found.now {
+            self.state.clock.sample(now, at);
         }
         for header in found.headers {
             self.on_header(header, found.past, found.swept);
@@ -94,8 +94,13 @@ impl Driver {
         self.push(Unit { leaves: Some(timer), ..Unit::new(Some(header.run_id), header.shard, vec![item]) });
     }
 
-    /// Loads as many ready runs as may be active.
+    /// Loads as many ready runs as may be active; first those that something has happened to.
     pub(super) fn start_ready(&mut self) {
+        while self.state.loads_out < LOADS_MAX && !self.state.loads_wanted.is_empty() {
+            let rest = self.state.loads_wanted.split_off(self.state.loads_wanted.len().min(LOAD_BATCH));
+            let ids = std::mem::replace(&mut self.state.loads_wanted, rest);
+            self.load(ids, true);
+        }
         if !self.state.trusted || self.state.stopping.is_some() {
             return;
         }
@@ -161,7 +166,7 @@ impl Driver {
             entry.past = true;
             entry.stage = Stage::Loading;
             let foreign = entry.foreign;
-            self.load(vec![LoadId { run_id, foreign, unclean: false }], true);
+            self.state.loads_wanted.push(LoadId { run_id, foreign, unclean: false });
         }
     }
 

@@ -30,7 +30,7 @@ use crate::discovery::Shared;
 use crate::flushing::Item;
 use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
-use crate::loading::LoadJob;
+use crate::loading::{LoadId, LoadJob};
 use crate::maintenance::Chore;
 use crate::message::{CallEnded, Message};
 
@@ -75,6 +75,8 @@ pub(crate) struct State {
     /// Calls that wait for one that is out to end.
     calls_waiting: VecDeque<(Uuid, machine::Call)>,
     loads_out: usize,
+    /// Runs to be read for the sake of an event, whatever else waits.
+    loads_wanted: Vec<LoadId>,
     /// Ids that ended or left memory, with the count of flushes then: a read that was under way may still name them.
     gone: HashSet<Uuid>,
     gone_order: VecDeque<(u64, Uuid)>,
@@ -169,6 +171,7 @@ impl State {
             calls_out: 0,
             calls_waiting: VecDeque::new(),
             loads_out: 0,
+            loads_wanted: Vec::new(),
             gone: HashSet::new(),
             gone_order: VecDeque::new(),
             commands_seen: HashSet::new(),

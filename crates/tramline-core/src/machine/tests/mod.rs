@@ -1,12 +1,17 @@
 //! Tests of the machine. `ledger` is the database of these tests, `words` prints decisions so that expectations can be
-//! read; `table` holds every status with every event, `behaviour` and `recovery` tell what a run does, `properties`
-//! drives random workflows through random histories.
+//! read; `table` holds every status with every event; `course`, `failures`, `requests` and `recovery` tell what a run
+//! does; `properties` drives random workflows (`model`) through random histories
+//! (`history`, `invariants`).
 
-mod behaviour;
+mod course;
+mod failures;
+mod history;
+mod invariants;
 mod ledger;
 mod model;
 mod properties;
 mod recovery;
+mod requests;
 mod table;
 mod words;
 
@@ -74,7 +79,7 @@ impl Driven {
 
     /// What the event led to, in words.
     fn feed(&mut self, event: Event) -> String {
-        let result = self.run.decide(event);
+        let result = decide_legally(&mut self.run, event);
         if let Ok(decision) = &result {
             self.ledger.commit(self.run.generation, &decision.rows);
             self.note_calls(decision);
@@ -170,12 +175,62 @@ impl Driven {
     }
 }
 
+const HOUR: Millis = 3_600_000;
+
+/// A step that calls a function.
+fn call(name: &str) -> Value {
+    json!({ "name": name, "function": "noop" })
+}
+
+/// The same with more fields.
+fn with(name: &str, fields: Value) -> Value {
+    let mut step = call(name);
+    step.as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
+    step
+}
+
+/// Two attempts, a second apart.
+fn twice() -> Value {
+    json!({ "max_attempts": 2, "backoff": "fixed", "initial": "1s", "jitter": false })
+}
+
 fn completed(output: Value) -> Outcome {
     Outcome::Completed(output)
 }
 
 fn failed() -> Outcome {
     Outcome::Failed(Failure::new("function_failed", "no"))
+}
+
+/// Decides, and checks that the status changed as the table of transitions allows. One decision may pass through
+/// `running` (it begins and ends or waits) and through `queued` (it is resumed); only a retry opens a generation.
+fn decide_legally(run: &mut Run, event: Event) -> Result<Decision, Refusal> {
+    use crate::status::run_transition;
+    let (generation, from) = (run.generation, run.status);
+    let reopens = matches!(event, Event::Retry { .. });
+    let result = run.decide(event);
+    let to = run.status;
+    let legal = |path: &[RunStatus]| {
+        path.windows(2)
+            .all(|pair| pair[0] == pair[1] || run_transition(pair[0], pair[1]).is_ok())
+    };
+    let is_legal = match &result {
+        Err(_) => (generation, from) == (run.generation, to),
+        Ok(_) if reopens => (generation + 1, RunStatus::Queued) == (run.generation, to) && from.is_terminal(),
+        Ok(_) => {
+            let direct = legal(&[from, to]) || legal(&[from, RunStatus::Running, to]);
+            generation == run.generation
+                && (direct || legal(&[from, RunStatus::Queued, RunStatus::Running, to]))
+        }
+    };
+    assert!(
+        is_legal,
+        "{from} -> {to}, generation {generation} -> {}",
+        run.generation
+    );
+    result
 }
 
 /// All that a run remembers, for comparing it with itself.

@@ -2,21 +2,9 @@
 
 use super::*;
 
-fn call(name: &str, fields: Value) -> Value {
-    let mut step = json!({ "name": name, "function": "noop" });
-    step.as_object_mut()
-        .unwrap()
-        .extend(fields.as_object().unwrap().clone());
-    step
-}
-
-fn twice() -> Value {
-    json!({ "max_attempts": 2, "backoff": "fixed", "initial": "1s", "jitter": false })
-}
-
 #[test]
 fn a_call_that_was_out_is_made_again_under_the_same_key() {
-    let mut run = Driven::new(steps(json!([call("a", json!({})), call("b", json!({}))])));
+    let mut run = Driven::new(steps(json!([call("a"), call("b")])));
     run.begin(0);
     run.ends("a", completed(json!({ "data": { "x": 1 } })), 1);
     run.recover(false);
@@ -32,10 +20,7 @@ fn a_call_that_was_out_is_made_again_under_the_same_key() {
 
 #[test]
 fn after_an_unclean_takeover_starts_are_recorded_before_calls_once() {
-    let plan = steps(json!([
-        call("a", json!({ "timeout": "30s" })),
-        call("b", json!({}))
-    ]));
+    let plan = steps(json!([with("a", json!({ "timeout": "30s" })), call("b")]));
     let mut run = Driven::new(plan);
     run.begin(0);
     run.recover(true);
@@ -48,10 +33,7 @@ fn after_an_unclean_takeover_starts_are_recorded_before_calls_once() {
 
 #[test]
 fn a_step_that_kills_its_node_three_times_more_is_a_dead_letter() {
-    for (plan, step, place) in [
-        (function(), "", ""),
-        (steps(json!([call("a", json!({}))])), "a", " at a"),
-    ] {
+    for (plan, step, place) in [(function(), "", ""), (steps(json!([call("a")])), "a", " at a")] {
         let mut run = Driven::new(plan);
         run.begin(0);
         for now in 1..=CRASHES_MAX {
@@ -86,7 +68,7 @@ fn clean_takeovers_are_no_crashes() {
 fn a_crash_loop_beside_a_sleep_takes_its_timer_away() {
     let mut run = Driven::new(steps(json!([
         json!({ "name": "nap", "sleep": "1h", "needs": [] }),
-        call("a", json!({ "needs": [] })),
+        with("a", json!({ "needs": [] })),
     ])));
     run.begin(0);
     for now in 1..=CRASHES_MAX {
@@ -103,7 +85,7 @@ fn a_crash_loop_beside_a_sleep_takes_its_timer_away() {
 #[test]
 fn waiting_steps_wait_on() {
     let mut run = Driven::new(steps(json!([
-        call("a", json!({ "needs": [], "retry": twice() })),
+        with("a", json!({ "needs": [], "retry": twice() })),
         json!({ "name": "nap", "sleep": "1h", "needs": [] }),
     ])));
     run.begin(0);
@@ -119,7 +101,7 @@ fn waiting_steps_wait_on() {
 
 #[test]
 fn an_attempt_whose_timer_had_fired_is_made_at_once() {
-    let mut run = Driven::new(steps(json!([call("a", json!({ "retry": twice() }))])));
+    let mut run = Driven::new(steps(json!([with("a", json!({ "retry": twice() }))])));
     run.begin(0);
     run.ends("a", failed(), 1);
     run.due(TimerKind::Retry, "a", 1, 1_001);
@@ -131,7 +113,7 @@ fn an_attempt_whose_timer_had_fired_is_made_at_once() {
 fn a_timer_drives_a_run_that_was_not_begun_since_its_recovery() {
     // A short run is not marked: the ledger shows it as queued while one step is out and another sleeps.
     let mut run = Driven::new(steps(json!([
-        call("a", json!({ "needs": [] })),
+        with("a", json!({ "needs": [] })),
         json!({ "name": "nap", "sleep": "1h", "needs": [] }),
     ])));
     run.begin(0);
@@ -151,7 +133,7 @@ fn a_timer_drives_a_run_that_was_not_begun_since_its_recovery() {
 
 #[test]
 fn a_delayed_run_is_still_scheduled() {
-    let mut run = Driven::new(steps(json!([call("a", json!({}))])));
+    let mut run = Driven::new(steps(json!([call("a")])));
     run.feed(Event::Delay { until: 500, now: 0 });
     run.recover(true);
     assert_eq!(run.run.status, RunStatus::Scheduled);
@@ -163,7 +145,7 @@ fn a_delayed_run_is_still_scheduled() {
 
 #[test]
 fn a_paused_run_is_still_paused() {
-    let mut run = Driven::new(steps(json!([call("a", json!({}))])));
+    let mut run = Driven::new(steps(json!([call("a")])));
     run.feed(Event::Delay { until: 500, now: 0 });
     run.pause(1);
     run.recover(false);
@@ -176,6 +158,24 @@ fn a_paused_run_is_still_paused() {
         run.resume(502),
         "event resumed, mark queued, start a 150502, mark running -> call a#1"
     );
+}
+
+#[test]
+fn a_run_shown_as_scheduled_whose_timer_is_gone_is_queued() {
+    // Somebody noted something about it while it waited for its start; then it started, and its owner died.
+    let mut run = Driven::new(function());
+    run.feed(Event::Delay { until: 500, now: 0 });
+    run.ledger.commit(
+        1,
+        &[Row::Mark {
+            status: RunStatus::Scheduled,
+            input: None,
+            metadata: None,
+        }],
+    );
+    run.due(TimerKind::Start, "", 0, 500);
+    run.recover(false);
+    assert_eq!(run.begin(501), "mark running -> call #1");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_claimed_run_is_queued_again() {
 
 #[test]
 fn an_ended_run_stays_ended_until_it_is_retried() {
-    let mut run = Driven::new(steps(json!([call("a", json!({})), call("b", json!({}))])));
+    let mut run = Driven::new(steps(json!([call("a"), call("b")])));
     run.begin(0);
     run.ends("a", completed(json!({})), 1);
     run.ends("b", failed(), 2);
@@ -211,9 +211,9 @@ fn an_ended_run_stays_ended_until_it_is_retried() {
 #[test]
 fn a_retry_from_a_step_with_another_input_is_read_back() {
     let plan = steps(json!([
-        call("a", json!({ "payload_template": { "x": "{{x}}" } })),
-        call("b", json!({})),
-        call("c", json!({})),
+        with("a", json!({ "payload_template": { "x": "{{x}}" } })),
+        call("b"),
+        call("c"),
     ]));
     let mut run = Driven::with_input(plan, json!({ "x": 1 }));
     run.begin(0);
@@ -242,14 +242,15 @@ fn a_retry_from_a_step_with_another_input_is_read_back() {
 
 #[test]
 fn steps_that_ended_in_one_millisecond_keep_their_order() {
-    let fields = json!({ "payload_template": { "who": "{{who}}" } });
+    let fields = json!({ "needs": ["b"], "payload_template": { "who": "{{who}}" } });
+    // Written against the order of the graph: the place in the list must not decide.
     let plan = steps(json!([
-        call(
+        with("c", fields),
+        with("b", json!({ "needs": ["a"] })),
+        with(
             "a",
-            json!({ "retry": { "max_attempts": 2, "initial": 0, "max": 0 } })
+            json!({ "needs": [], "retry": { "max_attempts": 2, "initial": 0, "max": 0 } })
         ),
-        call("b", json!({})),
-        call("c", fields),
     ]));
     let mut run = Driven::new(plan);
     run.begin(5);
@@ -269,10 +270,7 @@ fn steps_that_ended_in_one_millisecond_keep_their_order() {
 #[test]
 fn a_success_is_final_even_if_a_failed_attempt_seems_later() {
     // Two owners, two clocks: the failed attempt was recorded with the later time.
-    let plan = steps(json!([
-        call("a", json!({ "retry": twice() })),
-        call("b", json!({}))
-    ]));
+    let plan = steps(json!([with("a", json!({ "retry": twice() })), call("b")]));
     let mut run = Driven::new(plan);
     let step = |attempt, status, finished_at| PastStep {
         step: "a".into(),
@@ -295,8 +293,8 @@ fn a_success_is_final_even_if_a_failed_attempt_seems_later() {
 #[test]
 fn the_code_that_a_function_answers_with_decides_alike_before_and_after_a_crash() {
     let plan = steps(json!([
-        call("a", json!({ "retry": twice(), "on_failure": "continue" })),
-        call("b", json!({})),
+        with("a", json!({ "retry": twice(), "on_failure": "continue" })),
+        call("b"),
     ]));
     let mut run = Driven::new(plan);
     run.begin(0);
