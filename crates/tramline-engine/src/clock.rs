@@ -17,7 +17,11 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new(sampled: Millis) -> Self {
-        Self { sampled, at: Instant::now(), last_seq: 0 }
+        Self {
+            sampled,
+            at: Instant::now(),
+            last_seq: 0,
+        }
     }
 
     /// Takes a new sample, with when it came. Time does not go back, unless the database's clock was set back.

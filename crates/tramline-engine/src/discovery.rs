@@ -33,8 +33,13 @@ const LOOK_BACK: Duration = Duration::from_secs(48 * 3600);
 /// A change of what is to be read.
 pub(crate) enum Assign {
     /// Scan the unfinished runs of a shard from this transaction on (`None` = all), then follow it.
-    Take { shard: u16, low_xid: Option<u64> },
-    Drop { shard: u16 },
+    Take {
+        shard: u16,
+        low_xid: Option<u64>,
+    },
+    Drop {
+        shard: u16,
+    },
 }
 
 /// Counters shared with the driver and the handle.
@@ -146,7 +151,11 @@ pub(crate) async fn run(
                     continue 'connect;
                 }
             }
-            let wait = if matches!(found, Ok(true)) { Duration::ZERO } else { pause };
+            let wait = if matches!(found, Ok(true)) {
+                Duration::ZERO
+            } else {
+                pause
+            };
             tokio::select! {
                 biased;
                 change = assign.recv() => match change {
@@ -176,7 +185,11 @@ impl Discovery {
         let flushes = shared.flushes.load(Ordering::Acquire);
         let (last, _) = reader.snapshot().await?;
         let classes = (0..CLASSES)
-            .map(|_| Class { last: last.clone(), last_flushes: flushes, tick: None })
+            .map(|_| Class {
+                last: last.clone(),
+                last_flushes: flushes,
+                tick: None,
+            })
             .collect();
         Ok(Self {
             reader,
@@ -206,7 +219,13 @@ impl Discovery {
                 if let Some(last) = headers.last() {
                     (xid, after) = (last.xid, last.run_id);
                 }
-                self.deliver(Discovered { headers, past: true, now: Some(now), ..Discovered::default() }).await;
+                self.deliver(Discovered {
+                    headers,
+                    past: true,
+                    now: Some(now),
+                    ..Discovered::default()
+                })
+                .await;
                 if !full {
                     break;
                 }
@@ -229,7 +248,9 @@ impl Discovery {
 
     /// Hands over every unfinished run that the driver should know; it counts those that it does not.
     async fn sweep(&self) -> Result<(), StoreError> {
-        let Some(before) = self.classes.iter().map(|c| c.last.xmin).min() else { return Ok(()) };
+        let Some(before) = self.classes.iter().map(|c| c.last.xmin).min() else {
+            return Ok(());
+        };
         for shard in self.shards.keys() {
             for priority in 0..CLASSES {
                 let (mut xid, mut after) = (0, NIL);
@@ -239,7 +260,13 @@ impl Discovery {
                     if let Some(last) = headers.last() {
                         (xid, after) = (last.xid, last.run_id);
                     }
-                    self.deliver(Discovered { headers, past: true, swept: true, ..Discovered::default() }).await;
+                    self.deliver(Discovered {
+                        headers,
+                        past: true,
+                        swept: true,
+                        ..Discovered::default()
+                    })
+                    .await;
                     if !full {
                         break;
                     }
@@ -266,7 +293,11 @@ impl Discovery {
                 Some(tick) => cursors.extend(tick.open.iter().cloned()),
                 None => {
                     fresh.push(class);
-                    cursors.extend(self.shards.keys().map(|s| Cursor::after(*s, class as u8, &state.last)));
+                    cursors.extend(
+                        self.shards
+                            .keys()
+                            .map(|s| Cursor::after(*s, class as u8, &state.last)),
+                    );
                 }
             }
         }
@@ -274,7 +305,12 @@ impl Discovery {
         let now = (page.now, Instant::now());
         let unchanged = unless.as_ref() == Some(&page.snapshot);
         if unchanged {
-            self.deliver(Discovered { now: Some(now), settled: Some(self.settled()), ..Discovered::default() }).await;
+            self.deliver(Discovered {
+                now: Some(now),
+                settled: Some(self.settled()),
+                ..Discovered::default()
+            })
+            .await;
             return Ok(false);
         }
         let found = !page.headers.is_empty();
@@ -287,9 +323,16 @@ impl Discovery {
                 let open: Vec<Cursor> = next
                     .iter()
                     .filter(mine)
-                    .map(|c| Cursor { upto: Some(page.snapshot.clone()), ..c.clone() })
+                    .map(|c| Cursor {
+                        upto: Some(page.snapshot.clone()),
+                        ..c.clone()
+                    })
                     .collect();
-                self.classes[class].tick = Some(Tick { upto: page.snapshot.clone(), flushes, open });
+                self.classes[class].tick = Some(Tick {
+                    upto: page.snapshot.clone(),
+                    flushes,
+                    open,
+                });
             } else if let Some(tick) = &mut self.classes[class].tick {
                 tick.open = next.iter().filter(mine).cloned().collect();
             }
@@ -303,15 +346,29 @@ impl Discovery {
         }
         let commands = {
             let shards: Vec<u16> = self.shards.keys().copied().collect();
-            self.reader.commands(&shards, &self.commands_seen, &page.snapshot).await?
+            self.reader
+                .commands(&shards, &self.commands_seen, &page.snapshot)
+                .await?
         };
         self.commands_seen = page.snapshot.clone();
-        headers.retain(|h| self.shards.get(&h.shard).is_some_and(|scanned| !scanned.sees(h.xid)));
+        headers.retain(|h| {
+            self.shards
+                .get(&h.shard)
+                .is_some_and(|scanned| !scanned.sees(h.xid))
+        });
         self.note_open(&page.snapshot);
         let more = found || !commands.is_empty() || self.classes.iter().any(|c| c.tick.is_some());
         let settled = Some(self.settled());
         let xmin = self.classes.iter().map(|c| c.last.xmin).min();
-        self.deliver(Discovered { headers, commands, now: Some(now), settled, xmin, ..Discovered::default() }).await;
+        self.deliver(Discovered {
+            headers,
+            commands,
+            now: Some(now),
+            settled,
+            xmin,
+            ..Discovered::default()
+        })
+        .await;
         Ok(more)
     }
 
@@ -319,9 +376,16 @@ impl Discovery {
     async fn read_late(&self, class: usize, now: &Snapshot) -> Result<Vec<Header>, StoreError> {
         let late = self.classes[class].last.late_in(now);
         let mut found = Vec::new();
-        let old = |xid: &u64| self.first_open.get(xid).is_some_and(|at| at.elapsed() > LOOK_BACK / 4);
+        let old = |xid: &u64| {
+            self.first_open
+                .get(xid)
+                .is_some_and(|at| at.elapsed() > LOOK_BACK / 4)
+        };
         for (xids, bound) in [
-            (late.iter().copied().filter(|x| !old(x)).collect::<Vec<_>>(), self.bound()),
+            (
+                late.iter().copied().filter(|x| !old(x)).collect::<Vec<_>>(),
+                self.bound(),
+            ),
             (late.iter().copied().filter(old).collect::<Vec<_>>(), NIL),
         ] {
             let mut open: Vec<Cursor> = xids
@@ -342,7 +406,8 @@ impl Discovery {
                     .into_iter()
                     .filter_map(|c| {
                         let mine = headers.iter().filter(|h| h.xid == c.xid && h.shard == c.shard);
-                        let (count, last) = mine.fold((0, c.run_id), |(n, last), h| (n + 1, last.max(h.run_id)));
+                        let (count, last) =
+                            mine.fold((0, c.run_id), |(n, last), h| (n + 1, last.max(h.run_id)));
                         (count >= PAGE).then_some(Cursor { run_id: last, ..c })
                     })
                     .collect();
@@ -366,7 +431,10 @@ impl Discovery {
 
     fn bound(&self) -> Uuid {
         let back = std::time::SystemTime::now() - LOOK_BACK;
-        let ms = back.duration_since(std::time::UNIX_EPOCH).map(|d| d.as_millis()).unwrap_or(0);
+        let ms = back
+            .duration_since(std::time::UNIX_EPOCH)
+            .map(|d| d.as_millis())
+            .unwrap_or(0);
         Uuid::from_u128(ms << 80)
     }
 
@@ -388,7 +456,11 @@ fn next_cursors(cursors: &[Cursor], headers: &[Header]) -> Vec<Cursor> {
         .iter()
         .filter_map(|c| {
             let (count, xid, run_id) = counts.get(&(c.shard, c.priority)).copied()?;
-            (count >= PAGE).then(|| Cursor { xid, run_id, ..c.clone() })
+            (count >= PAGE).then(|| Cursor {
+                xid,
+                run_id,
+                ..c.clone()
+            })
         })
         .collect()
 }

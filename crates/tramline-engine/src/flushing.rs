@@ -35,8 +35,20 @@ pub(crate) struct Item {
 pub(crate) enum What {
     Run(Subject, Row),
     CommandDone(Uuid),
-    Period { schedule: String, due_at: Millis, run_id: Option<Uuid>, outcome: &'static str, reason: Option<String> },
-    PeriodOutcome { schedule: String, due_at: Millis, started_at: Option<Millis>, outcome: &'static str, reason: Option<String> },
+    Period {
+        schedule: String,
+        due_at: Millis,
+        run_id: Option<Uuid>,
+        outcome: &'static str,
+        reason: Option<String>,
+    },
+    PeriodOutcome {
+        schedule: String,
+        due_at: Millis,
+        started_at: Option<Millis>,
+        outcome: &'static str,
+        reason: Option<String>,
+    },
 }
 
 impl Item {
@@ -59,7 +71,13 @@ pub(crate) struct Flushed {
 }
 
 /// Runs until the channel closes.
-pub(crate) async fn run(db: Db, node: Uuid, name: String, mut jobs: mpsc::Receiver<Vec<Item>>, out: mpsc::Sender<Message>) {
+pub(crate) async fn run(
+    db: Db,
+    node: Uuid,
+    name: String,
+    mut jobs: mpsc::Receiver<Vec<Item>>,
+    out: mpsc::Sender<Message>,
+) {
     let mut flusher = None;
     while let Some(items) = jobs.recv().await {
         let mut flushed = Flushed::default();
@@ -75,7 +93,9 @@ pub(crate) async fn run(db: Db, node: Uuid, name: String, mut jobs: mpsc::Receiv
                     None => {
                         let words = words_of(&error);
                         tracing::warn!(error = %words, "a row cannot be stored; its run fails");
-                        flushed.poisoned.extend(items.iter().find_map(Item::key).map(|id| (id, words)));
+                        flushed
+                            .poisoned
+                            .extend(items.iter().find_map(Item::key).map(|id| (id, words)));
                         flushed.held.extend(items.iter().map(|i| i.shard));
                     }
                 },
@@ -129,10 +149,22 @@ fn build(items: &[Item]) -> Batch {
         match &item.what {
             What::Run(subject, row) => batch.push(*subject, row, item.at, item.seq),
             What::CommandDone(id) => batch.command_done(item.shard, *id),
-            What::Period { schedule, due_at, run_id, outcome, reason } => {
+            What::Period {
+                schedule,
+                due_at,
+                run_id,
+                outcome,
+                reason,
+            } => {
                 batch.period(schedule, *due_at, *run_id, outcome, reason.as_deref());
             }
-            What::PeriodOutcome { schedule, due_at, started_at, outcome, reason } => {
+            What::PeriodOutcome {
+                schedule,
+                due_at,
+                started_at,
+                outcome,
+                reason,
+            } => {
                 batch.period_outcome(schedule, *due_at, *started_at, outcome, reason.as_deref());
             }
         }
@@ -149,7 +181,12 @@ fn split(items: &[Item]) -> Option<(Vec<Item>, Vec<Item>)> {
         return None;
     }
     let left = &keys[..keys.len() / 2];
-    Some(items.iter().cloned().partition(|i| left.binary_search(&i.key()).is_ok()))
+    Some(
+        items
+            .iter()
+            .cloned()
+            .partition(|i| left.binary_search(&i.key()).is_ok()),
+    )
 }
 
 /// The error with its causes, in one line.

@@ -112,7 +112,11 @@ impl Engine {
     ///
     /// # Errors
     /// When the database cannot be reached, or may lose what it acknowledged.
-    pub async fn start(config: EngineConfig, db: Db, invoke: Arc<dyn Invoke>) -> Result<EngineHandle, EngineError> {
+    pub async fn start(
+        config: EngineConfig,
+        db: Db,
+        invoke: Arc<dyn Invoke>,
+    ) -> Result<EngineHandle, EngineError> {
         check_durable(&db).await?;
         let node = Uuid::now_v7();
         let (own, inbox) = mpsc::channel(INBOX_MAX);
@@ -139,17 +143,53 @@ impl Engine {
             shown: shown.clone(),
             state: State::new(),
         };
-        let ownership = Ownership { db: db.clone(), node, name: name.clone(), lease: config.lease, out: own.clone(), assign };
+        let ownership = Ownership {
+            db: db.clone(),
+            node,
+            name: name.clone(),
+            lease: config.lease,
+            out: own.clone(),
+            assign,
+        };
         let tasks = vec![
             tokio::spawn(driver.run()),
             tokio::spawn(ownership.run(ownership_stop)),
             tokio::spawn(flushing::run(db.clone(), node, name, flush_jobs, own.clone())),
-            tokio::spawn(loading::run(db.clone(), config.function_timeout, load_jobs, own.clone())),
-            tokio::spawn(maintenance::run(db.clone(), config.schedules, chore_jobs, own.clone())),
-            tokio::spawn(discovery::run(db.clone(), assigned, wake.clone(), own.clone(), shared.clone(), config)),
+            tokio::spawn(loading::run(
+                db.clone(),
+                config.function_timeout,
+                load_jobs,
+                own.clone(),
+            )),
+            tokio::spawn(maintenance::run(
+                db.clone(),
+                config.schedules,
+                chore_jobs,
+                own.clone(),
+            )),
+            tokio::spawn(discovery::run(
+                db.clone(),
+                assigned,
+                wake.clone(),
+                own.clone(),
+                shared.clone(),
+                config,
+            )),
         ];
-        let stop = Arc::new(tokio::sync::Mutex::new(Some(Stop { ownership: stop_ownership, tasks })));
-        Ok(EngineHandle { node, db, wake, own, updates, shared, shown, stop })
+        let stop = Arc::new(tokio::sync::Mutex::new(Some(Stop {
+            ownership: stop_ownership,
+            tasks,
+        })));
+        Ok(EngineHandle {
+            node,
+            db,
+            wake,
+            own,
+            updates,
+            shared,
+            shown,
+            stop,
+        })
     }
 }
 
@@ -191,8 +231,13 @@ impl EngineHandle {
         let mut updates = self.updates();
         let deadline = tokio::time::Instant::now() + at_most;
         loop {
-            let Some(row) = api::get_run(&self.db, run_id).await? else { return Ok(WaitOutcome::NotFound) };
-            if matches!(row.status.as_str(), "completed" | "failed" | "cancelled" | "skipped") {
+            let Some(row) = api::get_run(&self.db, run_id).await? else {
+                return Ok(WaitOutcome::NotFound);
+            };
+            if matches!(
+                row.status.as_str(),
+                "completed" | "failed" | "cancelled" | "skipped"
+            ) {
                 return Ok(WaitOutcome::Ended(Box::new(row)));
             }
             if tokio::time::Instant::now() >= deadline {
@@ -218,7 +263,9 @@ impl EngineHandle {
     /// Stops in order: nothing new starts, calls in flight have `drain` to end, what they gave is recorded, shards are
     /// released so that another node goes on at once. May be called twice.
     pub async fn stop(&self, drain: Duration) {
-        let Some(stop) = self.stop.lock().await.take() else { return };
+        let Some(stop) = self.stop.lock().await.take() else {
+            return;
+        };
         let (done, drained) = oneshot::channel();
         if self.own.send(Message::Stop { drain, done }).await.is_ok() {
             // An error means that the driver is gone already.
@@ -248,7 +295,10 @@ impl EngineHandle {
     ///
     /// # Errors
     /// When the database cannot be reached; with run ids or correlation ids the same call may be repeated.
-    pub async fn enqueue(&self, runs: &[api::NewRun]) -> Result<Vec<Result<api::Accepted, api::Refused>>, EngineError> {
+    pub async fn enqueue(
+        &self,
+        runs: &[api::NewRun],
+    ) -> Result<Vec<Result<api::Accepted, api::Refused>>, EngineError> {
         let answers = api::enqueue(&self.db, runs).await?;
         self.wake();
         Ok(answers)
@@ -259,7 +309,11 @@ impl EngineHandle {
     /// # Errors
     /// When the database cannot be reached or refuses the run.
     pub async fn start_run(&self, target: &str, input: Value) -> Result<Uuid, EngineError> {
-        let run = api::NewRun { target: target.to_owned(), input, ..api::NewRun::default() };
+        let run = api::NewRun {
+            target: target.to_owned(),
+            input,
+            ..api::NewRun::default()
+        };
         match self.enqueue(std::slice::from_ref(&run)).await?.pop() {
             Some(Ok(accepted)) => Ok(accepted.run_id),
             Some(Err(refused)) => Err(tramline_store::StoreError::Refused {

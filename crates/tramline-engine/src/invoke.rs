@@ -49,7 +49,8 @@ impl Handlers {
         F: Fn(Call) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Outcome> + Send + 'static,
     {
-        self.by_name.insert(name.into(), Arc::new(move |call| Box::pin(handler(call))));
+        self.by_name
+            .insert(name.into(), Arc::new(move |call| Box::pin(handler(call))));
         self
     }
 
@@ -64,7 +65,10 @@ impl Invoke for Handlers {
         match self.by_name.get(&call.function) {
             Some(handler) => handler(call),
             None => {
-                let failure = Failure::new("unknown_function", format!("no function named \"{}\" is here", call.function));
+                let failure = Failure::new(
+                    "unknown_function",
+                    format!("no function named \"{}\" is here", call.function),
+                );
                 Box::pin(async move { Outcome::Failed(failure) })
             }
         }

@@ -44,9 +44,18 @@ struct Loading {
 }
 
 /// Runs until the channel closes.
-pub(crate) async fn run(db: Db, function_timeout: Duration, mut jobs: mpsc::Receiver<LoadJob>, out: mpsc::Sender<Message>) {
+pub(crate) async fn run(
+    db: Db,
+    function_timeout: Duration,
+    mut jobs: mpsc::Receiver<LoadJob>,
+    out: mpsc::Sender<Message>,
+) {
     let function_timeout_ms = u64::try_from(function_timeout.as_millis()).unwrap_or(u64::MAX);
-    let mut loading = Loading { loader: None, definitions: HashMap::new(), function_timeout_ms };
+    let mut loading = Loading {
+        loader: None,
+        definitions: HashMap::new(),
+        function_timeout_ms,
+    };
     while let Some(job) = jobs.recv().await {
         let loaded = loop {
             match loading.load(&db, &job).await {
@@ -72,13 +81,34 @@ impl Loading {
         if self.loader.is_none() {
             self.loader = Some(Loader::connect(db).await?);
         }
-        let Some(loader) = &self.loader else { return Ok(Vec::new()) };
-        let mut native: Vec<Uuid> = job.ids.iter().filter(|i| i.foreign == Some(false)).map(|i| i.run_id).collect();
-        let mut foreign: Vec<Uuid> = job.ids.iter().filter(|i| i.foreign == Some(true)).map(|i| i.run_id).collect();
-        let unsure: Vec<Uuid> = job.ids.iter().filter(|i| i.foreign.is_none()).map(|i| i.run_id).collect();
+        let Some(loader) = &self.loader else {
+            return Ok(Vec::new());
+        };
+        let mut native: Vec<Uuid> = job
+            .ids
+            .iter()
+            .filter(|i| i.foreign == Some(false))
+            .map(|i| i.run_id)
+            .collect();
+        let mut foreign: Vec<Uuid> = job
+            .ids
+            .iter()
+            .filter(|i| i.foreign == Some(true))
+            .map(|i| i.run_id)
+            .collect();
+        let unsure: Vec<Uuid> = job
+            .ids
+            .iter()
+            .filter(|i| i.foreign.is_none())
+            .map(|i| i.run_id)
+            .collect();
         if !unsure.is_empty() {
             for (id, is_foreign) in loader.locate(&unsure).await? {
-                if is_foreign { foreign.push(id) } else { native.push(id) }
+                if is_foreign {
+                    foreign.push(id)
+                } else {
+                    native.push(id)
+                }
             }
         }
         let (a, b) = tokio::try_join!(loader.bodies(&native, false), loader.bodies(&foreign, true))?;
@@ -120,7 +150,10 @@ impl Loading {
 
     fn build(&self, body: Body, past: Option<Past>, unclean: bool) -> Loaded {
         let mut defect = None;
-        let function = |name: &str| Plan::Function { name: name.to_owned(), timeout_ms: self.function_timeout_ms };
+        let function = |name: &str| Plan::Function {
+            name: name.to_owned(),
+            timeout_ms: self.function_timeout_ms,
+        };
         let plan = match body.version {
             None => function(&body.target),
             Some(version) => match self.definitions.get(&(body.target.clone(), version)) {
@@ -150,7 +183,13 @@ impl Loading {
             Some(past) => run.recover(past, unclean),
             None => run,
         };
-        Loaded { run, foreign: body.foreign, scheduled_at: body.scheduled_at, period, defect }
+        Loaded {
+            run,
+            foreign: body.foreign,
+            scheduled_at: body.scheduled_at,
+            period,
+            defect,
+        }
     }
 }
 
@@ -163,5 +202,9 @@ fn period_of(metadata: Option<&Value>) -> Option<(String, i64)> {
 }
 
 fn problems(problems: &[definition::Problem]) -> String {
-    problems.iter().map(|p| format!("{}: {}", p.path, p.message)).collect::<Vec<_>>().join("; ")
+    problems
+        .iter()
+        .map(|p| format!("{}: {}", p.path, p.message))
+        .collect::<Vec<_>>()
+        .join("; ")
 }

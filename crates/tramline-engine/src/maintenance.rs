@@ -23,13 +23,21 @@ const TIDY_EVERY: u32 = 600;
 /// What the driver asks for.
 pub(crate) enum Chore {
     /// Read the next timers of a shard after a position.
-    Timers { shard: u16, after: Option<(Millis, Uuid)> },
+    Timers {
+        shard: u16,
+        after: Option<(Millis, Uuid)>,
+    },
     /// The owned shards changed: read their schedules now.
     Shards(Vec<u16>),
 }
 
 /// Runs until the channel closes.
-pub(crate) async fn run(db: Db, with_schedules: bool, mut chores: mpsc::Receiver<Chore>, out: mpsc::Sender<Message>) {
+pub(crate) async fn run(
+    db: Db,
+    with_schedules: bool,
+    mut chores: mpsc::Receiver<Chore>,
+    out: mpsc::Sender<Message>,
+) {
     let mut shards: Vec<u16> = Vec::new();
     let mut fingerprint = None;
     let mut turn = 0u32;
@@ -72,10 +80,21 @@ fn report(result: Result<(), StoreError>) {
     }
 }
 
-async fn read_timers(db: &Db, shard: u16, after: Option<(Millis, Uuid)>, out: &mpsc::Sender<Message>) -> Result<(), StoreError> {
+async fn read_timers(
+    db: &Db,
+    shard: u16,
+    after: Option<(Millis, Uuid)>,
+    out: &mpsc::Sender<Message>,
+) -> Result<(), StoreError> {
     let timers = timers::window(db, shard, after, TIMER_WINDOW).await?;
     let complete = (timers.len() as i64) < TIMER_WINDOW;
-    let _ = out.send(Message::Timers { shard, timers, complete }).await;
+    let _ = out
+        .send(Message::Timers {
+            shard,
+            timers,
+            complete,
+        })
+        .await;
     Ok(())
 }
 
@@ -113,10 +132,16 @@ async fn compile_submitted(db: &Db) -> Result<(), StoreError> {
                 api::settle_definition(db, &row.name, row.version, outcome).await?;
             }
             Err(problems) => {
-                let places: Vec<_> =
-                    problems.iter().map(|p| json!({ "path": p.path, "message": p.message })).collect();
+                let places: Vec<_> = problems
+                    .iter()
+                    .map(|p| json!({ "path": p.path, "message": p.message }))
+                    .collect();
                 api::settle_definition(db, &row.name, row.version, Err(&json!(places))).await?;
-                tracing::warn!(workflow = row.name, version = row.version, "a submitted definition was refused");
+                tracing::warn!(
+                    workflow = row.name,
+                    version = row.version,
+                    "a submitted definition was refused"
+                );
             }
         }
     }

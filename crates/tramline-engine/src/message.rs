@@ -15,24 +15,43 @@ pub(crate) enum Message {
     /// Newly visible runs and commands, or the result of a scan.
     Discovered(Discovered),
     /// A shard is ours from now on; its unfinished runs follow as `Discovered` with `past`.
-    Acquired { shard: u16, epoch: i64, low_xid: Option<u64>, unclean: bool },
+    Acquired {
+        shard: u16,
+        epoch: i64,
+        low_xid: Option<u64>,
+        unclean: bool,
+    },
     /// Discovery begins anew on another connection: what it said about transactions before does not count any more.
     Rescan,
     /// A shard is no longer ours: forget it.
-    Lost { shard: u16 },
+    Lost {
+        shard: u16,
+    },
     /// Give the shard up in order; answered when nothing of it is in flight.
-    Release { shard: u16, done: oneshot::Sender<()> },
+    Release {
+        shard: u16,
+        done: oneshot::Sender<()>,
+    },
     /// What the heartbeat has to store: shard, epoch, low-water mark.
-    Marks { reply: oneshot::Sender<Vec<(u16, i64, u64)>> },
+    Marks {
+        reply: oneshot::Sender<Vec<(u16, i64, u64)>>,
+    },
     /// The database has not answered for most of a lease: start nothing new until it does.
     Trusted(bool),
     Loaded(Vec<LoadedRun>),
     CallEnded(CallEnded),
     Flushed(Flushed),
-    Timers { shard: u16, timers: Vec<TimerRow>, complete: bool },
+    Timers {
+        shard: u16,
+        timers: Vec<TimerRow>,
+        complete: bool,
+    },
     Schedules(Vec<ScheduleRow>),
     /// Stop: drain until the deadline, then answer.
-    Stop { drain: std::time::Duration, done: oneshot::Sender<()> },
+    Stop {
+        drain: std::time::Duration,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// What one read found.

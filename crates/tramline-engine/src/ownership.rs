@@ -40,7 +40,10 @@ impl Ownership {
         let mut beat_at = Instant::now();
         loop {
             let beat = beat_at.elapsed() >= self.lease / 3 || owned.is_empty();
-            match self.turn(&mut keeper, &mut observer, &mut owned, beat, start).await {
+            match self
+                .turn(&mut keeper, &mut observer, &mut owned, beat, start)
+                .await
+            {
                 Ok(()) => {
                     last_answer = Instant::now();
                     if beat {
@@ -85,7 +88,9 @@ impl Ownership {
             Some(keeper) => keeper,
             None => {
                 let version = env!("CARGO_PKG_VERSION");
-                keeper.insert(Keeper::connect(&self.db, self.node, &self.name, version, &["engine".to_owned()]).await?)
+                keeper.insert(
+                    Keeper::connect(&self.db, self.node, &self.name, version, &["engine".to_owned()]).await?,
+                )
             }
         };
         if beat {
@@ -102,17 +107,33 @@ impl Ownership {
         let mono_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         for step in observer.observe(mono_ms, &shards, &nodes) {
             match step {
-                Move::Take { shard, epoch, beat, clean } => {
-                    let Some(taken) = keeper.take(shard, epoch, beat).await? else { continue };
+                Move::Take {
+                    shard,
+                    epoch,
+                    beat,
+                    clean,
+                } => {
+                    let Some(taken) = keeper.take(shard, epoch, beat).await? else {
+                        continue;
+                    };
                     tracing::debug!(shard, epoch = taken.epoch, clean, "took a shard");
                     owned.insert(shard);
-                    let _ = self.out.send(Message::Acquired {
-                        shard,
-                        epoch: taken.epoch,
-                        low_xid: taken.low_xid,
-                        unclean: !clean,
-                    }).await;
-                    let _ = self.assign.send(Assign::Take { shard, low_xid: taken.low_xid }).await;
+                    let _ = self
+                        .out
+                        .send(Message::Acquired {
+                            shard,
+                            epoch: taken.epoch,
+                            low_xid: taken.low_xid,
+                            unclean: !clean,
+                        })
+                        .await;
+                    let _ = self
+                        .assign
+                        .send(Assign::Take {
+                            shard,
+                            low_xid: taken.low_xid,
+                        })
+                        .await;
                 }
                 Move::Release { shard } => {
                     let _ = self.assign.send(Assign::Drop { shard }).await;

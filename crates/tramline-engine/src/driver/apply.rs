@@ -21,7 +21,13 @@ pub const OUTPUT_MAX_BYTES: usize = 1 << 20;
 impl Driver {
     /// Feeds an event to a live run and carries the decision out. A refusal is no news: nothing waits for it.
     pub(super) fn feed(&mut self, run_id: Uuid, event: Event) {
-        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&run_id)
+        else {
+            return;
+        };
         let begins = matches!(event, Event::Begin { .. });
         match live.run.decide(event) {
             Ok(decision) => {
@@ -36,7 +42,13 @@ impl Driver {
 
     pub(super) fn give_up(&mut self, run_id: Uuid, failure: &Failure) {
         let now = self.state.clock.now();
-        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&run_id)
+        else {
+            return;
+        };
         let decision = live.run.give_up(failure, now);
         self.apply(run_id, decision);
     }
@@ -52,17 +64,42 @@ impl Driver {
         if rows.is_empty() && command.is_none() {
             return self.act(run_id, then);
         }
-        let Some(Entry { shard, stage: Stage::Live(live), .. }) = self.state.entries.get(&run_id) else { return };
+        let Some(Entry {
+            shard,
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get(&run_id)
+        else {
+            return;
+        };
         let shard = *shard;
-        let subject = Subject { run_id, generation: live.run.generation, foreign: live.foreign };
+        let subject = Subject {
+            run_id,
+            generation: live.run.generation,
+            foreign: live.foreign,
+        };
         let target = target_of(live);
-        let updates = rows.iter().filter_map(|row| RunUpdate::of(run_id, &target, row)).collect();
+        let updates = rows
+            .iter()
+            .filter_map(|row| RunUpdate::of(run_id, &target, row))
+            .collect();
         let mut items = Vec::with_capacity(rows.len() + 1);
-        for what in rows.into_iter().map(|row| What::Run(subject, row)).chain(command.map(What::CommandDone)) {
-            let Some(item) = self.item(shard, what) else { return };
+        for what in rows
+            .into_iter()
+            .map(|row| What::Run(subject, row))
+            .chain(command.map(What::CommandDone))
+        {
+            let Some(item) = self.item(shard, what) else {
+                return;
+            };
             items.push(item);
         }
-        self.push(Unit { then, updates, remember: command, ..Unit::new(Some(run_id), shard, items) });
+        self.push(Unit {
+            then,
+            updates,
+            remember: command,
+            ..Unit::new(Some(run_id), shard, items)
+        });
     }
 
     /// One row with its time and order; `None` when the shard is no longer ours.
@@ -70,7 +107,13 @@ impl Driver {
         let epoch = self.state.shards.get(&shard)?.epoch;
         let at = self.state.clock.now();
         let seq = self.state.clock.seq();
-        Some(Item { shard, epoch, what, at, seq })
+        Some(Item {
+            shard,
+            epoch,
+            what,
+            at,
+            seq,
+        })
     }
 
     /// Takes actions whose rows are committed.
@@ -84,12 +127,32 @@ impl Driver {
                     self.feed(run_id, Event::Begin { now });
                 }
                 Action::Settled(_) => self.forget(run_id),
-                Action::SleepUntil { kind, step, attempt, due_at } => {
-                    let Some(Entry { shard, stage: Stage::Live(live), .. }) = self.state.entries.get(&run_id) else {
+                Action::SleepUntil {
+                    kind,
+                    step,
+                    attempt,
+                    due_at,
+                } => {
+                    let Some(Entry {
+                        shard,
+                        stage: Stage::Live(live),
+                        ..
+                    }) = self.state.entries.get(&run_id)
+                    else {
                         return;
                     };
-                    let step = if kind == machine::TimerKind::Start { "" } else { live.run.plan.step_name(step) };
-                    let timer = TimerRow { due_at, run_id, kind, step: step.to_owned(), attempt };
+                    let step = if kind == machine::TimerKind::Start {
+                        ""
+                    } else {
+                        live.run.plan.step_name(step)
+                    };
+                    let timer = TimerRow {
+                        due_at,
+                        run_id,
+                        kind,
+                        step: step.to_owned(),
+                        attempt,
+                    };
                     self.state.timers.set(*shard, timer);
                 }
             }
@@ -101,7 +164,9 @@ impl Driver {
     /// Makes the calls that waited for room, as far as there is room now.
     pub(super) fn make_waiting_calls(&mut self) {
         while self.state.stopping.is_none() && self.state.calls_out < self.config.calls_max {
-            let Some((run_id, call)) = self.state.calls_waiting.pop_front() else { return };
+            let Some((run_id, call)) = self.state.calls_waiting.pop_front() else {
+                return;
+            };
             let wanted = matches!(self.state.entries.get(&run_id), Some(Entry { stage: Stage::Live(live), .. })
                 if live.run.generation == call.generation
                     && live.run.steps.get(call.step).is_some_and(|s| s.in_flight && s.attempt == call.attempt));
@@ -117,8 +182,17 @@ impl Driver {
             return;
         }
         let now = self.state.clock.now();
-        let Some(Entry { shard, stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
-        let Some(fence) = self.state.shards.get(shard).map(|s| s.epoch) else { return };
+        let Some(Entry {
+            shard,
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&run_id)
+        else {
+            return;
+        };
+        let Some(fence) = self.state.shards.get(shard).map(|s| s.epoch) else {
+            return;
+        };
         let timeout = Duration::from_millis(call.timeout_ms);
         let request = Call {
             run_id,
@@ -141,7 +215,14 @@ impl Driver {
                 Ok(outcome) => storable(outcome),
                 Err(_) => Outcome::Failed(Failure::new("timeout", format!("no answer within {limit} ms"))),
             };
-            let end = CallEnded { run_id, step, generation, attempt, outcome, started_at: now };
+            let end = CallEnded {
+                run_id,
+                step,
+                generation,
+                attempt,
+                outcome,
+                started_at: now,
+            };
             // A closed channel means that the engine is gone; the call is repeated by the next owner.
             let _ = out.send(Message::CallEnded(end)).await;
         });
@@ -150,7 +231,13 @@ impl Driver {
     }
 
     fn abort_calls(&mut self, run_id: Uuid) {
-        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&run_id)
+        else {
+            return;
+        };
         for (_, call) in live.calls.drain(..) {
             call.abort();
             self.state.calls_out -= 1;
@@ -175,13 +262,20 @@ impl Driver {
 
 /// What the database cannot keep is a failure of the call, found here before it reaches a batch.
 fn storable(outcome: Outcome) -> Outcome {
-    let Outcome::Completed(value) = &outcome else { return outcome };
+    let Outcome::Completed(value) = &outcome else {
+        return outcome;
+    };
     if let Err(problem) = check_storable(value) {
-        return Outcome::Failed(Failure::new("invalid_output", format!("the result cannot be stored: {problem}")));
+        return Outcome::Failed(Failure::new(
+            "invalid_output",
+            format!("the result cannot be stored: {problem}"),
+        ));
     }
     let size = value.to_string().len();
     if size > OUTPUT_MAX_BYTES {
-        let message = format!("the result has {size} bytes, the limit is {OUTPUT_MAX_BYTES}; store it and return a reference");
+        let message = format!(
+            "the result has {size} bytes, the limit is {OUTPUT_MAX_BYTES}; store it and return a reference"
+        );
         return Outcome::Failed(Failure::new("output_too_large", message));
     }
     outcome
@@ -197,12 +291,31 @@ fn target_of(live: &Live) -> String {
 impl RunUpdate {
     fn of(run_id: Uuid, target: &str, row: &Row) -> Option<Self> {
         let (step, status, started_at, at, error) = match row {
-            Row::Step(s) => (Some(s.step.clone()), s.status.as_str(), Some(s.started_at), s.finished_at, &s.error),
+            Row::Step(s) => (
+                Some(s.step.clone()),
+                s.status.as_str(),
+                Some(s.started_at),
+                s.finished_at,
+                &s.error,
+            ),
             Row::End(e) => (None, e.status.as_str(), e.started_at, e.finished_at, &e.error),
             _ => return None,
         };
-        let error = error.as_ref().and_then(|e| e.get("message")).and_then(|m| m.as_str()).map(str::to_owned);
+        let error = error
+            .as_ref()
+            .and_then(|e| e.get("message"))
+            .and_then(|m| m.as_str())
+            .map(str::to_owned);
         let ms = started_at.map(|started| at - started);
-        Some(Self { run_id, target: target.to_owned(), ended: step.is_none(), step, status, at, ms, error })
+        Some(Self {
+            run_id,
+            target: target.to_owned(),
+            ended: step.is_none(),
+            step,
+            status,
+            at,
+            ms,
+            error,
+        })
     }
 }

@@ -10,7 +10,11 @@ use crate::flushing::What;
 
 impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
-        let releasing = self.state.shards.get(&command.shard).is_none_or(|s| s.releasing.is_some());
+        let releasing = self
+            .state
+            .shards
+            .get(&command.shard)
+            .is_none_or(|s| s.releasing.is_some());
         // Read twice (a scan and a tick, or before its removal was committed): applied once.
         if releasing || !self.state.commands_seen.insert(command.command_id) {
             return;
@@ -18,27 +22,65 @@ impl Driver {
         let run_id = match (command.subject_kind.as_str(), command.subject_id.parse::<Uuid>()) {
             ("run", Ok(run_id)) => run_id,
             _ => {
-                tracing::warn!(subject = command.subject_id, verb = command.verb, "a command names nothing that is here");
+                tracing::warn!(
+                    subject = command.subject_id,
+                    verb = command.verb,
+                    "a command names nothing that is here"
+                );
                 self.drop_command(command.shard, command.command_id);
                 return;
             }
         };
         match self.state.entries.get(&run_id) {
-            Some(Entry { stage: Stage::Live(_), .. }) => self.apply_command(run_id, command),
+            Some(Entry {
+                stage: Stage::Live(_),
+                ..
+            }) => self.apply_command(run_id, command),
             _ => self.load_for(run_id, command.shard, Waiting::Command(command)),
         }
     }
 
     pub(super) fn apply_command(&mut self, run_id: Uuid, command: Command) {
         let now = self.state.clock.now();
-        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
-        let Command { command_id, verb, args, actor, reason, .. } = command;
-        let generation = args.as_ref().and_then(|a| a.get("generation")).and_then(Value::as_u64);
-        let text = |name: &str| args.as_ref().and_then(|a| a.get(name)).and_then(Value::as_str).map(str::to_owned);
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&run_id)
+        else {
+            return;
+        };
+        let Command {
+            command_id,
+            verb,
+            args,
+            actor,
+            reason,
+            ..
+        } = command;
+        let generation = args
+            .as_ref()
+            .and_then(|a| a.get("generation"))
+            .and_then(Value::as_u64);
+        let text = |name: &str| {
+            args.as_ref()
+                .and_then(|a| a.get(name))
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         let decided = match verb.as_str() {
-            "cancel" => live.run.decide(Event::Cancel { reason: reason.clone(), actor: actor.clone(), now }),
-            "pause" => live.run.decide(Event::Pause { actor: actor.clone(), now }),
-            "resume" => live.run.decide(Event::Resume { actor: actor.clone(), now }),
+            "cancel" => live.run.decide(Event::Cancel {
+                reason: reason.clone(),
+                actor: actor.clone(),
+                now,
+            }),
+            "pause" => live.run.decide(Event::Pause {
+                actor: actor.clone(),
+                now,
+            }),
+            "resume" => live.run.decide(Event::Resume {
+                actor: actor.clone(),
+                now,
+            }),
             "retry" => live.run.decide(Event::Retry {
                 generation: generation.and_then(|g| u32::try_from(g).ok()),
                 from_step: text("from_step"),
@@ -47,13 +89,25 @@ impl Driver {
                 now,
             }),
             "metadata" => Ok(Decision {
-                rows: vec![Row::Mark { status: live.run.status, input: None, metadata: args.clone() }],
+                rows: vec![Row::Mark {
+                    status: live.run.status,
+                    input: None,
+                    metadata: args.clone(),
+                }],
                 then: Vec::new(),
             }),
             "requeue" => {
-                return self.refuse(run_id, command_id, &verb, actor, "the engine drives it; a lost node's runs go on by themselves");
+                return self.refuse(
+                    run_id,
+                    command_id,
+                    &verb,
+                    actor,
+                    "the engine drives it; a lost node's runs go on by themselves",
+                );
             }
-            "priority" => return self.refuse(run_id, command_id, &verb, actor, "it has been started already"),
+            "priority" => {
+                return self.refuse(run_id, command_id, &verb, actor, "it has been started already");
+            }
             _ => return self.refuse(run_id, command_id, &verb, actor, "no such request"),
         };
         match decided {
@@ -69,12 +123,24 @@ impl Driver {
             message: format!("{verb} refused: {why}"),
             payload: Some(json!({ "actor": actor, "verb": verb })),
         };
-        self.apply_with(run_id, Decision { rows: vec![row], then: Vec::new() }, Some(command_id));
+        self.apply_with(
+            run_id,
+            Decision {
+                rows: vec![row],
+                then: Vec::new(),
+            },
+            Some(command_id),
+        );
     }
 
     /// Removes a command that is about nothing.
     pub(super) fn drop_command(&mut self, shard: u16, command_id: Uuid) {
-        let Some(item) = self.item(shard, What::CommandDone(command_id)) else { return };
-        self.push(Unit { remember: Some(command_id), ..Unit::new(None, shard, vec![item]) });
+        let Some(item) = self.item(shard, What::CommandDone(command_id)) else {
+            return;
+        };
+        self.push(Unit {
+            remember: Some(command_id),
+            ..Unit::new(None, shard, vec![item])
+        });
     }
 }

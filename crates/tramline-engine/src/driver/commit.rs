@@ -18,11 +18,16 @@ impl Driver {
         let mut units = Vec::new();
         let mut rows = 0;
         while rows < FLUSH_ROWS_MAX {
-            let Some(unit) = self.state.pending.pop_front() else { break };
+            let Some(unit) = self.state.pending.pop_front() else {
+                break;
+            };
             rows += unit.items.len();
             units.push(unit);
         }
-        let items = units.iter_mut().flat_map(|u| std::mem::take(&mut u.items)).collect();
+        let items = units
+            .iter_mut()
+            .flat_map(|u| std::mem::take(&mut u.items))
+            .collect();
         if self.flushes.try_send(items).is_err() {
             tracing::error!("the flushing task is gone; what is in memory is driven by the next owner");
             return;
@@ -31,11 +36,17 @@ impl Driver {
     }
 
     pub(super) fn on_flushed(&mut self, flushed: Flushed) {
-        let Some(units) = self.state.in_flight.take() else { return };
+        let Some(units) = self.state.in_flight.take() else {
+            return;
+        };
         self.shared.flushes.fetch_add(1, Ordering::AcqRel);
         let held: HashSet<u16> = flushed.held.iter().copied().collect();
         let not_ended: HashSet<Uuid> = flushed.not_ended.iter().copied().collect();
-        let lost: HashSet<u16> = units.iter().map(|u| u.shard).filter(|s| !held.contains(s)).collect();
+        let lost: HashSet<u16> = units
+            .iter()
+            .map(|u| u.shard)
+            .filter(|s| !held.contains(s))
+            .collect();
         for shard in &lost {
             if self.state.shards.contains_key(shard) {
                 tracing::warn!(shard, "a flush found that another node owns this shard");

@@ -31,7 +31,12 @@ impl Driver {
         }
         if let Some(settled) = found.settled {
             // Strictly before: the flush that ended a run has been answered when the count rose.
-            while self.state.gone_order.front().is_some_and(|(flushes, _)| *flushes < settled) {
+            while self
+                .state
+                .gone_order
+                .front()
+                .is_some_and(|(flushes, _)| *flushes < settled)
+            {
                 if let Some((_, id)) = self.state.gone_order.pop_front() {
                     self.state.gone.remove(&id);
                     self.state.commands_seen.remove(&id);
@@ -41,7 +46,9 @@ impl Driver {
     }
 
     fn on_header(&mut self, header: Header, past: bool, swept: bool) {
-        let Some(shard) = self.state.shards.get_mut(&header.shard) else { return };
+        let Some(shard) = self.state.shards.get_mut(&header.shard) else {
+            return;
+        };
         if shard.releasing.is_some() || self.state.gone.contains(&header.run_id) {
             return;
         }
@@ -55,7 +62,9 @@ impl Driver {
             return;
         }
         if swept {
-            self.shown.missed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.shown
+                .missed
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tracing::warn!(run_id = %header.run_id, "the sweep found a run that discovery had missed");
         }
         shard.note_xid(header.xid);
@@ -86,18 +95,40 @@ impl Driver {
     }
 
     fn delay_unloaded(&mut self, header: &Header, due_at: i64) {
-        let subject = Subject { run_id: header.run_id, generation: 1, foreign: header.foreign };
-        let row = Row::TimerSet { kind: TimerKind::Start, step: String::new(), attempt: 0, due_at };
-        let timer =
-            TimerRow { due_at, run_id: header.run_id, kind: TimerKind::Start, step: String::new(), attempt: 0 };
-        let Some(item) = self.item(header.shard, What::Run(subject, row)) else { return };
-        self.push(Unit { leaves: Some(timer), ..Unit::new(Some(header.run_id), header.shard, vec![item]) });
+        let subject = Subject {
+            run_id: header.run_id,
+            generation: 1,
+            foreign: header.foreign,
+        };
+        let row = Row::TimerSet {
+            kind: TimerKind::Start,
+            step: String::new(),
+            attempt: 0,
+            due_at,
+        };
+        let timer = TimerRow {
+            due_at,
+            run_id: header.run_id,
+            kind: TimerKind::Start,
+            step: String::new(),
+            attempt: 0,
+        };
+        let Some(item) = self.item(header.shard, What::Run(subject, row)) else {
+            return;
+        };
+        self.push(Unit {
+            leaves: Some(timer),
+            ..Unit::new(Some(header.run_id), header.shard, vec![item])
+        });
     }
 
     /// Loads as many ready runs as may be active; first those that something has happened to.
     pub(super) fn start_ready(&mut self) {
         while self.state.loads_out < LOADS_MAX && !self.state.loads_wanted.is_empty() {
-            let rest = self.state.loads_wanted.split_off(self.state.loads_wanted.len().min(LOAD_BATCH));
+            let rest = self
+                .state
+                .loads_wanted
+                .split_off(self.state.loads_wanted.len().min(LOAD_BATCH));
             let ids = std::mem::replace(&mut self.state.loads_wanted, rest);
             self.load(ids, true);
         }
@@ -105,20 +136,33 @@ impl Driver {
             return;
         }
         while self.state.loads_out < LOADS_MAX {
-            let room = self.config.active_max.saturating_sub(self.state.active + self.state.loads_out * LOAD_BATCH);
+            let room = self
+                .config
+                .active_max
+                .saturating_sub(self.state.active + self.state.loads_out * LOAD_BATCH);
             let mut fresh = Vec::new();
             let mut known = Vec::new();
             while fresh.len() + known.len() < room.min(LOAD_BATCH) {
                 let Some(id) = self.pop_ready() else { break };
-                let Some(entry) = self.state.entries.get_mut(&id) else { continue };
+                let Some(entry) = self.state.entries.get_mut(&id) else {
+                    continue;
+                };
                 if !matches!(entry.stage, Stage::Ready) {
                     continue;
                 }
                 entry.stage = Stage::Loading;
                 // Only what the dead owner may have been executing: the scan found it.
                 let unclean = entry.past && self.state.shards.get(&entry.shard).is_some_and(|s| s.unclean);
-                let load = LoadId { run_id: id, foreign: entry.foreign, unclean };
-                if entry.past { known.push(load) } else { fresh.push(load) }
+                let load = LoadId {
+                    run_id: id,
+                    foreign: entry.foreign,
+                    unclean,
+                };
+                if entry.past {
+                    known.push(load)
+                } else {
+                    fresh.push(load)
+                }
             }
             if fresh.is_empty() && known.is_empty() {
                 return;
@@ -138,7 +182,9 @@ impl Driver {
         if fair {
             order.reverse();
         }
-        order.into_iter().find_map(|class| self.state.ready[class].pop_front())
+        order
+            .into_iter()
+            .find_map(|class| self.state.ready[class].pop_front())
     }
 
     pub(super) fn load(&mut self, ids: Vec<LoadId>, past: bool) {
@@ -166,7 +212,11 @@ impl Driver {
             entry.past = true;
             entry.stage = Stage::Loading;
             let foreign = entry.foreign;
-            self.state.loads_wanted.push(LoadId { run_id, foreign, unclean: false });
+            self.state.loads_wanted.push(LoadId {
+                run_id,
+                foreign,
+                unclean: false,
+            });
         }
     }
 
@@ -182,7 +232,9 @@ impl Driver {
 
     /// The row does not exist: only a command or a stale timer can have named it.
     fn on_unknown(&mut self, run_id: Uuid) {
-        let Some(entry) = self.state.entries.get_mut(&run_id) else { return };
+        let Some(entry) = self.state.entries.get_mut(&run_id) else {
+            return;
+        };
         let shard = entry.shard;
         for waiting in std::mem::take(&mut entry.waiting) {
             if let Waiting::Command(command) = waiting {
@@ -194,12 +246,25 @@ impl Driver {
 
     fn on_one_loaded(&mut self, run_id: Uuid, loaded: Loaded) {
         let now = self.state.clock.now();
-        let Loaded { run, foreign, scheduled_at, period, defect } = loaded;
-        let Some(entry) = self.state.entries.get_mut(&run_id) else { return };
+        let Loaded {
+            run,
+            foreign,
+            scheduled_at,
+            period,
+            defect,
+        } = loaded;
+        let Some(entry) = self.state.entries.get_mut(&run_id) else {
+            return;
+        };
         let waiting = std::mem::take(&mut entry.waiting);
         let status = run.status;
         entry.foreign = Some(foreign);
-        entry.stage = Stage::Live(Box::new(Live { run, foreign, period, calls: Vec::new() }));
+        entry.stage = Stage::Live(Box::new(Live {
+            run,
+            foreign,
+            period,
+            calls: Vec::new(),
+        }));
         self.state.active += 1;
         if let Some(defect) = defect
             && !status.is_terminal()
@@ -213,10 +278,17 @@ impl Driver {
             }
         }
         // What was decided just now goes on after its commit; everything else is begun, or begun again.
-        if let Some(Entry { stage: Stage::Live(live), units: 0, .. }) = self.state.entries.get(&run_id) {
+        if let Some(Entry {
+            stage: Stage::Live(live),
+            units: 0,
+            ..
+        }) = self.state.entries.get(&run_id)
+        {
             let event = match (live.run.status, scheduled_at.filter(|at| *at > now)) {
                 (RunStatus::Queued, Some(until)) => Some(Event::Delay { until, now }),
-                (RunStatus::Queued | RunStatus::Running | RunStatus::Waiting, _) => Some(Event::Begin { now }),
+                (RunStatus::Queued | RunStatus::Running | RunStatus::Waiting, _) => {
+                    Some(Event::Begin { now })
+                }
                 _ => None,
             };
             if let Some(event) = event {
@@ -228,17 +300,31 @@ impl Driver {
 
     /// A run with nothing in flight that waits for a row in the database need not stay in memory.
     pub(super) fn leave_if_waiting(&mut self, run_id: Uuid, now: i64) {
-        let Some(Entry { stage: Stage::Live(live), waiting, units, .. }) = self.state.entries.get(&run_id) else {
+        let Some(Entry {
+            stage: Stage::Live(live),
+            waiting,
+            units,
+            ..
+        }) = self.state.entries.get(&run_id)
+        else {
             return;
         };
         let busy = !live.calls.is_empty()
             || !waiting.is_empty()
             || *units > 0
             || live.run.steps.iter().any(|s| s.in_flight);
-        let soon = live.run.steps.iter().filter_map(|s| s.due_at).min().is_some_and(|due| due - now < KEEP_WAITING_MS);
+        let soon = live
+            .run
+            .steps
+            .iter()
+            .filter_map(|s| s.due_at)
+            .min()
+            .is_some_and(|due| due - now < KEEP_WAITING_MS);
         let parked = match live.run.status {
             RunStatus::Paused => true,
-            RunStatus::Scheduled | RunStatus::Waiting => !soon && live.run.steps.iter().any(|s| s.due_at.is_some()),
+            RunStatus::Scheduled | RunStatus::Waiting => {
+                !soon && live.run.steps.iter().any(|s| s.due_at.is_some())
+            }
             status => status.is_terminal(),
         };
         if parked && !busy {

@@ -155,7 +155,15 @@ struct Unit {
 
 impl Unit {
     fn new(run_id: Option<Uuid>, shard: u16, items: Vec<Item>) -> Self {
-        Self { run_id, shard, items, then: Vec::new(), updates: Vec::new(), leaves: None, remember: None }
+        Self {
+            run_id,
+            shard,
+            items,
+            then: Vec::new(),
+            updates: Vec::new(),
+            leaves: None,
+            remember: None,
+        }
     }
 }
 
@@ -223,7 +231,12 @@ impl Driver {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Discovered(found) => self.on_discovered(found),
-            Message::Acquired { shard, epoch, low_xid, unclean } => self.on_acquired(shard, epoch, low_xid, unclean),
+            Message::Acquired {
+                shard,
+                epoch,
+                low_xid,
+                unclean,
+            } => self.on_acquired(shard, epoch, low_xid, unclean),
             Message::Rescan => self.on_rescan(),
             Message::Lost { shard } => self.on_lost(shard),
             Message::Release { shard, done } => self.on_release(shard, done),
@@ -233,14 +246,20 @@ impl Driver {
             }
             Message::Trusted(trusted) => {
                 if !trusted {
-                    tracing::warn!("the database has not answered for most of a lease; nothing new is started");
+                    tracing::warn!(
+                        "the database has not answered for most of a lease; nothing new is started"
+                    );
                 }
                 self.state.trusted = trusted;
             }
             Message::Loaded(runs) => self.on_loaded(runs),
             Message::CallEnded(end) => self.on_call_ended(end),
             Message::Flushed(flushed) => self.on_flushed(flushed),
-            Message::Timers { shard, timers, complete } => self.on_timers(shard, timers, complete),
+            Message::Timers {
+                shard,
+                timers,
+                complete,
+            } => self.on_timers(shard, timers, complete),
             Message::Schedules(list) => self.on_schedules(list),
             Message::Stop { drain, done } => {
                 self.state.stopping = Some((Instant::now() + drain, Some(done)));
@@ -253,7 +272,14 @@ impl Driver {
         let low_before = low_xid.unwrap_or(0);
         self.state.shards.insert(
             shard,
-            Shard { epoch, unclean, low_before, scanned: false, xids: BTreeMap::new(), releasing: None },
+            Shard {
+                epoch,
+                unclean,
+                low_before,
+                scanned: false,
+                xids: BTreeMap::new(),
+                releasing: None,
+            },
         );
         self.read_timers_of(shard);
         self.tell_shards();
@@ -272,8 +298,13 @@ impl Driver {
         if self.state.shards.remove(&shard).is_none() {
             return;
         }
-        let ids: Vec<Uuid> =
-            self.state.entries.iter().filter(|(_, e)| e.shard == shard).map(|(id, _)| *id).collect();
+        let ids: Vec<Uuid> = self
+            .state
+            .entries
+            .iter()
+            .filter(|(_, e)| e.shard == shard)
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             self.forget(id);
         }
@@ -352,13 +383,19 @@ impl Driver {
     }
 
     fn has_stopped(&mut self) -> bool {
-        let Some((deadline, done)) = &mut self.state.stopping else { return false };
-        let idle = self.state.calls_out == 0 && self.state.pending.is_empty() && self.state.in_flight.is_none();
+        let Some((deadline, done)) = &mut self.state.stopping else {
+            return false;
+        };
+        let idle =
+            self.state.calls_out == 0 && self.state.pending.is_empty() && self.state.in_flight.is_none();
         if !idle && Instant::now() < *deadline {
             return false;
         }
         if !idle {
-            tracing::warn!(calls = self.state.calls_out, "stopped with calls in flight; they are repeated under the same key");
+            tracing::warn!(
+                calls = self.state.calls_out,
+                "stopped with calls in flight; they are repeated under the same key"
+            );
         }
         if let Some(done) = done.take() {
             let _ = done.send(());
@@ -368,7 +405,9 @@ impl Driver {
 
     /// Takes a run out of memory and stops its calls.
     fn forget(&mut self, id: Uuid) {
-        let Some(entry) = self.state.entries.remove(&id) else { return };
+        let Some(entry) = self.state.entries.remove(&id) else {
+            return;
+        };
         if let Stage::Live(live) = entry.stage {
             self.state.active -= 1;
             self.state.calls_out -= live.calls.len();
@@ -408,7 +447,13 @@ impl Driver {
     fn on_call_ended(&mut self, end: CallEnded) {
         let random = rand::random();
         let now = self.state.clock.now();
-        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&end.run_id) else { return };
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&end.run_id)
+        else {
+            return;
+        };
         if let Some(at) = live.calls.iter().position(|(step, _)| *step == end.step) {
             live.calls.swap_remove(at);
             self.state.calls_out -= 1;

@@ -78,11 +78,27 @@ impl Driver {
                 }
             };
             if !row.paused {
-                let why = if was_paused { "the schedule was paused" } else { "no node was running" };
+                let why = if was_paused {
+                    "the schedule was paused"
+                } else {
+                    "no node was running"
+                };
                 self.skip_missed(&row, &cron, now, why);
             }
-            let next = if row.paused { None } else { cron.next_after(row.last_due.unwrap_or(now).max(now)) };
-            self.state.schedules.by_name.insert(row.name.clone(), Planned { row, cron, next, prepared: Vec::new() });
+            let next = if row.paused {
+                None
+            } else {
+                cron.next_after(row.last_due.unwrap_or(now).max(now))
+            };
+            self.state.schedules.by_name.insert(
+                row.name.clone(),
+                Planned {
+                    row,
+                    cron,
+                    next,
+                    prepared: Vec::new(),
+                },
+            );
         }
         self.plan_periods();
     }
@@ -112,7 +128,11 @@ impl Driver {
 
     fn skip(&mut self, row: &ScheduleRow, due_at: Millis, reason: &str, now: Millis) {
         let run_id = self.new_run_id(&row.name);
-        let subject = Subject { run_id, generation: 1, foreign: false };
+        let subject = Subject {
+            run_id,
+            generation: 1,
+            foreign: false,
+        };
         let error = std::sync::Arc::new(json!({ "code": "period_skipped", "message": reason }));
         let end = EndRow {
             status: RunStatus::Skipped,
@@ -126,7 +146,11 @@ impl Driver {
         let event = Row::Event {
             event_type: "period_skipped",
             level: "warn",
-            message: format!("period {} of {} was skipped: {reason}", tramline_store::rows::timestamp(due_at), row.name),
+            message: format!(
+                "period {} of {} was skipped: {reason}",
+                tramline_store::rows::timestamp(due_at),
+                row.name
+            ),
             payload: Some(json!({ "schedule": row.name })),
         };
         let period = What::Period {
@@ -136,7 +160,11 @@ impl Driver {
             outcome: "skipped",
             reason: Some(reason.to_owned()),
         };
-        let whats = [period, What::Run(subject, Row::End(end)), What::Run(subject, event)];
+        let whats = [
+            period,
+            What::Run(subject, Row::End(end)),
+            What::Run(subject, event),
+        ];
         // The run is over before anybody starts it: what a tick finds of it is not to be driven.
         self.state.gone.insert(run_id);
         self.push_schedule_unit(row.shard, run_id, whats, true);
@@ -153,13 +181,19 @@ impl Driver {
             .schedules
             .by_name
             .values()
-            .filter_map(|p| p.next.filter(|at| *at <= now + LEAD_MS).map(|at| (p.row.name.clone(), p.row.shard, at)))
+            .filter_map(|p| {
+                p.next
+                    .filter(|at| *at <= now + LEAD_MS)
+                    .map(|at| (p.row.name.clone(), p.row.shard, at))
+            })
             .collect();
         for (name, shard, mut due_at) in due {
             loop {
                 let run_id = self.new_run_id(&name);
                 self.prepare(&name, shard, due_at, run_id);
-                let Some(planned) = self.state.schedules.by_name.get_mut(&name) else { break };
+                let Some(planned) = self.state.schedules.by_name.get_mut(&name) else {
+                    break;
+                };
                 planned.prepared.retain(|(at, _)| *at > now);
                 planned.prepared.push((due_at, run_id));
                 planned.next = planned.cron.next_after(due_at);
@@ -193,24 +227,42 @@ impl Driver {
                 units: 0,
             },
         );
-        let timer = TimerRow { due_at, run_id, kind: TimerKind::Start, step: String::new(), attempt: 0 };
+        let timer = TimerRow {
+            due_at,
+            run_id,
+            kind: TimerKind::Start,
+            step: String::new(),
+            attempt: 0,
+        };
         self.state.timers.set_local(shard, timer);
         self.push_schedule_unit(shard, run_id, [period], false);
     }
 
     /// Takes back what was recorded ahead and has not started.
     fn take_back(&mut self, name: &str, why: &str) {
-        let Some(planned) = self.state.schedules.by_name.get_mut(name) else { return };
+        let Some(planned) = self.state.schedules.by_name.get_mut(name) else {
+            return;
+        };
         let shard = planned.row.shard;
         let now = self.state.clock.now();
         for (due_at, run_id) in std::mem::take(&mut planned.prepared) {
-            if !matches!(self.state.entries.get(&run_id), Some(Entry { stage: Stage::Prepared, .. })) {
+            if !matches!(
+                self.state.entries.get(&run_id),
+                Some(Entry {
+                    stage: Stage::Prepared,
+                    ..
+                })
+            ) {
                 continue;
             }
             self.state.gone.insert(run_id);
             self.forget(run_id);
             self.state.timers.remove_run(run_id);
-            let subject = Subject { run_id, generation: 1, foreign: false };
+            let subject = Subject {
+                run_id,
+                generation: 1,
+                foreign: false,
+            };
             let error = std::sync::Arc::new(json!({ "code": "period_cancelled", "message": why }));
             let end = EndRow {
                 status: RunStatus::Cancelled,
@@ -234,11 +286,26 @@ impl Driver {
 
     /// A run of a period begins: its drift is recorded.
     pub(super) fn note_begin(&mut self, run_id: Uuid) {
-        let Some(Entry { shard, stage: Stage::Live(live), .. }) = self.state.entries.get(&run_id) else { return };
-        let Some((schedule, due_at)) = live.period.clone().filter(|_| live.run.generation == 1) else { return };
+        let Some(Entry {
+            shard,
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get(&run_id)
+        else {
+            return;
+        };
+        let Some((schedule, due_at)) = live.period.clone().filter(|_| live.run.generation == 1) else {
+            return;
+        };
         let shard = *shard;
         let started_at = Some(self.state.clock.now());
-        let outcome = What::PeriodOutcome { schedule, due_at, started_at, outcome: "started", reason: None };
+        let outcome = What::PeriodOutcome {
+            schedule,
+            due_at,
+            started_at,
+            outcome: "started",
+            reason: None,
+        };
         self.push_schedule_unit(shard, run_id, [outcome], false);
     }
 
@@ -249,11 +316,17 @@ impl Driver {
         whats: impl IntoIterator<Item = What>,
         over: bool,
     ) {
-        let items: Vec<_> = whats.into_iter().filter_map(|what| self.item(shard, what)).collect();
+        let items: Vec<_> = whats
+            .into_iter()
+            .filter_map(|what| self.item(shard, what))
+            .collect();
         if items.is_empty() {
             return;
         }
-        self.push(Unit { remember: over.then_some(run_id), ..Unit::new(Some(run_id), shard, items) });
+        self.push(Unit {
+            remember: over.then_some(run_id),
+            ..Unit::new(Some(run_id), shard, items)
+        });
     }
 
     /// An id whose shard is the schedule's.

@@ -36,17 +36,27 @@ struct Window {
 impl Timers {
     /// A timer whose row is committed.
     pub(super) fn set(&mut self, shard: u16, timer: TimerRow) {
-        let Some(window) = self.shards.get_mut(&shard) else { return };
+        let Some(window) = self.shards.get_mut(&shard) else {
+            return;
+        };
         if window.reading {
             window.held.push(timer);
             return;
         }
         if window.upto.is_none() && window.count >= KEPT_MAX {
             // From here on the later ones stay in the database.
-            let last = self.heap.iter().filter(|Reverse((_, s))| *s == shard).map(|Reverse((t, _))| (t.due_at, t.run_id)).max();
+            let last = self
+                .heap
+                .iter()
+                .filter(|Reverse((_, s))| *s == shard)
+                .map(|Reverse((t, _))| (t.due_at, t.run_id))
+                .max();
             window.upto = last;
         }
-        if window.upto.is_none_or(|upto| (timer.due_at, timer.run_id) <= upto) {
+        if window
+            .upto
+            .is_none_or(|upto| (timer.due_at, timer.run_id) <= upto)
+        {
             window.count += 1;
             self.heap.push(Reverse((timer, shard)));
         }
@@ -103,7 +113,9 @@ impl Driver {
     }
 
     pub(super) fn on_timers(&mut self, shard: u16, timers: Vec<TimerRow>, complete: bool) {
-        let Some(window) = self.state.timers.shards.get_mut(&shard) else { return };
+        let Some(window) = self.state.timers.shards.get_mut(&shard) else {
+            return;
+        };
         window.reading = false;
         let last = timers.last().map(|t| (t.due_at, t.run_id));
         window.upto = if complete { None } else { last.or(window.upto) };
@@ -141,7 +153,10 @@ impl Driver {
     fn on_due(&mut self, timer: TimerRow, shard: u16) {
         let run_id = timer.run_id;
         match self.state.entries.get_mut(&run_id) {
-            Some(Entry { stage: Stage::Live(_), .. }) => self.apply_timer(run_id, &timer),
+            Some(Entry {
+                stage: Stage::Live(_),
+                ..
+            }) => self.apply_timer(run_id, &timer),
             // Made by this node and not started yet: nothing is recorded, so it is simply ready now.
             Some(entry) if matches!(entry.stage, Stage::Prepared) => {
                 if entry.units > 0 {
@@ -160,7 +175,13 @@ impl Driver {
 
     pub(super) fn apply_timer(&mut self, run_id: Uuid, timer: &TimerRow) {
         let now = self.state.clock.now();
-        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get(&run_id) else { return };
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get(&run_id)
+        else {
+            return;
+        };
         let step = match timer.kind {
             TimerKind::Start => Some(0),
             _ => (0..live.run.steps.len()).find(|i| live.run.plan.step_name(*i) == timer.step),
@@ -169,6 +190,14 @@ impl Driver {
         if timer.kind == TimerKind::Start {
             self.note_begin(run_id);
         }
-        self.feed(run_id, Event::TimerDue { kind: timer.kind, step, attempt: timer.attempt, now });
+        self.feed(
+            run_id,
+            Event::TimerDue {
+                kind: timer.kind,
+                step,
+                attempt: timer.attempt,
+                now,
+            },
+        );
     }
 }

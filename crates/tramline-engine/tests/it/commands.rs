@@ -35,7 +35,11 @@ async fn cancel_ends_a_running_run_and_stops_its_call() {
     let engine = engine(db.url(), "a", handlers).await;
     let id = engine.start_run("step", json!({})).await.unwrap();
     starts.recv().await.unwrap();
-    assert!(api::cancel_run(&store, id, Some("not needed"), Some("tester")).await.unwrap());
+    assert!(
+        api::cancel_run(&store, id, Some("not needed"), Some("tester"))
+            .await
+            .unwrap()
+    );
     let row = ended(&engine, id).await;
     assert_eq!(row.status, "cancelled");
     assert_eq!(row.error.unwrap()["message"], "not needed");
@@ -51,12 +55,27 @@ async fn cancel_ends_a_running_run_and_stops_its_call() {
 async fn cancel_ends_a_sleeping_run_and_clears_its_timer() {
     let db = test_db().await;
     let store = register(&db, &["step"]).await;
-    publish(&store, json!({ "name": "long", "steps": [{ "name": "pause", "sleep": "24h" }] })).await;
+    publish(
+        &store,
+        json!({ "name": "long", "steps": [{ "name": "pause", "sleep": "24h" }] }),
+    )
+    .await;
     let engine = engine(db.url(), "a", echo()).await;
     let id = engine.start_run("long", json!({})).await.unwrap();
     let client = db.connect().await;
-    until_count(&client, "select count(*) from ops.runs where status = 'waiting'", 1).await;
-    client.execute("update ops.runs set status = 'cancelled' where run_id = $1", &[&id]).await.unwrap();
+    until_count(
+        &client,
+        "select count(*) from ops.runs where status = 'waiting'",
+        1,
+    )
+    .await;
+    client
+        .execute(
+            "update ops.runs set status = 'cancelled' where run_id = $1",
+            &[&id],
+        )
+        .await
+        .unwrap();
     assert_eq!(ended(&engine, id).await.status, "cancelled");
     until_count(&client, "select count(*) from tramline.timers", 0).await;
     engine.stop(Duration::from_secs(5)).await;
@@ -77,20 +96,45 @@ async fn retry_goes_on_at_the_failed_step_with_the_next_generation() {
     let seen = keys.clone();
     let handlers = echo().with("gate", move |call| {
         seen.lock().unwrap().push(call.idempotency_key.clone());
-        async move { if call.body["payload"]["x"] == 2 { Outcome::Completed(json!("in")) } else { failed("closed") } }
+        async move {
+            if call.body["payload"]["x"] == 2 {
+                Outcome::Completed(json!("in"))
+            } else {
+                failed("closed")
+            }
+        }
     });
     let engine = engine(db.url(), "a", handlers).await;
     let id = engine.start_run("gated", json!({ "x": 1 })).await.unwrap();
     assert_eq!(ended(&engine, id).await.status, "failed");
-    api::retry_run(&store, id, None, Some("tester"), Some(&json!({ "x": 2 })), None).await.unwrap();
+    api::retry_run(&store, id, None, Some("tester"), Some(&json!({ "x": 2 })), None)
+        .await
+        .unwrap();
     engine.wake();
     let client = db.connect().await;
-    until_count(&client, "select count(*) from ops.runs where status = 'completed' and generation = 2", 1).await;
-    assert_eq!(*keys.lock().unwrap(), [format!("{id}/second"), format!("{id}/second~2")]);
+    until_count(
+        &client,
+        "select count(*) from ops.runs where status = 'completed' and generation = 2",
+        1,
+    )
+    .await;
+    assert_eq!(
+        *keys.lock().unwrap(),
+        [format!("{id}/second"), format!("{id}/second~2")]
+    );
     let steps = api::run_steps(&store, id).await.unwrap();
-    assert_eq!(steps.iter().filter(|s| s.step == "first").count(), 1, "what was finished is not done again");
-    let refused = api::retry_run(&store, id, None, None, None, None).await.unwrap_err();
-    assert!(refused.to_string().contains("only failed and cancelled runs"), "{refused}");
+    assert_eq!(
+        steps.iter().filter(|s| s.step == "first").count(),
+        1,
+        "what was finished is not done again"
+    );
+    let refused = api::retry_run(&store, id, None, None, None, None)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("only failed and cancelled runs"),
+        "{refused}"
+    );
     until_count(&client, "select count(*) from tramline.parked", 0).await;
     engine.stop(Duration::from_secs(5)).await;
 }
@@ -109,12 +153,38 @@ async fn a_paused_run_waits_and_a_resumed_one_goes_on() {
     let engine = engine(db.url(), "a", echo()).await;
     let id = engine.start_run("pausable", json!({})).await.unwrap();
     let client = db.connect().await;
-    until_count(&client, "select count(*) from ops.runs where status = 'waiting'", 1).await;
-    client.execute("update ops.runs set status = 'paused' where run_id = $1", &[&id]).await.unwrap();
-    until_count(&client, "select count(*) from ops.runs where status = 'paused'", 1).await;
-    until_count(&client, "select count(*) from ops.run_steps where step = 'nap' and status = 'completed'", 1).await;
-    until_count(&client, "select count(*) from ops.runs where status = 'paused'", 1).await;
-    client.execute("update ops.runs set status = 'queued' where run_id = $1", &[&id]).await.unwrap();
+    until_count(
+        &client,
+        "select count(*) from ops.runs where status = 'waiting'",
+        1,
+    )
+    .await;
+    client
+        .execute("update ops.runs set status = 'paused' where run_id = $1", &[&id])
+        .await
+        .unwrap();
+    until_count(
+        &client,
+        "select count(*) from ops.runs where status = 'paused'",
+        1,
+    )
+    .await;
+    until_count(
+        &client,
+        "select count(*) from ops.run_steps where step = 'nap' and status = 'completed'",
+        1,
+    )
+    .await;
+    until_count(
+        &client,
+        "select count(*) from ops.runs where status = 'paused'",
+        1,
+    )
+    .await;
+    client
+        .execute("update ops.runs set status = 'queued' where run_id = $1", &[&id])
+        .await
+        .unwrap();
     assert_eq!(ended(&engine, id).await.status, "completed");
     engine.stop(Duration::from_secs(5)).await;
 }
@@ -127,10 +197,21 @@ async fn a_command_about_an_ended_run_is_refused_with_an_event() {
     let id = engine.start_run("step", json!({})).await.unwrap();
     ended(&engine, id).await;
     let client = db.connect().await;
-    client.execute("select tramline.request($1, 'cancel')", &[&id]).await.unwrap();
-    until_count(&client, "select count(*) from ops.run_events where event_type = 'command_refused'", 1).await;
+    client
+        .execute("select tramline.request($1, 'cancel')", &[&id])
+        .await
+        .unwrap();
+    until_count(
+        &client,
+        "select count(*) from ops.run_events where event_type = 'command_refused'",
+        1,
+    )
+    .await;
     until_count(&client, "select count(*) from tramline.commands", 0).await;
-    assert_eq!(api::get_run(&store, id).await.unwrap().unwrap().status, "completed");
+    assert_eq!(
+        api::get_run(&store, id).await.unwrap().unwrap().status,
+        "completed"
+    );
     engine.stop(Duration::from_secs(5)).await;
 }
 
@@ -140,7 +221,10 @@ async fn a_command_about_nothing_is_removed() {
     register(&db, &["step"]).await;
     let engine = engine(db.url(), "a", echo()).await;
     let client = db.connect().await;
-    client.execute("select tramline.request(gen_random_uuid(), 'cancel')", &[]).await.unwrap();
+    client
+        .execute("select tramline.request(gen_random_uuid(), 'cancel')", &[])
+        .await
+        .unwrap();
     until_count(&client, "select count(*) from tramline.commands", 0).await;
     engine.stop(Duration::from_secs(5)).await;
 }
@@ -150,22 +234,60 @@ async fn a_command_about_nothing_is_removed() {
 async fn a_command_read_twice_is_applied_once() {
     let db = test_db().await;
     let store = register(&db, &["step"]).await;
-    publish(&store, json!({ "name": "long", "steps": [{ "name": "pause", "sleep": "24h" }] })).await;
+    publish(
+        &store,
+        json!({ "name": "long", "steps": [{ "name": "pause", "sleep": "24h" }] }),
+    )
+    .await;
     let client = db.connect().await;
     let ids: Vec<uuid::Uuid> = {
-        let runs: Vec<NewRun> = (0..20).map(|_| NewRun { target: "long".into(), ..NewRun::default() }).collect();
-        api::enqueue(&store, &runs).await.unwrap().into_iter().map(|a| a.unwrap().run_id).collect()
+        let runs: Vec<NewRun> = (0..20)
+            .map(|_| NewRun {
+                target: "long".into(),
+                ..NewRun::default()
+            })
+            .collect();
+        api::enqueue(&store, &runs)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|a| a.unwrap().run_id)
+            .collect()
     };
     for id in &ids {
-        client.execute("select tramline.request($1, 'metadata', '{\"seen\": true}')", &[id]).await.unwrap();
+        client
+            .execute(
+                "select tramline.request($1, 'metadata', '{\"seen\": true}')",
+                &[id],
+            )
+            .await
+            .unwrap();
     }
     let engine = engine(db.url(), "a", echo()).await;
     for id in &ids {
-        client.execute("select tramline.request($1, 'cancel')", &[id]).await.unwrap();
+        client
+            .execute("select tramline.request($1, 'cancel')", &[id])
+            .await
+            .unwrap();
     }
-    until_count(&client, "select count(*) from tramline.run_ends where status = 'cancelled'", 20).await;
+    until_count(
+        &client,
+        "select count(*) from tramline.run_ends where status = 'cancelled'",
+        20,
+    )
+    .await;
     until_count(&client, "select count(*) from tramline.commands", 0).await;
-    until_count(&client, "select count(*) from tramline.run_events where event_type = 'command_refused'", 0).await;
-    until_count(&client, "select count(*) from tramline.run_marks where metadata is not null", 20).await;
+    until_count(
+        &client,
+        "select count(*) from tramline.run_events where event_type = 'command_refused'",
+        0,
+    )
+    .await;
+    until_count(
+        &client,
+        "select count(*) from tramline.run_marks where metadata is not null",
+        20,
+    )
+    .await;
     engine.stop(Duration::from_secs(5)).await;
 }

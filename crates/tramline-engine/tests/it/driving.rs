@@ -40,11 +40,13 @@ async fn a_workflow_runs_its_steps_in_order_and_records_each() {
         assert_eq!(call.attempt, 1);
     }
     let steps = api::run_steps(&store, id).await.unwrap();
-    assert_eq!(steps.iter().map(|s| (s.step.as_str(), s.status.as_str())).collect::<Vec<_>>(), [
-        ("one", "completed"),
-        ("two", "completed"),
-        ("three", "completed")
-    ]);
+    assert_eq!(
+        steps
+            .iter()
+            .map(|s| (s.step.as_str(), s.status.as_str()))
+            .collect::<Vec<_>>(),
+        [("one", "completed"), ("two", "completed"), ("three", "completed")]
+    );
     engine.stop(Duration::from_secs(5)).await;
 }
 
@@ -62,7 +64,10 @@ async fn a_failing_step_fails_the_run_and_is_not_tried_again() {
     let engine = engine(db.url(), "a", handlers).await;
     let id = engine.start_run("three", json!({ "n": 7 })).await.unwrap();
     let row = ended(&engine, id).await;
-    assert_eq!((row.status.as_str(), row.error_step.as_deref()), ("failed", Some("one")));
+    assert_eq!(
+        (row.status.as_str(), row.error_step.as_deref()),
+        ("failed", Some("one"))
+    );
     assert_eq!(row.error.unwrap()["code"], "function_failed");
     assert_eq!(count.load(Ordering::SeqCst), 1);
     engine.stop(Duration::from_secs(5)).await;
@@ -78,16 +83,30 @@ async fn a_retried_step_succeeds_under_the_same_key() {
     let keys = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = keys.clone();
     let handlers = Handlers::default().with("step", move |call| {
-        seen.lock().unwrap().push((call.idempotency_key.clone(), call.attempt));
-        async move { if call.attempt < 3 { failed("not yet") } else { Outcome::Completed(json!("done")) } }
+        seen.lock()
+            .unwrap()
+            .push((call.idempotency_key.clone(), call.attempt));
+        async move {
+            if call.attempt < 3 {
+                failed("not yet")
+            } else {
+                Outcome::Completed(json!("done"))
+            }
+        }
     });
     let engine = engine(db.url(), "a", handlers).await;
     let id = engine.start_run("flaky", json!({})).await.unwrap();
     assert_eq!(ended(&engine, id).await.status, "completed");
     let key = format!("{id}/one");
-    assert_eq!(*keys.lock().unwrap(), [(key.clone(), 1), (key.clone(), 2), (key, 3)]);
+    assert_eq!(
+        *keys.lock().unwrap(),
+        [(key.clone(), 1), (key.clone(), 2), (key, 3)]
+    );
     let steps = api::run_steps(&store, id).await.unwrap();
-    assert_eq!(steps.iter().map(|s| s.status.as_str()).collect::<Vec<_>>(), ["failed", "failed", "completed"]);
+    assert_eq!(
+        steps.iter().map(|s| s.status.as_str()).collect::<Vec<_>>(),
+        ["failed", "failed", "completed"]
+    );
     engine.stop(Duration::from_secs(5)).await;
 }
 
@@ -107,7 +126,10 @@ async fn a_step_that_may_fail_lets_the_run_go_on() {
     let id = engine.start_run("lenient", json!({})).await.unwrap();
     let row = ended(&engine, id).await;
     assert_eq!(row.status, "completed");
-    assert_eq!(row.output.unwrap()["got"]["payload"], json!({ "status": "failed", "output": null }));
+    assert_eq!(
+        row.output.unwrap()["got"]["payload"],
+        json!({ "status": "failed", "output": null })
+    );
     engine.stop(Duration::from_secs(5)).await;
 }
 
@@ -130,12 +152,18 @@ async fn a_sleep_and_a_delayed_start_wait_in_the_database() {
         delay,
         ..NewRun::default()
     };
-    let accepted = engine.enqueue(&[run(None), run(Some(Duration::from_millis(150)))]).await.unwrap();
+    let accepted = engine
+        .enqueue(&[run(None), run(Some(Duration::from_millis(150)))])
+        .await
+        .unwrap();
     for accepted in accepted {
         let row = ended(&engine, accepted.unwrap().run_id).await;
         assert_eq!(row.status, "completed");
         let steps = api::run_steps(&store, row.run_id).await.unwrap();
-        assert_eq!(steps.iter().map(|s| s.step.as_str()).collect::<Vec<_>>(), ["before", "pause", "after"]);
+        assert_eq!(
+            steps.iter().map(|s| s.step.as_str()).collect::<Vec<_>>(),
+            ["before", "pause", "after"]
+        );
         assert!(steps[2].started_at >= steps[1].finished_at);
         if let Some(scheduled_at) = row.scheduled_at {
             assert!(row.started_at.unwrap() >= scheduled_at);
@@ -153,7 +181,12 @@ async fn concurrent_starts_with_one_correlation_id_make_one_run() {
     register(&db, &["step"]).await;
     let (handlers, mut calls) = recorded();
     let engine = engine(db.url(), "a", handlers).await;
-    let run = NewRun { target: "step".into(), input: json!({}), correlation_id: Some("once".into()), ..NewRun::default() };
+    let run = NewRun {
+        target: "step".into(),
+        input: json!({}),
+        correlation_id: Some("once".into()),
+        ..NewRun::default()
+    };
     let starts = (0..8).map(|_| {
         let (engine, run) = (engine.clone(), run.clone());
         tokio::spawn(async move { engine.enqueue(&[run]).await.unwrap().pop().unwrap().unwrap() })
@@ -167,8 +200,17 @@ async fn concurrent_starts_with_one_correlation_id_make_one_run() {
     assert_eq!(ended(&engine, accepted[0].run_id).await.status, "completed");
     assert!(calls.recv().await.is_some());
     assert!(calls.try_recv().is_err(), "called once");
-    let other = NewRun { input: json!({ "other": true }), ..run };
-    let refused = engine.enqueue(&[other]).await.unwrap().pop().unwrap().unwrap_err();
+    let other = NewRun {
+        input: json!({ "other": true }),
+        ..run
+    };
+    let refused = engine
+        .enqueue(&[other])
+        .await
+        .unwrap()
+        .pop()
+        .unwrap()
+        .unwrap_err();
     assert_eq!(refused.code, "TL409");
     assert_eq!(refused.detail["run_id"], json!(accepted[0].run_id));
     engine.stop(Duration::from_secs(5)).await;
@@ -181,7 +223,12 @@ async fn a_foreign_id_runs_like_any_other() {
     publish(&store, three_steps()).await;
     let engine = engine(db.url(), "a", echo()).await;
     let run_id = uuid::Uuid::new_v4();
-    let run = NewRun { run_id: Some(run_id), target: "three".into(), input: json!({ "n": 1 }), ..NewRun::default() };
+    let run = NewRun {
+        run_id: Some(run_id),
+        target: "three".into(),
+        input: json!({ "n": 1 }),
+        ..NewRun::default()
+    };
     engine.enqueue(&[run]).await.unwrap().pop().unwrap().unwrap();
     assert_eq!(ended(&engine, run_id).await.status, "completed");
     let client = db.connect().await;
@@ -197,7 +244,10 @@ async fn a_plain_insert_is_found_and_run() {
     let engine = engine(db.url(), "a", echo()).await;
     let client = db.connect().await;
     let row = client
-        .query_one("insert into ops.runs (target, input) values ('step', '{\"x\": 2}') returning run_id, status", &[])
+        .query_one(
+            "insert into ops.runs (target, input) values ('step', '{\"x\": 2}') returning run_id, status",
+            &[],
+        )
         .await
         .unwrap();
     assert_eq!(row.get::<_, String>(1), "queued");
@@ -211,7 +261,10 @@ async fn a_call_that_never_answers_fails_with_timeout() {
     let db = test_db().await;
     register(&db, &["step"]).await;
     let handlers = Handlers::default().with("step", |_| std::future::pending());
-    let config = tramline_engine::EngineConfig { function_timeout: Duration::from_millis(50), ..config("a") };
+    let config = tramline_engine::EngineConfig {
+        function_timeout: Duration::from_millis(50),
+        ..config("a")
+    };
     let engine = engine_with(db.url(), config, handlers).await;
     let id = engine.start_run("step", json!({})).await.unwrap();
     assert_eq!(ended(&engine, id).await.error.unwrap()["code"], "timeout");
@@ -225,12 +278,22 @@ async fn a_thousand_runs_end_exactly_once() {
     publish(&store, three_steps()).await;
     let (handlers, mut calls) = recorded();
     let engine = engine(db.url(), "a", handlers).await;
-    let runs: Vec<NewRun> =
-        (0..1_000).map(|n| NewRun { target: "three".into(), input: json!({ "n": n }), ..NewRun::default() }).collect();
+    let runs: Vec<NewRun> = (0..1_000)
+        .map(|n| NewRun {
+            target: "three".into(),
+            input: json!({ "n": n }),
+            ..NewRun::default()
+        })
+        .collect();
     let accepted = engine.enqueue(&runs).await.unwrap();
     assert!(accepted.iter().all(Result::is_ok));
     let client = db.connect().await;
-    until_count(&client, "select count(*) from tramline.run_ends where status = 'completed'", 1_000).await;
+    until_count(
+        &client,
+        "select count(*) from tramline.run_ends where status = 'completed'",
+        1_000,
+    )
+    .await;
     until_count(&client, "select count(*) from tramline.run_steps", 3_000).await;
     let mut count = 0;
     while calls.try_recv().is_ok() {
@@ -256,11 +319,32 @@ async fn calls_beyond_the_limit_wait_their_turn() {
             Outcome::Completed(json!(1))
         }
     });
-    let config = tramline_engine::EngineConfig { calls_max: 7, ..config("a") };
+    let config = tramline_engine::EngineConfig {
+        calls_max: 7,
+        ..config("a")
+    };
     let engine = engine_with(db.url(), config, handlers).await;
-    engine.enqueue(&vec![NewRun { target: "step".into(), ..NewRun::default() }; 100]).await.unwrap();
+    engine
+        .enqueue(&vec![
+            NewRun {
+                target: "step".into(),
+                ..NewRun::default()
+            };
+            100
+        ])
+        .await
+        .unwrap();
     let client = db.connect().await;
-    until_count(&client, "select count(*) from tramline.run_ends where status = 'completed'", 100).await;
-    assert!(most.load(Ordering::SeqCst) <= 7, "{}", most.load(Ordering::SeqCst));
+    until_count(
+        &client,
+        "select count(*) from tramline.run_ends where status = 'completed'",
+        100,
+    )
+    .await;
+    assert!(
+        most.load(Ordering::SeqCst) <= 7,
+        "{}",
+        most.load(Ordering::SeqCst)
+    );
     engine.stop(Duration::from_secs(5)).await;
 }

@@ -29,7 +29,11 @@ async fn three_step_runs(db: &TestDb, engine: &EngineHandle, count: u32) {
     let store = register(db, &["step"]).await;
     publish(&store, three_steps()).await;
     let runs: Vec<NewRun> = (0..count)
-        .map(|n| NewRun { target: "three".into(), input: json!({ "n": n }), ..NewRun::default() })
+        .map(|n| NewRun {
+            target: "three".into(),
+            input: json!({ "n": n }),
+            ..NewRun::default()
+        })
         .collect();
     assert!(engine.enqueue(&runs).await.unwrap().iter().all(Result::is_ok));
 }
@@ -50,9 +54,22 @@ async fn two_nodes_share_the_shards_evenly_and_run_each_step_once() {
     until_spread(&[&a, &b]).await;
     three_step_runs(&db, &a, 500).await;
     let client = db.connect().await;
-    until_count(&client, "select count(*) from tramline.run_ends where status = 'completed'", 500).await;
-    until_count(&client, "select count(distinct claimed_by) from tramline.run_ends", 2).await;
-    assert!(calls.lock().unwrap().values().all(|n| *n == 1), "no step was called twice");
+    until_count(
+        &client,
+        "select count(*) from tramline.run_ends where status = 'completed'",
+        500,
+    )
+    .await;
+    until_count(
+        &client,
+        "select count(distinct claimed_by) from tramline.run_ends",
+        2,
+    )
+    .await;
+    assert!(
+        calls.lock().unwrap().values().all(|n| *n == 1),
+        "no step was called twice"
+    );
     assert_eq!(calls.lock().unwrap().len(), 1_500);
     a.stop(Duration::from_secs(5)).await;
     b.stop(Duration::from_secs(5)).await;
@@ -67,7 +84,12 @@ async fn a_stopped_node_hands_over_at_once() {
     three_step_runs(&db, &a, 300).await;
     a.stop(Duration::from_secs(5)).await;
     let client = db.connect().await;
-    until_count(&client, "select count(*) from tramline.run_ends where status = 'completed'", 300).await;
+    until_count(
+        &client,
+        "select count(*) from tramline.run_ends where status = 'completed'",
+        300,
+    )
+    .await;
     until_count(&client, "select count(*) from tramline.run_steps", 900).await;
     until_count(&client, "select count(*) from tramline.step_starts", 0).await;
     b.stop(Duration::from_secs(5)).await;
@@ -100,7 +122,10 @@ async fn a_crashed_node_is_replaced_and_repeated_starts_are_recorded_before_resu
             let (seen, url) = (seen.clone(), url.clone());
             async move {
                 let client = tramline_testkit::connect(&url).await;
-                let row = client.query_one("select count(*) from tramline.step_starts", &[]).await.unwrap();
+                let row = client
+                    .query_one("select count(*) from tramline.step_starts", &[])
+                    .await
+                    .unwrap();
                 let _ = seen.send((call.idempotency_key, row.get::<_, i64>(0)));
                 Outcome::Completed(json!(true))
             }
@@ -137,7 +162,13 @@ async fn a_step_that_takes_three_nodes_down_ends_as_a_dead_letter() {
     }
     let last = engine(db.url(), "last", echo()).await;
     let row = ended(&last, id.unwrap()).await;
-    assert_eq!((row.status.as_str(), row.error.unwrap()["code"].as_str().unwrap().to_owned()), ("failed", "crash_loop".into()));
+    assert_eq!(
+        (
+            row.status.as_str(),
+            row.error.unwrap()["code"].as_str().unwrap().to_owned()
+        ),
+        ("failed", "crash_loop".into())
+    );
     let client = db.connect().await;
     until_count(&client, "select count(*) from ops.dead_letters", 1).await;
     last.stop(Duration::from_secs(5)).await;
@@ -158,20 +189,33 @@ async fn a_sleeping_run_survives_its_node_and_wakes_on_the_next() {
     .await;
     let (handlers, _calls) = recorded();
     let a = engine(db.url(), "a", handlers).await;
-    let runs: Vec<NewRun> = (0..20).map(|_| NewRun { target: "sleepy".into(), ..NewRun::default() }).collect();
+    let runs: Vec<NewRun> = (0..20)
+        .map(|_| NewRun {
+            target: "sleepy".into(),
+            ..NewRun::default()
+        })
+        .collect();
     a.enqueue(&runs).await.unwrap();
     let client = db.connect().await;
     until_count(&client, "select count(*) from tramline.timers", 20).await;
     a.crash().await;
     let (handlers, mut calls) = recorded();
     let b = engine(db.url(), "b", handlers).await;
-    until_count(&client, "select count(*) from tramline.run_ends where status = 'completed'", 20).await;
+    until_count(
+        &client,
+        "select count(*) from tramline.run_ends where status = 'completed'",
+        20,
+    )
+    .await;
     let mut steps = Vec::new();
     while let Ok(call) = calls.try_recv() {
         steps.push(call.step);
     }
     assert_eq!(steps.len(), 20, "{steps:?}");
-    assert!(steps.iter().all(|s| s == "after"), "finished steps are not repeated");
+    assert!(
+        steps.iter().all(|s| s == "after"),
+        "finished steps are not repeated"
+    );
     until_count(&client, "select count(*) from tramline.timers", 0).await;
     b.stop(Duration::from_secs(5)).await;
 }

@@ -31,7 +31,10 @@ async fn every_period_starts_one_run_with_two_nodes_and_records_its_drift() {
     let a = engine(db.url(), "a", handlers.clone()).await;
     let b = engine(db.url(), "b", handlers).await;
     for _ in 0..4 {
-        let call = tokio::time::timeout(PATIENCE, calls.recv()).await.unwrap().unwrap();
+        let call = tokio::time::timeout(PATIENCE, calls.recv())
+            .await
+            .unwrap()
+            .unwrap();
         let due = tramline_store::rows::timestamp(call.period.unwrap());
         assert_eq!(call.idempotency_key, format!("tick/{due}"));
     }
@@ -42,10 +45,19 @@ async fn every_period_starts_one_run_with_two_nodes_and_records_its_drift() {
         0,
     )
     .await;
-    until_count(&client, "select count(*) from ops.schedule_periods where outcome = 'started' and drift_ms is null", 0).await;
+    until_count(
+        &client,
+        "select count(*) from ops.schedule_periods where outcome = 'started' and drift_ms is null",
+        0,
+    )
+    .await;
     let periods = schedules::periods(&store, "tick", 100).await.unwrap();
     assert!(periods.iter().filter(|p| p.outcome == "started").count() >= 4);
-    assert!(periods.iter().all(|p| p.outcome != "started" || p.drift_ms.unwrap() >= 0));
+    assert!(
+        periods
+            .iter()
+            .all(|p| p.outcome != "started" || p.drift_ms.unwrap() >= 0)
+    );
     a.stop(Duration::from_secs(5)).await;
     b.stop(Duration::from_secs(5)).await;
 }
@@ -57,7 +69,10 @@ async fn periods_missed_in_a_downtime_are_skipped_with_a_row_and_an_event() {
     schedules::store(&store, &every_second("tick")).await.unwrap();
     let client = db.connect().await;
     client
-        .execute("update tramline.schedules set last_due = date_trunc('second', now()) - interval '5 seconds'", &[])
+        .execute(
+            "update tramline.schedules set last_due = date_trunc('second', now()) - interval '5 seconds'",
+            &[],
+        )
         .await
         .unwrap();
     let engine = engine(db.url(), "a", echo()).await;
@@ -84,11 +99,24 @@ async fn a_paused_schedule_takes_back_what_it_had_prepared() {
     schedules::store(&store, &every_second("tick")).await.unwrap();
     let (handlers, mut calls) = recorded();
     let engine = engine(db.url(), "a", handlers).await;
-    tokio::time::timeout(PATIENCE, calls.recv()).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, calls.recv())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(schedules::pause(&store, "tick", true).await.unwrap());
     let client = db.connect().await;
-    until_count(&client, "select count(*) from ops.schedule_periods where outcome = 'prepared'", 0).await;
-    until_count(&client, "select count(*) from ops.runs where status in ('queued', 'scheduled', 'running')", 0).await;
+    until_count(
+        &client,
+        "select count(*) from ops.schedule_periods where outcome = 'prepared'",
+        0,
+    )
+    .await;
+    until_count(
+        &client,
+        "select count(*) from ops.runs where status in ('queued', 'scheduled', 'running')",
+        0,
+    )
+    .await;
     let row = client
         .query_one("select count(*) from ops.schedule_periods where outcome = 'cancelled' and reason = 'the schedule was changed'", &[])
         .await

@@ -18,7 +18,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const LEASE: Duration = Duration::from_millis(1_500);
 
 pub fn config(name: &str) -> EngineConfig {
-    EngineConfig { node_name: name.into(), lease: LEASE, ..EngineConfig::default() }
+    EngineConfig {
+        node_name: name.into(),
+        lease: LEASE,
+        ..EngineConfig::default()
+    }
 }
 
 pub async fn engine(url: &str, name: &str, invoke: impl Invoke) -> EngineHandle {
@@ -26,7 +30,9 @@ pub async fn engine(url: &str, name: &str, invoke: impl Invoke) -> EngineHandle 
 }
 
 pub async fn engine_with(url: &str, config: EngineConfig, invoke: impl Invoke) -> EngineHandle {
-    Engine::start(config, Db::new(url, 4).unwrap(), Arc::new(invoke)).await.unwrap()
+    Engine::start(config, Db::new(url, 4).unwrap(), Arc::new(invoke))
+        .await
+        .unwrap()
 }
 
 pub async fn register(db: &TestDb, names: &[&str]) -> Db {
@@ -48,9 +54,16 @@ pub async fn register(db: &TestDb, names: &[&str]) -> Db {
 
 pub async fn publish(store: &Db, definition: Value) {
     let workflow = tramline_core::definition::parse(&definition, &|_| true).expect("a definition that works");
-    api::store_definition(store, &workflow.name, &definition, &workflow.checksum, &workflow.required_inputs, None)
-        .await
-        .unwrap();
+    api::store_definition(
+        store,
+        &workflow.name,
+        &definition,
+        &workflow.checksum,
+        &workflow.required_inputs,
+        None,
+    )
+    .await
+    .unwrap();
 }
 
 /// Three steps, each calling the handler `step`.
@@ -61,7 +74,9 @@ pub fn three_steps() -> Value {
 
 /// Answers with the body it got.
 pub fn echo() -> Handlers {
-    Handlers::default().with("step", |call| async move { Outcome::Completed(json!({ "got": *call.body })) })
+    Handlers::default().with("step", |call| async move {
+        Outcome::Completed(json!({ "got": *call.body }))
+    })
 }
 
 /// Every call is told to the test, which may count and look; the answer is given at once.

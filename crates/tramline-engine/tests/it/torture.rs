@@ -42,8 +42,14 @@ fn proposal() -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_survive_killed_nodes_and_a_killed_postgres_and_no_step_succeeds_twice() {
-    let seed = std::env::var("TRAMLINE_TORTURE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
-    let rounds: u32 = std::env::var("TRAMLINE_TORTURE_ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
+    let seed = std::env::var("TRAMLINE_TORTURE_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(rand::random::<u64>);
+    let rounds: u32 = std::env::var("TRAMLINE_TORTURE_ROUNDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(8);
     println!("TRAMLINE_TORTURE_SEED={seed} TRAMLINE_TORTURE_ROUNDS={rounds}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = TestCluster::private().await;
@@ -109,7 +115,12 @@ async fn runs_survive_killed_nodes_and_a_killed_postgres_and_no_step_succeeds_tw
 
     let client = tramline_testkit::connect(&url).await;
     let count = accepted.len() as i64;
-    until_count(&client, "select count(*) from tramline.run_ends where status = 'completed'", count).await;
+    until_count(
+        &client,
+        "select count(*) from tramline.run_ends where status = 'completed'",
+        count,
+    )
+    .await;
     // One terminal state per run, one success per step, no run that nobody accepted.
     until_count(&client, "select count(*) from tramline.run_ends", count).await;
     until_count(&client, "select count(*) from tramline.runs", count).await;
@@ -119,15 +130,27 @@ async fn runs_survive_killed_nodes_and_a_killed_postgres_and_no_step_succeeds_tw
         0,
     )
     .await;
-    until_count(&client, "select count(*) from tramline.run_steps where status = 'completed'", count * 4).await;
+    until_count(
+        &client,
+        "select count(*) from tramline.run_steps where status = 'completed'",
+        count * 4,
+    )
+    .await;
     until_count(&client, "select count(*) from tramline.timers", 0).await;
     until_count(&client, "select count(*) from tramline.parked", 0).await;
     for id in &accepted {
         for step in ["thread", "notify", "reminder"] {
-            assert!(effects.lock().unwrap().contains_key(&format!("{id}/{step}")), "a success without its effect: {id}/{step}");
+            assert!(
+                effects.lock().unwrap().contains_key(&format!("{id}/{step}")),
+                "a success without its effect: {id}/{step}"
+            );
         }
     }
-    assert_eq!(effects.lock().unwrap().len(), accepted.len() * 3, "no effect under an unknown key");
+    assert_eq!(
+        effects.lock().unwrap().len(),
+        accepted.len() * 3,
+        "no effect under an unknown key"
+    );
     for node in nodes {
         assert_eq!(node.stats().missed, 0);
         node.stop(Duration::from_secs(5)).await;
