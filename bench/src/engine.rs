@@ -87,13 +87,13 @@ impl EngineBench<'_> {
         let count = self.sizes.jobs;
         let meter = Meter::start(self.postgres).await?;
         enqueue_all(&subject.db, "noop", count).await?;
-        let (enqueued, _) = meter.stop("enqueue", count).await?;
+        let enqueued = meter.stop("enqueue", count).await?;
         figures.add("enqueue-batched-per-second", Side::Tramline, enqueued);
 
         let meter = Meter::start(self.postgres).await?;
         let engine = subject.engine(noop()).await?;
         until_ended(&engine, count).await?;
-        let (drained, _) = meter.stop("jobs", count).await?;
+        let drained = meter.stop("jobs", count).await?;
         figures.add("jobs-per-second", Side::Tramline, drained);
         subject.finish(&engine, count).await
     }
@@ -115,7 +115,7 @@ impl EngineBench<'_> {
         let meter = Meter::start(self.postgres).await?;
         transaction.commit().await?;
         until_ended(&engine, count).await?;
-        figures.add("jobs-burst-per-second", Side::Tramline, meter.stop("burst", count).await?.0);
+        figures.add("jobs-burst-per-second", Side::Tramline, meter.stop("burst", count).await?);
         subject.finish(&engine, count).await
     }
 
@@ -138,7 +138,7 @@ impl EngineBench<'_> {
         while let Some(done) = callers.join_next().await {
             done??;
         }
-        figures.add("three-step-runs-per-second", Side::Tramline, meter.stop("runs", count).await?.0);
+        figures.add("three-step-runs-per-second", Side::Tramline, meter.stop("runs", count).await?);
         subject.finish(&engine, count).await
     }
 
@@ -149,7 +149,7 @@ impl EngineBench<'_> {
         let meter = Meter::start(self.postgres).await?;
         let engine = subject.engine(steps(Arc::default())).await?;
         until_ended(&engine, count).await?;
-        figures.add("three-step-runs-per-second-unbounded", Side::Tramline, meter.stop("backlog", count).await?.0);
+        figures.add("three-step-runs-per-second-unbounded", Side::Tramline, meter.stop("backlog", count).await?);
         subject.finish(&engine, count).await
     }
 
@@ -273,11 +273,12 @@ struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     async fn start(postgres: &'a Postgres) -> Result<Self> {
+        postgres.reset_statements().await?;
         let wal = postgres.wal_bytes().await?;
         Ok(Self { postgres, own: cpu::own(), server: postgres.cpu(), wal, since: Instant::now() })
     }
 
-    async fn stop(self, what: &str, count: usize) -> Result<(Sample, Duration)> {
+    async fn stop(self, what: &str, count: usize) -> Result<Sample> {
         let elapsed = self.since.elapsed();
         let items = count as f64;
         let cpu = PerItem {
@@ -290,7 +291,8 @@ impl<'a> Meter<'a> {
             "  {what}: {rate:.0}/s; of each {:.1} + {:.1} µs cpu (engine + postgres), {wal:.0} B WAL",
             cpu.client, cpu.postgres
         ));
-        Ok((Sample::rate(rate, Some(cpu)), elapsed))
+        self.postgres.show_statements(count).await?;
+        Ok(Sample::rate(rate, Some(cpu)))
     }
 }
 

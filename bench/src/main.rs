@@ -40,6 +40,9 @@ struct Args {
     /// Leave the peers out: for work on tramline itself
     #[arg(long)]
     no_peers: bool,
+    /// Show the statements that cost Postgres most in each measurement of the engine (slows everything a little)
+    #[arg(long)]
+    statements: bool,
     /// List the figures
     #[arg(long)]
     list: bool,
@@ -136,7 +139,7 @@ async fn run(args: &Args) -> Result<()> {
     let before = machine::look(&place.target)?;
     say(&format!("machine: {before}"));
     if wanted.any(&engine::NAMES) {
-        measure_engine(&place, sizes, wanted, args.repeats, &mut figures).await?;
+        measure_engine(&place, args, sizes, wanted, &mut figures).await?;
     }
     if wanted.any(&cold_start::NAMES) {
         cold_start::measure(&place, sizes, wanted, args.repeats, &mut figures).await?;
@@ -155,14 +158,15 @@ async fn run(args: &Args) -> Result<()> {
 
 async fn measure_engine(
     place: &Place,
+    args: &Args,
     sizes: Sizes,
     wanted: Wanted<'_>,
-    repeats: usize,
     figures: &mut Figures,
 ) -> Result<()> {
+    let repeats = args.repeats;
     let peer = wanted.peers && wanted.any(&graphile::NAMES);
     let worker = if peer { Some(graphile::install(place).await?) } else { None };
-    let postgres = Postgres::start(&place.target).await?;
+    let postgres = Postgres::start(&place.target, args.statements).await?;
     let bench = EngineBench { postgres: &postgres, sizes, wanted };
     for turn in 1..=repeats {
         say(&format!("turn {turn} of {repeats}: tramline's engine"));

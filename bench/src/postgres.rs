@@ -16,29 +16,47 @@ const PORT_ATTEMPTS: usize = 20;
 /// A migrated, empty database that others are copied from.
 const TEMPLATE: &str = "tramline_template";
 
+/// Statements shown of one measurement.
+const STATEMENTS_MAX: i64 = 14;
+
 /// A server of this run's own.
 pub struct Postgres {
     server: EmbeddedPostgres,
     admin: Client,
+    /// Statements are counted.
+    statements: bool,
     _lock: ProjectLock,
 }
 
 impl Postgres {
-    /// Starts an empty server below `target`.
-    pub async fn start(target: &Path) -> Result<Self> {
+    /// Starts an empty server below `target`; with `statements` it counts what each statement costs.
+    pub async fn start(target: &Path, statements: bool) -> Result<Self> {
         let state_dir = target.join("postgres");
         let lock = ProjectLock::acquire(&state_dir).context("take the folder of the benchmark's Postgres")?;
         EmbeddedPostgres::erase(&state_dir, &|_| {}).await?;
-        let server = Self::start_server(&state_dir).await?;
+        let server = Self::start_server(&state_dir, statements).await?;
         crate::say(&format!("postgres {} with durable settings", server.version().1));
         let admin = connect(server.url()).await?;
         admin.batch_execute(&format!("create database {TEMPLATE}")).await?;
-        let postgres = Self { server, admin, _lock: lock };
+        if statements {
+            admin.batch_execute("create extension pg_stat_statements").await?;
+        }
+        let postgres = Self { server, admin, statements, _lock: lock };
         tramline_store::migrate(&postgres.url(TEMPLATE)).await?;
         Ok(postgres)
     }
 
-    async fn start_server(state_dir: &Path) -> Result<EmbeddedPostgres> {
+    async fn start_server(state_dir: &Path, statements: bool) -> Result<EmbeddedPostgres> {
+        let counting = [
+            ("shared_preload_libraries", "pg_stat_statements"),
+            ("pg_stat_statements.track", "all"),
+            ("pg_stat_statements.track_planning", "on"),
+        ];
+        let settings: Vec<(String, String)> = counting
+            .into_iter()
+            .filter(|_| statements)
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         let binaries = std::env::var("TRAMLINE_PG_BINARIES").unwrap_or_default();
         let binaries: Binaries = binaries.parse().context("read TRAMLINE_PG_BINARIES")?;
         let mut attempt = 1;
@@ -48,7 +66,7 @@ impl Postgres {
                 cache_dir: default_cache_dir(),
                 port: free_port()?,
                 binaries: binaries.clone(),
-                settings: Vec::new(),
+                settings: settings.clone(),
             };
             match EmbeddedPostgres::start(config, &|line| crate::say(line)).await {
                 Err(EmbeddedError::PortInUse { .. }) if attempt < PORT_ATTEMPTS => attempt += 1,
@@ -89,6 +107,37 @@ impl Postgres {
     pub async fn wal_bytes(&self) -> Result<f64> {
         let row = self.admin.query_one("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8", &[]).await?;
         Ok(row.get(0))
+    }
+
+    /// Begins to count statements anew.
+    pub async fn reset_statements(&self) -> Result<()> {
+        if self.statements {
+            self.admin.execute("select pg_stat_statements_reset()", &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Shows what the costliest statements took of each of `count` items; those within functions are counted with them.
+    pub async fn show_statements(&self, count: usize) -> Result<()> {
+        if !self.statements {
+            return Ok(());
+        }
+        let rows = self
+            .admin
+            .query(
+                "select calls, total_exec_time, total_plan_time, rows, regexp_replace(query, '\\s+', ' ', 'g') from pg_stat_statements
+                  order by total_exec_time + total_plan_time desc limit $1",
+                &[&STATEMENTS_MAX],
+            )
+            .await?;
+        crate::say("      calls  exec µs/item  plan µs/item       rows  statement");
+        for row in &rows {
+            let per_item = |ms: f64| ms * 1e3 / count as f64;
+            let (calls, exec, plan) = (row.get::<_, i64>(0), per_item(row.get(1)), per_item(row.get(2)));
+            let text: String = row.get::<_, String>(4).chars().take(150).collect();
+            crate::say(&format!("    {calls:>7}  {exec:>12.1}  {plan:>12.1}  {:>9}  {text}", row.get::<_, i64>(3)));
+        }
+        Ok(())
     }
 
     /// Stops the server in good order.

@@ -16,7 +16,8 @@ pub fn p50_p99(mut values: Vec<f64>) -> Option<(f64, f64)> {
 pub fn spread(values: impl Iterator<Item = f64>) -> Option<(f64, f64, f64)> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    Some((quantile(&values, 0.5), *values.first()?, *values.last()?)).filter(|_| !values.is_empty())
+    let (min, max) = (*values.first()?, *values.last()?);
+    Some((quantile(&values, 0.5), min, max))
 }
 
 /// Milliseconds of a duration.

@@ -50,6 +50,10 @@ pub struct Loader {
     parked: Statement,
 }
 
+/// By the whole key: the runs of a shard that are parked may be many. The bounds are those of the other statements.
+const PARKED: &str = "select p.run_id from unnest($1::uuid[]) as i(id) \
+    join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id where i.id between $2 and $3";
+
 const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id";
 
 impl Loader {
@@ -67,8 +71,10 @@ impl Loader {
             let client = &client;
             async move { client.prepare(&sql).await.map_err(|e| StoreError::query(what, e)) }
         };
-        let past = |columns: &str, from: &str| format!("select {columns} from tramline.{from} where run_id = any ($1)");
         // The bounds let the executor leave out all partitions but the batch's own.
+        let past = |columns: &str, from: &str| {
+            format!("select {columns} from tramline.{from} where run_id = any ($1) and run_id between $2 and $3")
+        };
         let body = |table: &str| format!("select {BODY} from tramline.{table} where run_id = any ($1) and run_id between $2 and $3");
         Ok(Self {
             native: prepare("run bodies", body("runs")).await?,
@@ -86,7 +92,7 @@ impl Loader {
             ends: prepare("past ends", past("run_id, generation, status", "all_ends")).await?,
             timers: prepare("timers of runs", past("run_id, kind, step, attempt, due_at", "timers")).await?,
             starts: prepare("starts of steps", past("run_id, step, generation", "step_starts")).await?,
-            parked: prepare("parked runs", past("run_id", "parked")).await?,
+            parked: prepare("parked runs", PARKED.to_owned()).await?,
             client,
         })
     }
@@ -139,9 +145,10 @@ impl Loader {
     pub async fn pasts(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Past>, StoreError> {
         let mut pasts: HashMap<Uuid, Past> = ids.iter().map(|id| (*id, Past::default())).collect();
         let bad = |what: &'static str, word: String| StoreError::Decode { what, reason: word };
+        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else { return Ok(pasts) };
         let query = |what: &'static str, statement| async move {
             let rows: Result<Vec<Row>, StoreError> =
-                self.client.query(statement, &[&ids]).await.map_err(|e| StoreError::query(what, e));
+                self.client.query(statement, &[&ids, low, high]).await.map_err(|e| StoreError::query(what, e));
             rows
         };
         // Sent together: one round trip.

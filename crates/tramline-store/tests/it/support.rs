@@ -244,15 +244,6 @@ pub fn end(status: RunStatus) -> Row {
     })
 }
 
-/// The server process of a connection.
-pub async fn pid(client: &Client) -> i32 {
-    client
-        .query_one("select pg_backend_pid()", &[])
-        .await
-        .unwrap()
-        .get(0)
-}
-
 /// Returns when so many sessions of this database wait for a lock.
 pub async fn waiting_for_locks(observer: &Client, sessions: i64) {
     let sql = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";

@@ -70,6 +70,8 @@ pub struct GatewaySettings {
 pub struct EngineSettings {
     pub lease_seconds: Option<u64>,
     pub max_active_runs: Option<u64>,
+    /// Calls of functions that may be out at once.
+    pub max_calls: Option<u64>,
     /// Longest call of a function that is a run by itself.
     pub function_timeout_seconds: Option<u64>,
     /// Idle poll: how late a run inserted by plain SQL may be noticed.
@@ -234,6 +236,7 @@ fn read_engine(section: &Section<'_>) -> EngineSettings {
     let settings = EngineSettings {
         lease_seconds: section.number("lease_seconds", 1..=LEASE_SECONDS_MAX),
         max_active_runs: section.number("max_active_runs", 1..=1_000_000),
+        max_calls: section.number("max_calls", 1..=100_000),
         function_timeout_seconds: section.number("function_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
         poll_ms: section.number("poll_ms", 1..=60_000),
     };

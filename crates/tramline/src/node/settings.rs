@@ -31,6 +31,10 @@ pub(super) fn engine(settings: &EngineSettings, name: &str, schedules: bool) -> 
     };
     set(&mut config.lease, settings.lease_seconds.map(Duration::from_secs));
     set(
+        &mut config.calls_max,
+        settings.max_calls.and_then(|max| usize::try_from(max).ok()),
+    );
+    set(
         &mut config.active_max,
         settings.max_active_runs.and_then(|max| usize::try_from(max).ok()),
     );
