@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
+use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 use tramline_store::discovery::{Cursor, Header, PAGE, Reader};
 use tramline_store::{Db, NIL, StoreError};
@@ -76,6 +77,8 @@ struct Discovery {
     shards: HashMap<u16, Snapshot>,
     out: mpsc::Sender<Message>,
     shared: Arc<Shared>,
+    /// The database's clock at the last read.
+    now: Millis,
     /// When each transaction was first seen in progress.
     first_open: HashMap<u64, Instant>,
 }
@@ -183,7 +186,7 @@ impl Discovery {
     async fn connect(db: &Db, out: mpsc::Sender<Message>, shared: Arc<Shared>) -> Result<Self, StoreError> {
         let reader = Reader::connect(db).await?;
         let flushes = shared.flushes.load(Ordering::Acquire);
-        let (last, _) = reader.snapshot().await?;
+        let (last, now) = reader.snapshot().await?;
         let classes = (0..CLASSES)
             .map(|_| Class {
                 last: last.clone(),
@@ -198,6 +201,7 @@ impl Discovery {
             shards: HashMap::new(),
             out,
             shared,
+            now,
             first_open: HashMap::new(),
         })
     }
@@ -278,10 +282,10 @@ impl Discovery {
 
     /// One poll; true when something was found or more is to be read at once.
     async fn poll(&mut self) -> Result<bool, StoreError> {
+        self.shared.polls.fetch_add(1, Ordering::Relaxed);
         if self.shards.is_empty() {
             return Ok(false);
         }
-        self.shared.polls.fetch_add(1, Ordering::Relaxed);
         let paging = self.classes.iter().any(|c| c.tick.is_some());
         let unless = (!paging).then(|| self.classes[0].last.clone());
         // Counted before the statement is sent: what these flushes ended is ended in its snapshot.
@@ -303,6 +307,7 @@ impl Discovery {
         }
         let page = self.reader.poll(&cursors, unless.as_ref(), self.bound()).await?;
         let now = (page.now, Instant::now());
+        self.now = page.now;
         let unchanged = unless.as_ref() == Some(&page.snapshot);
         if unchanged {
             self.deliver(Discovered {
@@ -430,12 +435,8 @@ impl Discovery {
     }
 
     fn bound(&self) -> Uuid {
-        let back = std::time::SystemTime::now() - LOOK_BACK;
-        let ms = back
-            .duration_since(std::time::UNIX_EPOCH)
-            .map(|d| d.as_millis())
-            .unwrap_or(0);
-        Uuid::from_u128(ms << 80)
+        let back = i64::try_from(LOOK_BACK.as_millis()).unwrap_or(i64::MAX);
+        Uuid::from_u128(u128::try_from(self.now.saturating_sub(back)).unwrap_or(0) << 80)
     }
 
     async fn deliver(&self, found: Discovered) {

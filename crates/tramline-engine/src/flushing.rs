@@ -34,7 +34,7 @@ pub(crate) struct Item {
 #[derive(Debug, Clone)]
 pub(crate) enum What {
     Run(Subject, Row),
-    CommandDone(Uuid),
+    CommandDone { command_id: Uuid, run_id: Option<Uuid> },
     Period {
         schedule: String,
         due_at: Millis,
@@ -43,6 +43,7 @@ pub(crate) enum What {
         reason: Option<String>,
     },
     PeriodOutcome {
+        run_id: Uuid,
         schedule: String,
         due_at: Millis,
         started_at: Option<Millis>,
@@ -55,8 +56,8 @@ impl Item {
     fn key(&self) -> Option<Uuid> {
         match &self.what {
             What::Run(subject, _) => Some(subject.run_id),
-            What::Period { run_id, .. } => *run_id,
-            What::CommandDone(_) | What::PeriodOutcome { .. } => None,
+            What::Period { run_id, .. } | What::CommandDone { run_id, .. } => *run_id,
+            What::PeriodOutcome { run_id, .. } => Some(*run_id),
         }
     }
 }
@@ -148,7 +149,7 @@ fn build(items: &[Item]) -> Batch {
         batch.touch(item.shard, item.epoch);
         match &item.what {
             What::Run(subject, row) => batch.push(*subject, row, item.at, item.seq),
-            What::CommandDone(id) => batch.command_done(item.shard, *id),
+            What::CommandDone { command_id, .. } => batch.command_done(item.shard, *command_id),
             What::Period {
                 schedule,
                 due_at,
@@ -158,13 +159,7 @@ fn build(items: &[Item]) -> Batch {
             } => {
                 batch.period(schedule, *due_at, *run_id, outcome, reason.as_deref());
             }
-            What::PeriodOutcome {
-                schedule,
-                due_at,
-                started_at,
-                outcome,
-                reason,
-            } => {
+            What::PeriodOutcome { schedule, due_at, started_at, outcome, reason, .. } => {
                 batch.period_outcome(schedule, *due_at, *started_at, outcome, reason.as_deref());
             }
         }

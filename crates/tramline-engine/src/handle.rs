@@ -118,6 +118,7 @@ impl Engine {
         invoke: Arc<dyn Invoke>,
     ) -> Result<EngineHandle, EngineError> {
         check_durable(&db).await?;
+        let now = tramline_store::now(&db).await?;
         let node = Uuid::now_v7();
         let (own, inbox) = mpsc::channel(INBOX_MAX);
         let (flushes, flush_jobs) = mpsc::channel(1);
@@ -141,7 +142,7 @@ impl Engine {
             updates: updates.clone(),
             shared: shared.clone(),
             shown: shown.clone(),
-            state: State::new(),
+            state: State::new(now),
         };
         let ownership = Ownership {
             db: db.clone(),

@@ -127,6 +127,11 @@ async fn compile_submitted(db: &Db) -> Result<(), StoreError> {
     let known = |name: &str| functions.iter().any(|f| f.name == name);
     for row in submitted {
         match definition::parse(&row.definition, &known) {
+            Ok(workflow) if workflow.name != row.name => {
+                let message = format!("the definition is named \"{}\", the row \"{}\"", workflow.name, row.name);
+                let places = json!([{ "path": "name", "message": message }]);
+                api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
+            }
             Ok(workflow) => {
                 let outcome = Ok((workflow.checksum.as_str(), workflow.required_inputs.as_slice()));
                 api::settle_definition(db, &row.name, row.version, outcome).await?;

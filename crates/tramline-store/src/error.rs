@@ -58,7 +58,7 @@ impl StoreError {
             StoreError::Query { source, .. } => source.as_db_error().is_none_or(|db| {
                 // 57P0x: the server is going down; 08: the connection; 40001/40P01: rolled back, the same again may pass
                 let code = db.code().code();
-                code.starts_with("57P") || code.starts_with("08") || code.starts_with("40") || code.starts_with("55")
+                code.starts_with("57") || code.starts_with("53") || code.starts_with("08") || code.starts_with("40") || code.starts_with("55")
             }),
             StoreError::Connect { .. } | StoreError::Pool(_) => true,
             _ => false,

@@ -19,6 +19,7 @@ pub mod timers;
 
 pub use db::{Db, POOL_MAX};
 pub use error::StoreError;
+pub use tidy::now;
 pub use migrate::{MigrateReport, SHARD_COUNT, check_durable, migrate};
 
 /// The smallest UUID: where a cursor begins.

@@ -122,6 +122,22 @@ pub async fn store(db: &Db, s: &NewSchedule) -> Result<bool, StoreError> {
     Ok(row.get(0))
 }
 
+/// Removes the schedules that came from this kind of source (`file:` and the like) and are not among these. Their periods
+/// stay in the ledger.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn retain(db: &Db, source_prefix: &str, names: &[String]) -> Result<u64, StoreError> {
+    let client = db.get().await?;
+    client
+        .execute(
+            "delete from tramline.schedules where starts_with(source, $1) and name <> all ($2)",
+            &[&source_prefix, &names],
+        )
+        .await
+        .map_err(|e| StoreError::query("retain schedules", e))
+}
+
 /// Pauses or resumes a schedule; false when there is none of this name.
 ///
 /// # Errors

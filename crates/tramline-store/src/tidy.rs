@@ -5,6 +5,16 @@ use crate::{Db, StoreError};
 /// Rows removed in one call: bounded work, the next call goes on.
 const BATCH: i64 = 10_000;
 
+/// The database's clock, in milliseconds.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn now(db: &Db) -> Result<tramline_core::Millis, StoreError> {
+    let client = db.get().await?;
+    let row = client.query_one("select clock_timestamp()", &[]).await.map_err(|e| StoreError::query("clock", e))?;
+    Ok(crate::rows::millis(row.get::<_, jiff::Timestamp>(0)))
+}
+
 /// Makes the partitions of the coming days.
 ///
 /// # Errors

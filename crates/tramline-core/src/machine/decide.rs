@@ -826,7 +826,7 @@ impl Run {
             .flatten()
     }
 
-    /// The run starts, or its start is set anew: the timer of the delay goes.
+    /// Takes the timer of a delayed start away; false when there is none.
     fn clear_start_timer(&mut self, d: &mut Decision) -> bool {
         let Some(due_at) = self.start_timer() else {
             return false;

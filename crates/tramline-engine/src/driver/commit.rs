@@ -54,6 +54,8 @@ impl Driver {
             }
         }
         for (run_id, words) in &flushed.poisoned {
+            // What it wanted to record after that is moot, too.
+            self.state.pending.retain(|u| u.run_id != Some(*run_id));
             let message = format!("what the run wanted to record cannot be stored: {words}");
             self.give_up(*run_id, &Failure::new("unstorable", message));
         }
@@ -62,8 +64,13 @@ impl Driver {
             if let Some(entry) = unit.run_id.and_then(|id| self.state.entries.get_mut(&id)) {
                 entry.units = entry.units.saturating_sub(1);
             }
-            if let Some(id) = unit.remember {
-                self.remember(id);
+            match unit.remember {
+                Some(id) if lost.contains(&unit.shard) => {
+                    self.state.commands_seen.remove(&id);
+                    self.state.gone.remove(&id);
+                }
+                Some(id) => self.remember(id),
+                None => {}
             }
             if lost.contains(&unit.shard) || unit.run_id.is_some_and(|id| poisoned.contains(&id)) {
                 continue;

@@ -285,7 +285,9 @@ impl Driver {
         }) = self.state.entries.get(&run_id)
         {
             let event = match (live.run.status, scheduled_at.filter(|at| *at > now)) {
-                (RunStatus::Queued, Some(until)) => Some(Event::Delay { until, now }),
+                (RunStatus::Queued, Some(until)) if live.run.generation == 1 => {
+                    Some(Event::Delay { until, now })
+                }
                 (RunStatus::Queued | RunStatus::Running | RunStatus::Waiting, _) => {
                     Some(Event::Begin { now })
                 }

@@ -168,9 +168,10 @@ impl Unit {
 }
 
 impl State {
-    pub(crate) fn new() -> Self {
+    /// `now` is the database's clock: nothing is decided by another.
+    pub(crate) fn new(now: Millis) -> Self {
         Self {
-            clock: Clock::new(0),
+            clock: Clock::new(now),
             shards: HashMap::new(),
             entries: HashMap::new(),
             ready: Default::default(),
@@ -306,9 +307,16 @@ impl Driver {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            self.forget(id);
+            self.drop_entry(id);
         }
-        self.state.pending.retain(|u| u.shard != shard);
+        let pending = std::mem::take(&mut self.state.pending);
+        let (dropped, kept): (VecDeque<Unit>, _) = pending.into_iter().partition(|u| u.shard == shard);
+        self.state.pending = kept;
+        // What was read and not done is the next owner's, which may be this node again.
+        for id in dropped.into_iter().filter_map(|u| u.remember) {
+            self.state.commands_seen.remove(&id);
+            self.state.gone.remove(&id);
+        }
         self.state.timers.drop_shard(shard);
         self.state.schedules.drop_shard(shard);
         self.tell_shards();
@@ -330,7 +338,7 @@ impl Driver {
             .map(|(id, _)| *id)
             .collect();
         for id in idle {
-            self.forget(id);
+            self.drop_entry(id);
         }
         self.state.timers.drop_shard(shard);
         self.state.schedules.drop_shard(shard);
@@ -403,11 +411,21 @@ impl Driver {
         true
     }
 
-    /// Takes a run out of memory and stops its calls.
+    /// Takes a run out of memory and stops its calls; reads that are under way may still name it.
     fn forget(&mut self, id: Uuid) {
-        let Some(entry) = self.state.entries.remove(&id) else {
-            return;
-        };
+        if self.drop_entry(id) && self.state.gone.insert(id) {
+            self.remember(id);
+        }
+    }
+
+    /// The same for a run of a shard that is given up: whoever reads it next may start it.
+    fn drop_entry(&mut self, id: Uuid) -> bool {
+        let Some(entry) = self.state.entries.remove(&id) else { return false };
+        for waiting in entry.waiting {
+            if let Waiting::Command(command) = waiting {
+                self.state.commands_seen.remove(&command.command_id);
+            }
+        }
         if let Stage::Live(live) = entry.stage {
             self.state.active -= 1;
             self.state.calls_out -= live.calls.len();
@@ -418,9 +436,7 @@ impl Driver {
         if let (Some(xid), Some(shard)) = (entry.xid, self.state.shards.get_mut(&entry.shard)) {
             shard.forget_xid(xid);
         }
-        if self.state.gone.insert(id) {
-            self.remember(id);
-        }
+        true
     }
 
     /// Keeps an id in mind until a tick that was read after the present flush has been delivered.

@@ -21,6 +21,8 @@ use crate::flushing::What;
 /// How far ahead periods are recorded: long enough for a flush to be repeated, short enough that a change of the
 /// schedule rarely has to take one back.
 const LEAD_MS: Millis = 10_000;
+/// A period that could not be recorded until so long after it was due is not started any more: the database was away.
+const LATE_MAX_MS: Millis = 60_000;
 /// Skipped periods recorded one by one after a downtime; older ones are counted in the reason of the first.
 const SKIPPED_MAX: usize = 100;
 
@@ -188,6 +190,12 @@ impl Driver {
             })
             .collect();
         for (name, shard, mut due_at) in due {
+            if due_at < now - LATE_MAX_MS {
+                match self.skip_late(&name, due_at, now) {
+                    Some(next) => due_at = next,
+                    None => continue,
+                }
+            }
             loop {
                 let run_id = self.new_run_id(&name);
                 self.prepare(&name, shard, due_at, run_id);
@@ -203,6 +211,17 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Skips what came due while nothing could be recorded; the next period, if it is near.
+    fn skip_late(&mut self, name: &str, first: Millis, now: Millis) -> Option<Millis> {
+        let planned = self.state.schedules.by_name.get(name)?;
+        let row = ScheduleRow { last_due: Some(first - 1), ..planned.row.clone() };
+        let cron = planned.cron.clone();
+        self.skip_missed(&row, &cron, now, "the database could not be reached");
+        let planned = self.state.schedules.by_name.get_mut(name)?;
+        planned.next = cron.next_after(now);
+        planned.next.filter(|at| *at <= now + LEAD_MS)
     }
 
     fn prepare(&mut self, name: &str, shard: u16, due_at: Millis, run_id: Uuid) {
@@ -273,8 +292,7 @@ impl Driver {
                 started_at: None,
                 finished_at: now,
             };
-            let outcome = What::PeriodOutcome {
-                schedule: name.to_owned(),
+            let outcome = What::PeriodOutcome { run_id, schedule: name.to_owned(),
                 due_at,
                 started_at: None,
                 outcome: "cancelled",
@@ -299,8 +317,7 @@ impl Driver {
         };
         let shard = *shard;
         let started_at = Some(self.state.clock.now());
-        let outcome = What::PeriodOutcome {
-            schedule,
+        let outcome = What::PeriodOutcome { run_id, schedule,
             due_at,
             started_at,
             outcome: "started",

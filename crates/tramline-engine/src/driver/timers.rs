@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use tramline_core::Millis;
-use tramline_core::machine::{Event, TimerKind};
+use tramline_core::machine::{Decision, Event, Row, TimerKind};
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -190,14 +190,14 @@ impl Driver {
         if timer.kind == TimerKind::Start {
             self.note_begin(run_id);
         }
-        self.feed(
-            run_id,
-            Event::TimerDue {
-                kind: timer.kind,
-                step,
-                attempt: timer.attempt,
-                now,
-            },
-        );
+        let event = Event::TimerDue { kind: timer.kind, step, attempt: timer.attempt, now };
+        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        let decision = live.run.decide(event).unwrap_or_else(|_| {
+            // Nothing waits for it: its row must not come back at every takeover.
+            let (step, attempt) = (timer.step.clone(), timer.attempt);
+            let row = Row::TimerClear { kind: timer.kind, step, attempt, due_at: timer.due_at };
+            Decision { rows: vec![row], then: Vec::new() }
+        });
+        self.apply(run_id, decision);
     }
 }

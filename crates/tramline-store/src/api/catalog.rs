@@ -197,6 +197,19 @@ pub async fn register_functions(db: &Db, functions: &[FunctionRow]) -> Result<()
     Ok(())
 }
 
+/// Forgets the edge functions that are not among these; handlers of programs are theirs to keep.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn retain_functions(db: &Db, names: &[String]) -> Result<(), StoreError> {
+    let client = db.get().await?;
+    client
+        .execute("delete from tramline.functions where kind = 'edge' and name <> all ($1)", &[&names])
+        .await
+        .map_err(|e| StoreError::query("retain functions", e))?;
+    Ok(())
+}
+
 /// All known functions by name.
 ///
 /// # Errors

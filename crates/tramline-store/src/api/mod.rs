@@ -5,7 +5,7 @@ mod enqueue;
 mod read;
 
 pub use catalog::{
-    FunctionRow, StoredVersion, WorkflowRow, list_functions, list_workflows, register_functions, store_definition,
+    FunctionRow, StoredVersion, WorkflowRow, list_functions, list_workflows, register_functions, retain_functions, store_definition,
     submitted_definitions, settle_definition, workflow,
 };
 pub use enqueue::{Accepted, NewRun, Refused, cancel_run, enqueue, retry_run};

@@ -172,23 +172,29 @@ impl Node {
         }
     }
 
-    /// Gateway, engine, host, then the connections. Each part gets `drain` for what is under way.
+    /// Engine, gateway, host, then the connections, all within `drain`. The engine first: functions that it has called
+    /// still need the gateway to reach the database, and what the gateway accepts meanwhile is durable and waits.
     pub async fn stop(self, drain: Duration) {
-        if let Some(gateway) = &self.gateway {
-            gateway.stop(drain).await;
-            tracing::debug!("gateway stopped");
-        }
+        let deadline = tokio::time::Instant::now() + drain;
+        let left = || deadline.saturating_duration_since(tokio::time::Instant::now()).max(DRAIN_LEAST);
         if let Some(engine) = &self.engine {
             engine.stop(drain).await;
             tracing::debug!("engine stopped");
         }
-        self.host.stop(drain).await;
+        if let Some(gateway) = &self.gateway {
+            gateway.stop(left()).await;
+            tracing::debug!("gateway stopped");
+        }
+        self.host.stop(left()).await;
         tracing::debug!("host stopped");
         if let Some(rest) = &self.rest {
             rest.stop().await;
         }
     }
 }
+
+/// What each part gets when the ones before have used up the time: enough to close what is idle.
+const DRAIN_LEAST: Duration = Duration::from_millis(500);
 
 async fn start_host(config: &NodeConfig, setup: &Setup, plan: &FunctionPlan) -> Done<Host> {
     let host = HostConfig {
@@ -215,6 +221,11 @@ async fn register_planned(db: &Db, plan: &FunctionPlan) -> Done {
         })
         .collect();
     api::register_functions(db, &rows)
+        .await
+        .or_exit(Exit::Unavailable)?;
+    // What is gone from the project is no target any more; a run that names it is refused, not failed later.
+    let names: Vec<String> = rows.into_iter().map(|row| row.name).collect();
+    api::retain_functions(db, &names)
         .await
         .or_exit(Exit::Unavailable)
 }

@@ -340,17 +340,17 @@ impl<'m> History<'m> {
 
     /// The run as its rows tell, read in any order.
     pub(super) fn recovered(&mut self, unclean: bool) -> Run {
-        let mut ledger = self.ledger.clone();
+        let mut past = self.ledger.past.clone();
         let turn = self.n.next() as usize;
-        if let Some(n) = ledger.past.steps.len().checked_sub(1) {
-            ledger.past.steps.rotate_left(turn % (n + 1));
+        if let Some(n) = past.steps.len().checked_sub(1) {
+            past.steps.rotate_left(turn % (n + 1));
         }
         if turn.is_multiple_of(2) {
-            ledger.past.marks.reverse();
-            ledger.past.timers.reverse();
+            past.marks.reverse();
+            past.timers.reverse();
         }
         let plan = self.run.plan.clone();
-        ledger.recover(fresh(&plan, &Self::input()), unclean)
+        fresh(&plan, &Self::input()).recover(past, unclean)
     }
 
     /// Something that does not belong to the run's own course.

@@ -1,7 +1,6 @@
 //! Tests of the machine. `ledger` is the database of these tests, `words` prints decisions so that expectations can be
 //! read; `table` holds every status with every event; `course`, `failures`, `requests` and `recovery` tell what a run
-//! does; `properties` drives random workflows (`model`) through random histories
-//! (`history`, `invariants`).
+//! does; `properties` drives random workflows (`model`) through random histories (`history`, `invariants`).
 
 mod course;
 mod failures;

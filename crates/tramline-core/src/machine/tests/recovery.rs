@@ -175,6 +175,11 @@ fn a_run_shown_as_scheduled_whose_timer_is_gone_is_queued() {
     );
     run.due(TimerKind::Start, "", 0, 500);
     run.recover(false);
+    assert_eq!(
+        run.run.status,
+        RunStatus::Queued,
+        "only the timer could start a scheduled run"
+    );
     assert_eq!(run.begin(501), "mark running -> call #1");
 }
 
