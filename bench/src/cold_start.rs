@@ -17,7 +17,10 @@ use crate::{Place, Sizes, Wanted};
 pub const NAMES: [&str; 2] = ["cold-start-hello", "cold-start-supabase-js"];
 /// The functions, in the order of [`NAMES`].
 const FUNCTIONS: [(&str, &str); 2] = [
-    ("hello", "Deno.serve(() => Response.json({ message: \"hello\" }));\n"),
+    (
+        "hello",
+        "Deno.serve(() => Response.json({ message: \"hello\" }));\n",
+    ),
     (
         "supabase-js",
         "import { createClient } from \"npm:@supabase/supabase-js@2.57.4\";\n\
@@ -38,7 +41,10 @@ pub async fn measure(
 ) -> Result<()> {
     let deno = deno::install().await?;
     let project = place.target.join("functions");
-    let specs = FUNCTIONS.iter().map(|(name, source)| function(&project, name, source)).collect::<Result<_>>()?;
+    let specs = FUNCTIONS
+        .iter()
+        .map(|(name, source)| function(&project, name, source))
+        .collect::<Result<_>>()?;
     let config = HostConfig {
         state_dir: project.join(".tramline"),
         deno: deno.clone(),
@@ -63,7 +69,10 @@ async fn measure_on(
     figures: &mut Figures,
 ) -> Result<()> {
     let deno_dir = project.join("deno-peer");
-    let bundles = [bundle(host, project, FUNCTIONS[0].0)?, bundle(host, project, FUNCTIONS[1].0)?];
+    let bundles = [
+        bundle(host, project, FUNCTIONS[0].0)?,
+        bundle(host, project, FUNCTIONS[1].0)?,
+    ];
     for turn in 0..=repeats {
         for ((name, (function, _)), bundle) in NAMES.iter().zip(FUNCTIONS).zip(&bundles) {
             if !wanted.has(name) {
@@ -74,13 +83,18 @@ async fn measure_on(
             for _ in 0..if turn == 0 { 2 } else { sizes.cold_starts } {
                 tokio::time::sleep(PAUSE).await;
                 let since = Instant::now();
-                call(host, function).await.with_context(|| format!("call {function}"))?;
+                call(host, function)
+                    .await
+                    .with_context(|| format!("call {function}"))?;
                 ours.push(ms(since.elapsed()));
                 if wanted.peers {
                     tokio::time::sleep(PAUSE).await;
                     let since = Instant::now();
                     let mut serving = Serving::start(deno, &deno_dir, bundle)?;
-                    serving.answered().await.with_context(|| format!("run {function} by deno"))?;
+                    serving
+                        .answered()
+                        .await
+                        .with_context(|| format!("run {function} by deno"))?;
                     peers.push(ms(since.elapsed()));
                     serving.stop().await?;
                 }
@@ -90,7 +104,10 @@ async fn measure_on(
             }
             for (side, times) in [(Side::Tramline, ours), (Side::Peer, peers)] {
                 let Some(times) = p50_p99(times) else { continue };
-                crate::say(&format!("turn {turn} of {repeats}: {name} {side:?} p50 {:.1} ms", times.0));
+                crate::say(&format!(
+                    "turn {turn} of {repeats}: {name} {side:?} p50 {:.1} ms",
+                    times.0
+                ));
                 figures.add(name, side, Sample::times(times));
             }
         }
@@ -105,28 +122,54 @@ fn function(project: &Path, name: &str, source: &str) -> Result<FunctionSpec> {
     }
     std::fs::write(&entrypoint, source).with_context(|| format!("write {}", entrypoint.display()))?;
     // Every call gets a new instance.
-    Ok(FunctionSpec { name: name.into(), entrypoint, policy: Policy::PerRequest, ..FunctionSpec::default() })
+    Ok(FunctionSpec {
+        name: name.into(),
+        entrypoint,
+        policy: Policy::PerRequest,
+        ..FunctionSpec::default()
+    })
 }
 
 /// The file that the host runs: the peer runs the same.
 fn bundle(host: &Host, project: &Path, name: &str) -> Result<PathBuf> {
-    let info = host.functions().into_iter().find(|info| info.name == name).context("the host has no such function")?;
+    let info = host
+        .functions()
+        .into_iter()
+        .find(|info| info.name == name)
+        .context("the host has no such function")?;
     if let FunctionState::Broken { reason } = info.state {
         bail!("function {name} is broken: {reason}");
     }
     let version = info.version.context("a function that is ready has a version")?;
-    let path = project.join(".tramline/bundles").join(name).join(format!("{version}.js"));
+    let path = project
+        .join(".tramline/bundles")
+        .join(name)
+        .join(format!("{version}.js"));
     ensure!(path.exists(), "no bundle at {}", path.display());
     Ok(path)
 }
 
 async fn call(host: &Host, name: &str) -> Result<()> {
     let body = Body::new(Empty::new().map_err(|never| match never {}));
-    let request = Request::get(format!("/{name}")).header("host", "127.0.0.1").body(body)?;
-    let context = CallContext { run_id: None, request_id: "bench".into(), wall_ms: 0 };
+    let request = Request::get(format!("/{name}"))
+        .header("host", "127.0.0.1")
+        .body(body)?;
+    let context = CallContext {
+        run_id: None,
+        request_id: "bench".into(),
+        wall_ms: 0,
+    };
     let response = host.call(name, request, context).await?;
     let status = response.status();
-    let body = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{error}"))?;
-    ensure!(status == 200, "answered {status}: {}", String::from_utf8_lossy(&body.to_bytes()));
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    ensure!(
+        status == 200,
+        "answered {status}: {}",
+        String::from_utf8_lossy(&body.to_bytes())
+    );
     Ok(())
 }

@@ -17,16 +17,22 @@ pub struct PerItem {
 /// Seconds used by this process, all threads.
 pub fn own() -> f64 {
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| seconds(usage.user_time()) + seconds(usage.system_time()))
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| {
+        seconds(usage.user_time()) + seconds(usage.system_time())
+    })
 }
 
 /// Seconds used by a process and by its children, living and waited for.
 pub fn family(pid: u32) -> f64 {
-    let children = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-        let child: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = Stat::read(child)?;
-        (stat.parent == pid).then_some(stat.own)
-    });
+    let children = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let child: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = Stat::read(child)?;
+            (stat.parent == pid).then_some(stat.own)
+        });
     Stat::read(pid).map_or(0.0, |stat| stat.own + stat.waited_for) + children.sum::<f64>()
 }
 

@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The pinned Deno, installed by npm when it is missing.
 pub async fn install() -> Result<PathBuf> {
     let cache = tramline_host::default_cache_dir().context("HOME is not set")?;
-    let found = tokio::task::spawn_blocking(move || tramline_host::install_deno(&cache, &|line| crate::say(line)));
+    let found =
+        tokio::task::spawn_blocking(move || tramline_host::install_deno(&cache, &|line| crate::say(line)));
     Ok(found.await??)
 }
 
@@ -35,7 +36,15 @@ impl Serving {
     pub fn start(deno: &Path, deno_dir: &Path, script: &Path) -> Result<Self> {
         let port = free_port()?;
         let child = Command::new(deno)
-            .args(["run", "--quiet", "--no-prompt", "--no-config", "--no-lock", "--cached-only", "--allow-all"])
+            .args([
+                "run",
+                "--quiet",
+                "--no-prompt",
+                "--no-config",
+                "--no-lock",
+                "--cached-only",
+                "--allow-all",
+            ])
             .arg(script)
             .env("DENO_DIR", deno_dir)
             .env("DENO_NO_UPDATE_CHECK", "1")
@@ -76,7 +85,9 @@ impl Serving {
 }
 
 async fn first_answer(mut stream: TcpStream) -> Result<()> {
-    stream.write_all(b"GET /hello HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").await?;
+    stream
+        .write_all(b"GET /hello HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+        .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     if !answer.starts_with(b"HTTP/1.1 200") {

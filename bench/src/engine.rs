@@ -61,20 +61,29 @@ struct Subject {
 impl EngineBench<'_> {
     /// Measures every wanted figure once, each on a database of its own.
     pub async fn measure(&self, figures: &mut Figures) -> Result<()> {
-        if self.wanted.any(&["jobs-per-second", "enqueue-batched-per-second"]) {
+        if self
+            .wanted
+            .any(&["jobs-per-second", "enqueue-batched-per-second"])
+        {
             self.jobs(figures).await.context("measure jobs")?;
         }
         if self.wanted.has("jobs-burst-per-second") {
             self.burst(figures).await.context("measure a burst of jobs")?;
         }
         if self.wanted.has("three-step-runs-per-second") {
-            self.closed_loop(figures).await.context("measure runs of three steps")?;
+            self.closed_loop(figures)
+                .await
+                .context("measure runs of three steps")?;
         }
         if self.wanted.has("three-step-runs-per-second-unbounded") {
-            self.unbounded(figures).await.context("measure a backlog of runs of three steps")?;
+            self.unbounded(figures)
+                .await
+                .context("measure a backlog of runs of three steps")?;
         }
         if self.wanted.any(&["three-step-alone", "step-to-step"]) {
-            self.alone(figures).await.context("measure a run of three steps alone")?;
+            self.alone(figures)
+                .await
+                .context("measure a run of three steps alone")?;
         }
         if self.wanted.has("enqueue-to-start") {
             self.paced(figures).await.context("measure starts at low load")?;
@@ -115,7 +124,11 @@ impl EngineBench<'_> {
         let meter = Meter::start(self.postgres).await?;
         transaction.commit().await?;
         until_ended(&engine, count).await?;
-        figures.add("jobs-burst-per-second", Side::Tramline, meter.stop("burst", count).await?);
+        figures.add(
+            "jobs-burst-per-second",
+            Side::Tramline,
+            meter.stop("burst", count).await?,
+        );
         subject.finish(&engine, count).await
     }
 
@@ -138,7 +151,11 @@ impl EngineBench<'_> {
         while let Some(done) = callers.join_next().await {
             done??;
         }
-        figures.add("three-step-runs-per-second", Side::Tramline, meter.stop("runs", count).await?);
+        figures.add(
+            "three-step-runs-per-second",
+            Side::Tramline,
+            meter.stop("runs", count).await?,
+        );
         subject.finish(&engine, count).await
     }
 
@@ -149,7 +166,11 @@ impl EngineBench<'_> {
         let meter = Meter::start(self.postgres).await?;
         let engine = subject.engine(steps(Arc::default())).await?;
         until_ended(&engine, count).await?;
-        figures.add("three-step-runs-per-second-unbounded", Side::Tramline, meter.stop("backlog", count).await?);
+        figures.add(
+            "three-step-runs-per-second-unbounded",
+            Side::Tramline,
+            meter.stop("backlog", count).await?,
+        );
         subject.finish(&engine, count).await
     }
 
@@ -165,7 +186,10 @@ impl EngineBench<'_> {
             times.push(ms(watch.run_to_end(&engine, i).await?));
         }
         let gaps = std::mem::take(&mut gaps.lock().unwrap_or_else(PoisonError::into_inner).between);
-        ensure!(gaps.len() == 2 * count, "a run of three steps has two pauses between them");
+        ensure!(
+            gaps.len() == 2 * count,
+            "a run of three steps has two pauses between them"
+        );
         for (name, times) in [("three-step-alone", times), ("step-to-step", gaps)] {
             let times = p50_p99(times).context("no run was measured")?;
             figures.add(name, Side::Tramline, Sample::times(times));
@@ -201,7 +225,10 @@ impl EngineBench<'_> {
             sends.spawn(async move {
                 let sent = Instant::now();
                 let answers = engine.enqueue(&[new_run("noop", i)]).await?;
-                ensure!(answers.iter().all(Result::is_ok), "a job was refused: {answers:?}");
+                ensure!(
+                    answers.iter().all(Result::is_ok),
+                    "a job was refused: {answers:?}"
+                );
                 Ok((i, sent))
             });
         }
@@ -209,7 +236,9 @@ impl EngineBench<'_> {
         until_ended(&engine, count).await?;
         let times = {
             let started = started.lock().unwrap_or_else(PoisonError::into_inner);
-            sent.iter().filter_map(|(i, sent)| Some(ms(started[*i]?.duration_since(*sent)))).collect()
+            sent.iter()
+                .filter_map(|(i, sent)| Some(ms(started[*i]?.duration_since(*sent))))
+                .collect()
         };
         let times = p50_p99(times).context("no job was measured")?;
         figures.add("enqueue-to-start", Side::Tramline, Sample::times(times));
@@ -239,7 +268,10 @@ impl EngineBench<'_> {
 
 impl Subject {
     async fn engine(&self, handlers: Handlers) -> Result<EngineHandle> {
-        let config = EngineConfig { node_name: "bench".into(), ..EngineConfig::default() };
+        let config = EngineConfig {
+            node_name: "bench".into(),
+            ..EngineConfig::default()
+        };
         Ok(Engine::start(config, self.db.clone(), Arc::new(handlers)).await?)
     }
 
@@ -255,9 +287,17 @@ impl Subject {
     async fn finish(&self, engine: &EngineHandle, count: usize) -> Result<()> {
         engine.stop(Duration::from_secs(5)).await;
         let client = postgres::connect(&self.url).await?;
-        let row = client.query_one("select count(*) from tramline.all_ends where status = 'completed'", &[]).await?;
+        let row = client
+            .query_one(
+                "select count(*) from tramline.all_ends where status = 'completed'",
+                &[],
+            )
+            .await?;
         let completed: i64 = row.get(0);
-        ensure!(usize::try_from(completed)? == count, "{completed} of {count} runs completed");
+        ensure!(
+            usize::try_from(completed)? == count,
+            "{completed} of {count} runs completed"
+        );
         Ok(())
     }
 }
@@ -275,7 +315,13 @@ impl<'a> Meter<'a> {
     async fn start(postgres: &'a Postgres) -> Result<Self> {
         postgres.reset_statements().await?;
         let wal = postgres.wal_bytes().await?;
-        Ok(Self { postgres, own: cpu::own(), server: postgres.cpu(), wal, since: Instant::now() })
+        Ok(Self {
+            postgres,
+            own: cpu::own(),
+            server: postgres.cpu(),
+            wal,
+            since: Instant::now(),
+        })
     }
 
     async fn stop(self, what: &str, count: usize) -> Result<Sample> {
@@ -304,13 +350,18 @@ struct Watch {
 
 impl Watch {
     fn start(engine: &EngineHandle) -> Self {
-        let watch = Self { waiting: Arc::default() };
+        let watch = Self {
+            waiting: Arc::default(),
+        };
         let (waiting, mut updates) = (watch.waiting.clone(), engine.updates());
         tokio::spawn(async move {
             loop {
                 match updates.recv().await {
                     Ok(update) if update.ended => {
-                        let caller = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&update.run_id);
+                        let caller = waiting
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .remove(&update.run_id);
                         // The caller may have given up.
                         caller.map(|caller| caller.send(update.status));
                     }
@@ -326,15 +377,26 @@ impl Watch {
 
     /// Enqueues one run of three steps and waits for its durable end.
     async fn run_to_end(&self, engine: &EngineHandle, i: usize) -> Result<Duration> {
-        let run = NewRun { run_id: Some(Uuid::now_v7()), ..new_run("three", i) };
+        let run = NewRun {
+            run_id: Some(Uuid::now_v7()),
+            ..new_run("three", i)
+        };
         let (ended, end) = oneshot::channel();
         if let Some(id) = run.run_id {
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, ended);
+            self.waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id, ended);
         }
         let since = Instant::now();
         let answers = engine.enqueue(std::slice::from_ref(&run)).await?;
-        ensure!(answers.iter().all(Result::is_ok), "a run was refused: {answers:?}");
-        let status = tokio::time::timeout(PATIENCE, end).await.context("a run did not end")??;
+        ensure!(
+            answers.iter().all(Result::is_ok),
+            "a run was refused: {answers:?}"
+        );
+        let status = tokio::time::timeout(PATIENCE, end)
+            .await
+            .context("a run did not end")??;
         ensure!(status == "completed", "a run ended as {status}");
         Ok(since.elapsed())
     }
@@ -349,7 +411,10 @@ struct Gaps {
 
 /// Does nothing and answers with what it got.
 fn noop() -> Handlers {
-    Handlers::default().with("noop", |call| async move { Outcome::Completed((*call.body).clone()) })
+    Handlers::default().with(
+        "noop",
+        |call| async move { Outcome::Completed((*call.body).clone()) },
+    )
 }
 
 /// Steps that do nothing; the pauses between them are kept.
@@ -376,12 +441,18 @@ fn three_steps() -> Value {
 
 fn new_run(target: &str, i: usize) -> NewRun {
     let input = json!({ "i": i, "filler": "x".repeat(FILLER_BYTES) });
-    NewRun { target: target.into(), input, ..NewRun::default() }
+    NewRun {
+        target: target.into(),
+        input,
+        ..NewRun::default()
+    }
 }
 
 async fn enqueue_all(db: &Db, target: &str, count: usize) -> Result<()> {
     for first in (0..count).step_by(BATCH) {
-        let runs: Vec<NewRun> = (first..count.min(first + BATCH)).map(|i| new_run(target, i)).collect();
+        let runs: Vec<NewRun> = (first..count.min(first + BATCH))
+            .map(|i| new_run(target, i))
+            .collect();
         let answers = api::enqueue(db, &runs).await?;
         ensure!(answers.iter().all(Result::is_ok), "a run was refused");
     }

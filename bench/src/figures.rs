@@ -25,28 +25,100 @@ const GRAPHILE: &str = "graphile-worker 0.18.0";
 const DENO_RUN: &str = "deno run";
 const DENO_LISTENER: &str = "Deno's listener";
 
-const fn rate(name: &'static str, unit: &'static str, peer: Option<&'static str>, what: &'static str) -> Figure {
-    Figure { name, unit, peer, more_is_better: true, what }
+const fn rate(
+    name: &'static str,
+    unit: &'static str,
+    peer: Option<&'static str>,
+    what: &'static str,
+) -> Figure {
+    Figure {
+        name,
+        unit,
+        peer,
+        more_is_better: true,
+        what,
+    }
 }
 
 const fn time(name: &'static str, peer: Option<&'static str>, what: &'static str) -> Figure {
-    Figure { name, unit: "ms", peer, more_is_better: false, what }
+    Figure {
+        name,
+        unit: "ms",
+        peer,
+        more_is_better: false,
+        what,
+    }
 }
 
 /// All figures, in the order of the table.
 pub const FIGURES: &[Figure] = &[
-    rate("jobs-per-second", "jobs/s", Some(GRAPHILE), "no-op jobs drained by a worker that starts on a backlog"),
-    rate("jobs-burst-per-second", "jobs/s", None, "the same backlog, committed at once under a running node"),
-    rate("enqueue-batched-per-second", "jobs/s", Some(GRAPHILE), "jobs enqueued by one client, 1,000 a batch"),
-    rate("three-step-runs-per-second", "runs/s", None, "runs of three steps, 50 at a time, each enqueued by itself"),
-    rate("three-step-runs-per-second-unbounded", "runs/s", None, "runs of three steps, all enqueued beforehand"),
-    time("three-step-alone", None, "one run of three steps at a time, from enqueue to its durable end"),
-    time("enqueue-to-start", Some(GRAPHILE), "from the call of enqueue to the first line of the job, 50 jobs a second"),
-    time("step-to-step", None, "from the end of a step's code to the start of the next step's"),
-    time("cold-start-hello", Some(DENO_RUN), "first answer of a new function instance"),
-    time("cold-start-supabase-js", Some(DENO_RUN), "the same for a function that uses supabase-js"),
-    rate("gateway-hello", "requests/s", Some(DENO_LISTENER), "an open function over 32 kept connections"),
-    rate("gateway-hello-jwt", "requests/s", Some(DENO_LISTENER), "the same function when it asks for a JWT"),
+    rate(
+        "jobs-per-second",
+        "jobs/s",
+        Some(GRAPHILE),
+        "no-op jobs drained by a worker that starts on a backlog",
+    ),
+    rate(
+        "jobs-burst-per-second",
+        "jobs/s",
+        None,
+        "the same backlog, committed at once under a running node",
+    ),
+    rate(
+        "enqueue-batched-per-second",
+        "jobs/s",
+        Some(GRAPHILE),
+        "jobs enqueued by one client, 1,000 a batch",
+    ),
+    rate(
+        "three-step-runs-per-second",
+        "runs/s",
+        None,
+        "runs of three steps, 50 at a time, each enqueued by itself",
+    ),
+    rate(
+        "three-step-runs-per-second-unbounded",
+        "runs/s",
+        None,
+        "runs of three steps, all enqueued beforehand",
+    ),
+    time(
+        "three-step-alone",
+        None,
+        "one run of three steps at a time, from enqueue to its durable end",
+    ),
+    time(
+        "enqueue-to-start",
+        Some(GRAPHILE),
+        "from the call of enqueue to the first line of the job, 50 jobs a second",
+    ),
+    time(
+        "step-to-step",
+        None,
+        "from the end of a step's code to the start of the next step's",
+    ),
+    time(
+        "cold-start-hello",
+        Some(DENO_RUN),
+        "first answer of a new function instance",
+    ),
+    time(
+        "cold-start-supabase-js",
+        Some(DENO_RUN),
+        "the same for a function that uses supabase-js",
+    ),
+    rate(
+        "gateway-hello",
+        "requests/s",
+        Some(DENO_LISTENER),
+        "an open function over 32 kept connections",
+    ),
+    rate(
+        "gateway-hello-jwt",
+        "requests/s",
+        Some(DENO_LISTENER),
+        "the same function when it asks for a JWT",
+    ),
 ];
 
 /// One side's measurement of one turn.
@@ -60,11 +132,20 @@ pub struct Sample {
 
 impl Sample {
     pub fn rate(per_second: f64, cpu: Option<PerItem>) -> Self {
-        Self { value: per_second, cpu, ..Self::default() }
+        Self {
+            value: per_second,
+            cpu,
+            ..Self::default()
+        }
     }
 
     pub fn times((p50, p99): (f64, f64)) -> Self {
-        Self { value: p50, p50: Some(p50), p99: Some(p99), cpu: None }
+        Self {
+            value: p50,
+            p50: Some(p50),
+            p99: Some(p99),
+            cpu: None,
+        }
     }
 }
 
@@ -112,15 +193,24 @@ impl Figures {
     fn ratio(&self, figure: &Figure) -> Option<f64> {
         let ours = self.median(figure.name, Side::Tramline, |s| Some(s.value))?;
         let peer = self.median(figure.name, Side::Peer, |s| Some(s.value))?;
-        Some(if figure.more_is_better { ours / peer } else { peer / ours })
+        Some(if figure.more_is_better {
+            ours / peer
+        } else {
+            peer / ours
+        })
     }
 
     /// For people.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["figure", "unit", "tramline", "p99", "cpu µs", "peer", "", "p99", "cpu µs", "ratio"]);
-        for figure in FIGURES.iter().filter(|f| !self.of(f.name, Side::Tramline).is_empty()) {
+        table.set_header([
+            "figure", "unit", "tramline", "p99", "cpu µs", "peer", "", "p99", "cpu µs", "ratio",
+        ]);
+        for figure in FIGURES
+            .iter()
+            .filter(|f| !self.of(f.name, Side::Tramline).is_empty())
+        {
             let has_peer = !self.of(figure.name, Side::Peer).is_empty();
             table.add_row([
                 figure.name.to_owned(),
@@ -132,7 +222,9 @@ impl Figures {
                 self.spread_of(figure.name, Side::Peer),
                 self.p99_of(figure.name, Side::Peer),
                 self.cpu_of(figure.name, Side::Peer),
-                self.ratio(figure).map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+                self.ratio(figure)
+                    .map(|ratio| format!("{ratio:.2}"))
+                    .unwrap_or_default(),
             ]);
         }
         for column in [2, 3, 4, 6, 7, 8, 9] {
@@ -157,7 +249,10 @@ impl Figures {
     fn cpu_of(&self, name: &'static str, side: Side) -> String {
         let client = self.median(name, side, |s| s.cpu.map(|c| c.client));
         let postgres = self.median(name, side, |s| s.cpu.map(|c| c.postgres));
-        client.zip(postgres).map(|(c, p)| format!("{} + {}", number(c), number(p))).unwrap_or_default()
+        client
+            .zip(postgres)
+            .map(|(c, p)| format!("{} + {}", number(c), number(p)))
+            .unwrap_or_default()
     }
 
     /// For programs: `latest.json` in `folder`. Figures that this run did not measure are kept from the file before.
@@ -202,5 +297,9 @@ fn round(value: f64) -> f64 {
 }
 
 fn number(value: f64) -> String {
-    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+    if value >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
 }

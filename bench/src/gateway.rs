@@ -20,9 +20,9 @@ pub const NAMES: [&str; 2] = ["gateway-hello", "gateway-hello-jwt"];
 /// Kept connections, each with one request in flight.
 const CONNECTIONS: usize = 32;
 const SOURCE: &str = "Deno.serve(() => Response.json({ message: \"hello\" }));\n";
-const CONFIG: &str =
-    "project_id = \"bench\"\n\n[functions.open]\nverify_jwt = false\n\n[functions.guarded]\nverify_jwt = true\n";
-const SETTINGS: &str = "[functions.open]\nauth = \"public\"\nreason = \"the benchmark measures it without a token\"\n";
+const CONFIG: &str = "project_id = \"bench\"\n\n[functions.open]\nverify_jwt = false\n\n[functions.guarded]\nverify_jwt = true\n";
+const SETTINGS: &str =
+    "[functions.open]\nauth = \"public\"\nreason = \"the benchmark measures it without a token\"\n";
 /// Longest wait for a node that must start; the first time Postgres and Deno may have to be fetched.
 const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(50);
@@ -48,22 +48,35 @@ pub async fn measure(
     let node = Node::start(place, &project).await?;
     let time = Duration::from_secs(sizes.load_seconds);
     for turn in 1..=repeats {
-        for (name, function, bearer) in
-            [(NAMES[0], "open", None), (NAMES[1], "guarded", Some(format!("Bearer {}", node.key)))]
-        {
+        for (name, function, bearer) in [
+            (NAMES[0], "open", None),
+            (NAMES[1], "guarded", Some(format!("Bearer {}", node.key))),
+        ] {
             if !wanted.has(name) {
                 continue;
             }
-            let target = Target { authority: node.authority.clone(), path: format!("/functions/v1/{function}"), bearer };
-            let load = load::run(target, CONNECTIONS, time).await.context("load the gateway")?;
+            let target = Target {
+                authority: node.authority.clone(),
+                path: format!("/functions/v1/{function}"),
+                bearer,
+            };
+            let load = load::run(target, CONNECTIONS, time)
+                .await
+                .context("load the gateway")?;
             add(figures, turn, name, Side::Tramline, load);
             if wanted.peers {
                 let script = project.join("supabase/functions/open/index.ts");
                 let mut serving = Serving::start(&deno, &project.join(".tramline/deno-peer"), &script)?;
                 serving.answered().await?;
                 let authority = format!("127.0.0.1:{}", serving.port());
-                let target = Target { authority, path: "/functions/v1/open".into(), bearer: None };
-                let load = load::run(target, CONNECTIONS, time).await.context("load Deno's listener")?;
+                let target = Target {
+                    authority,
+                    path: "/functions/v1/open".into(),
+                    bearer: None,
+                };
+                let load = load::run(target, CONNECTIONS, time)
+                    .await
+                    .context("load Deno's listener")?;
                 add(figures, turn, name, Side::Peer, load);
                 serving.stop().await?;
             }
@@ -77,7 +90,16 @@ fn add(figures: &mut Figures, turn: usize, name: &'static str, side: Side, load:
         "turn {turn}: {name} {side:?} {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms",
         load.per_second, load.p50, load.p99
     ));
-    figures.add(name, side, Sample { value: load.per_second, p50: Some(load.p50), p99: Some(load.p99), cpu: None });
+    figures.add(
+        name,
+        side,
+        Sample {
+            value: load.per_second,
+            p50: Some(load.p50),
+            p99: Some(load.p99),
+            cpu: None,
+        },
+    );
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -96,7 +118,11 @@ struct Node {
 
 impl Node {
     async fn start(place: &Place, project: &Path) -> Result<Self> {
-        ensure!(place.tramline.exists(), "no {}; build it with: cargo build --release -p tramline", place.tramline.display());
+        ensure!(
+            place.tramline.exists(),
+            "no {}; build it with: cargo build --release -p tramline",
+            place.tramline.display()
+        );
         let log = std::fs::File::create(place.target.join("gateway.log")).context("make gateway.log")?;
         let child = Command::new(&place.tramline)
             .args(["dev", "--port", "0", "--db-port", "0"])
@@ -108,11 +134,18 @@ impl Node {
             .spawn()
             .context("start tramline dev")?;
         let pid = child.id().context("tramline dev ended at once")?;
-        let mut node = Self { child, authority: String::new(), key: String::new() };
+        let mut node = Self {
+            child,
+            authority: String::new(),
+            key: String::new(),
+        };
         let give_up = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = node.child.try_wait()? {
-                bail!("tramline dev ended with {status}; see {}", place.target.join("gateway.log").display());
+                bail!(
+                    "tramline dev ended with {status}; see {}",
+                    place.target.join("gateway.log").display()
+                );
             }
             if Instant::now() > give_up {
                 bail!("tramline dev did not start");
@@ -138,7 +171,11 @@ impl Node {
         let give_up = Instant::now() + PATIENCE;
         for (function, bearer) in [("open", None), ("guarded", Some(format!("Bearer {}", self.key)))] {
             let path = format!("/functions/v1/{function}");
-            let target = Target { authority: self.authority.clone(), path, bearer };
+            let target = Target {
+                authority: self.authority.clone(),
+                path,
+                bearer,
+            };
             while let Err(error) = load::run(target.clone(), 1, LOOK).await {
                 if Instant::now() > give_up {
                     return Err(error.context(format!("function {function} does not answer")));
@@ -154,7 +191,9 @@ impl Node {
         if let Some(pid) = self.child.id() {
             kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
         }
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.context("tramline dev did not stop")??;
+        let status = tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .context("tramline dev did not stop")??;
         ensure!(status.success(), "tramline dev ended with {status}");
         Ok(())
     }

@@ -14,7 +14,11 @@ use crate::postgres::Postgres;
 use crate::{Place, Sizes};
 
 /// Figures that the script measures.
-pub const NAMES: [&str; 3] = ["jobs-per-second", "enqueue-batched-per-second", "enqueue-to-start"];
+pub const NAMES: [&str; 3] = [
+    "jobs-per-second",
+    "enqueue-batched-per-second",
+    "enqueue-to-start",
+];
 
 /// An installed peer.
 pub struct Graphile {
@@ -49,7 +53,10 @@ pub async fn install(place: &Place) -> Result<Graphile> {
             .await
             .context("run npm; install Node.js with npm (Debian: apt install npm)")?;
         if !output.status.success() || !node.exists() {
-            bail!("npm could not install graphile-worker:\n{}", String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "npm could not install graphile-worker:\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         std::fs::write(&installed, lock).context("remember that the peer is installed")?;
     }
@@ -76,8 +83,12 @@ impl Graphile {
         let mut before = (cpu::family(pid), postgres.cpu());
         let mut count = 0;
         while let Some(line) = lines.next_line().await? {
-            let line: Line = serde_json::from_str(&line).with_context(|| format!("read the peer's line {line}"))?;
-            let figure = FIGURES.iter().find(|f| f.name == line.name).context("the peer measures something unknown")?;
+            let line: Line =
+                serde_json::from_str(&line).with_context(|| format!("read the peer's line {line}"))?;
+            let figure = FIGURES
+                .iter()
+                .find(|f| f.name == line.name)
+                .context("the peer measures something unknown")?;
             let now = (cpu::family(pid), postgres.cpu());
             let items = sizes.jobs as f64;
             // Only here nothing but the measured work lies between two lines.
@@ -87,12 +98,30 @@ impl Graphile {
             });
             before = now;
             let cpu_text = cpu.map(|c| format!("; of each {:.1} + {:.1} µs cpu", c.client, c.postgres));
-            crate::say(&format!("  {}: {:.2} {}{}", line.name, line.value, figure.unit, cpu_text.unwrap_or_default()));
-            figures.add(figure.name, Side::Peer, Sample { value: line.value, p50: line.p50, p99: line.p99, cpu });
+            crate::say(&format!(
+                "  {}: {:.2} {}{}",
+                line.name,
+                line.value,
+                figure.unit,
+                cpu_text.unwrap_or_default()
+            ));
+            figures.add(
+                figure.name,
+                Side::Peer,
+                Sample {
+                    value: line.value,
+                    p50: line.p50,
+                    p99: line.p99,
+                    cpu,
+                },
+            );
             count += 1;
         }
         let status = child.wait().await?;
-        ensure!(status.success() && count == NAMES.len(), "graphile-worker's benchmark ended with {status}");
+        ensure!(
+            status.success() && count == NAMES.len(),
+            "graphile-worker's benchmark ended with {status}"
+        );
         Ok(())
     }
 }

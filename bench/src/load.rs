@@ -59,7 +59,11 @@ async fn drive(target: &Target, connections: usize, time: Duration) -> Result<Lo
     }
     let count = times.len() as f64;
     let (p50, p99) = p50_p99(times).context("no request was answered")?;
-    Ok(Load { per_second: count / time.as_secs_f64(), p50, p99 })
+    Ok(Load {
+        per_second: count / time.as_secs_f64(),
+        p50,
+        p99,
+    })
 }
 
 async fn keep_busy(target: &Target, from: Instant, until: Instant) -> Result<Vec<f64>> {
@@ -81,7 +85,11 @@ async fn keep_busy(target: &Target, from: Instant, until: Instant) -> Result<Vec
         let response = sender.send_request(request.body(Empty::new())?).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        ensure!(status == 200, "answered {status}: {}", String::from_utf8_lossy(&body));
+        ensure!(
+            status == 200,
+            "answered {status}: {}",
+            String::from_utf8_lossy(&body)
+        );
         let now = Instant::now();
         if since >= from && now <= until {
             times.push(ms(now - since));

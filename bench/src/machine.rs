@@ -29,5 +29,7 @@ pub fn look(folder: &Path) -> Result<String> {
     }
     std::fs::remove_file(&path)?;
     let (p50, p99) = p50_p99(times).unwrap_or_default();
-    Ok(format!("{cores} cores, load {load}, fdatasync of 8 KiB p50 {p50:.2} ms, p99 {p99:.2} ms"))
+    Ok(format!(
+        "{cores} cores, load {load}, fdatasync of 8 KiB p50 {p50:.2} ms, p99 {p99:.2} ms"
+    ))
 }

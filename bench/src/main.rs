@@ -60,10 +60,22 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    const FULL: Self =
-        Self { jobs: 20_000, runs: 5_000, runs_alone: 300, paced_jobs: 600, cold_starts: 15, load_seconds: 4 };
-    const QUICK: Self =
-        Self { jobs: 5_000, runs: 1_000, runs_alone: 50, paced_jobs: 100, cold_starts: 4, load_seconds: 1 };
+    const FULL: Self = Self {
+        jobs: 20_000,
+        runs: 5_000,
+        runs_alone: 300,
+        paced_jobs: 600,
+        cold_starts: 15,
+        load_seconds: 4,
+    };
+    const QUICK: Self = Self {
+        jobs: 5_000,
+        runs: 1_000,
+        runs_alone: 50,
+        paced_jobs: 100,
+        cold_starts: 4,
+        load_seconds: 1,
+    };
 }
 
 /// Where things are: `bench/` of the sources, and `target/bench` for everything made here.
@@ -82,7 +94,11 @@ impl Place {
         let build = program.parent().context("find this program's folder")?;
         let target = build.parent().context("find the target folder")?.join("bench");
         std::fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
-        Ok(Self { bench, target, tramline: build.join("tramline") })
+        Ok(Self {
+            bench,
+            target,
+            tramline: build.join("tramline"),
+        })
     }
 }
 
@@ -111,7 +127,9 @@ pub fn say(line: &str) {
 #[tokio::main]
 async fn main() -> Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
+        )
         .with_writer(std::io::stderr)
         .init();
     let args = Args::parse();
@@ -121,7 +139,11 @@ async fn main() -> Result<()> {
         }
         return Ok(());
     }
-    if let Some(unknown) = args.only.iter().find(|name| FIGURES.iter().all(|f| f.name != *name)) {
+    if let Some(unknown) = args
+        .only
+        .iter()
+        .find(|name| FIGURES.iter().all(|f| f.name != *name))
+    {
         bail!("no figure is named \"{unknown}\"; --list shows them");
     }
     tokio::select! {
@@ -134,7 +156,10 @@ async fn main() -> Result<()> {
 async fn run(args: &Args) -> Result<()> {
     let place = Place::find()?;
     let sizes = if args.quick { Sizes::QUICK } else { Sizes::FULL };
-    let wanted = Wanted { only: &args.only, peers: !args.no_peers };
+    let wanted = Wanted {
+        only: &args.only,
+        peers: !args.no_peers,
+    };
     let mut figures = Figures::default();
     let before = machine::look(&place.target)?;
     say(&format!("machine: {before}"));
@@ -150,7 +175,10 @@ async fn run(args: &Args) -> Result<()> {
     let after = machine::look(&place.target)?;
     println!("\n{}\n", figures.table());
     println!("before: {before}\nafter:  {after}");
-    println!("median (min-max) of {} turns; a ratio above 1 means that tramline is ahead", args.repeats);
+    println!(
+        "median (min-max) of {} turns; a ratio above 1 means that tramline is ahead",
+        args.repeats
+    );
     let path = figures.write(&place.bench.join("results"))?;
     println!("written to {}", path.display());
     Ok(())
@@ -165,9 +193,17 @@ async fn measure_engine(
 ) -> Result<()> {
     let repeats = args.repeats;
     let peer = wanted.peers && wanted.any(&graphile::NAMES);
-    let worker = if peer { Some(graphile::install(place).await?) } else { None };
+    let worker = if peer {
+        Some(graphile::install(place).await?)
+    } else {
+        None
+    };
     let postgres = Postgres::start(&place.target, args.statements).await?;
-    let bench = EngineBench { postgres: &postgres, sizes, wanted };
+    let bench = EngineBench {
+        postgres: &postgres,
+        sizes,
+        wanted,
+    };
     for turn in 1..=repeats {
         say(&format!("turn {turn} of {repeats}: tramline's engine"));
         bench.measure(figures).await?;

@@ -37,11 +37,18 @@ impl Postgres {
         let server = Self::start_server(&state_dir, statements).await?;
         crate::say(&format!("postgres {} with durable settings", server.version().1));
         let admin = connect(server.url()).await?;
-        admin.batch_execute(&format!("create database {TEMPLATE}")).await?;
+        admin
+            .batch_execute(&format!("create database {TEMPLATE}"))
+            .await?;
         if statements {
             admin.batch_execute("create extension pg_stat_statements").await?;
         }
-        let postgres = Self { server, admin, statements, _lock: lock };
+        let postgres = Self {
+            server,
+            admin,
+            statements,
+            _lock: lock,
+        };
         tramline_store::migrate(&postgres.url(TEMPLATE)).await?;
         Ok(postgres)
     }
@@ -91,8 +98,12 @@ impl Postgres {
     }
 
     async fn fresh(&self, name: &str, template: &str) -> Result<String> {
-        self.admin.batch_execute(&format!("drop database if exists {name} (force)")).await?;
-        self.admin.batch_execute(&format!("create database {name}{template}")).await?;
+        self.admin
+            .batch_execute(&format!("drop database if exists {name} (force)"))
+            .await?;
+        self.admin
+            .batch_execute(&format!("create database {name}{template}"))
+            .await?;
         // Every measurement begins with nothing to be written back.
         self.admin.batch_execute("checkpoint").await?;
         Ok(self.url(name))
@@ -105,14 +116,19 @@ impl Postgres {
 
     /// Bytes of WAL written so far.
     pub async fn wal_bytes(&self) -> Result<f64> {
-        let row = self.admin.query_one("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8", &[]).await?;
+        let row = self
+            .admin
+            .query_one("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8", &[])
+            .await?;
         Ok(row.get(0))
     }
 
     /// Begins to count statements anew.
     pub async fn reset_statements(&self) -> Result<()> {
         if self.statements {
-            self.admin.execute("select pg_stat_statements_reset()", &[]).await?;
+            self.admin
+                .execute("select pg_stat_statements_reset()", &[])
+                .await?;
         }
         Ok(())
     }
@@ -135,7 +151,10 @@ impl Postgres {
             let per_item = |ms: f64| ms * 1e3 / count as f64;
             let (calls, exec, plan) = (row.get::<_, i64>(0), per_item(row.get(1)), per_item(row.get(2)));
             let text: String = row.get::<_, String>(4).chars().take(150).collect();
-            crate::say(&format!("    {calls:>7}  {exec:>12.1}  {plan:>12.1}  {:>9}  {text}", row.get::<_, i64>(3)));
+            crate::say(&format!(
+                "    {calls:>7}  {exec:>12.1}  {plan:>12.1}  {:>9}  {text}",
+                row.get::<_, i64>(3)
+            ));
         }
         Ok(())
     }
@@ -149,7 +168,9 @@ impl Postgres {
 
 /// A connection for looking at a database.
 pub async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("connect to Postgres")?;
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .context("connect to Postgres")?;
     // The owner of the client sees the error at its next statement.
     tokio::spawn(async move { drop(connection.await) });
     Ok(client)

@@ -34,7 +34,10 @@ pub(crate) struct Item {
 #[derive(Debug, Clone)]
 pub(crate) enum What {
     Run(Subject, Row),
-    CommandDone { command_id: Uuid, run_id: Option<Uuid> },
+    CommandDone {
+        command_id: Uuid,
+        run_id: Option<Uuid>,
+    },
     Period {
         schedule: String,
         due_at: Millis,
@@ -159,7 +162,14 @@ fn build(items: &[Item]) -> Batch {
             } => {
                 batch.period(schedule, *due_at, *run_id, outcome, reason.as_deref());
             }
-            What::PeriodOutcome { schedule, due_at, started_at, outcome, reason, .. } => {
+            What::PeriodOutcome {
+                schedule,
+                due_at,
+                started_at,
+                outcome,
+                reason,
+                ..
+            } => {
                 batch.period_outcome(schedule, *due_at, *started_at, outcome, reason.as_deref());
             }
         }

@@ -171,9 +171,15 @@ impl Loading {
         if let (Plan::Workflow(workflow), true) = (&plan, past.as_ref().is_none_or(|p| p.steps.is_empty())) {
             let found = workflow.check_input(&body.input);
             if !found.is_empty() {
-                let places = found.iter().map(|p| json!({ "path": p.path, "message": p.message })).collect();
+                let places = found
+                    .iter()
+                    .map(|p| json!({ "path": p.path, "message": p.message }))
+                    .collect();
                 let message = format!("the input does not fit the workflow: {}", problems(&found));
-                defect = Some(Failure { details: Some(places), ..Failure::new("invalid_input", message) });
+                defect = Some(Failure {
+                    details: Some(places),
+                    ..Failure::new("invalid_input", message)
+                });
             }
         }
         let period = period_of(body.metadata.as_ref());

@@ -128,7 +128,10 @@ async fn compile_submitted(db: &Db) -> Result<(), StoreError> {
     for row in submitted {
         match definition::parse(&row.definition, &known) {
             Ok(workflow) if workflow.name != row.name => {
-                let message = format!("the definition is named \"{}\", the row \"{}\"", workflow.name, row.name);
+                let message = format!(
+                    "the definition is named \"{}\", the row \"{}\"",
+                    workflow.name, row.name
+                );
                 let places = json!([{ "path": "name", "message": message }]);
                 api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
             }

@@ -25,7 +25,9 @@ pub struct Db {
 
 impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Db").field("status", &self.pool.status()).finish_non_exhaustive()
+        f.debug_struct("Db")
+            .field("status", &self.pool.status())
+            .finish_non_exhaustive()
     }
 }
 
@@ -39,7 +41,9 @@ impl Db {
         let manager = Manager::from_config(
             config.clone(),
             NoTls,
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
         );
         let setup = format!(
             "set default_transaction_isolation = 'read committed'; set statement_timeout = '{STATEMENT_TIMEOUT}'; set lock_timeout = '{LOCK_TIMEOUT}'"
@@ -51,7 +55,9 @@ impl Db {
                 Box::pin(async move { client.batch_execute(&setup).await.map_err(HookError::Backend) })
             }))
             .build()
-            .map_err(|e| StoreError::Config { reason: e.to_string() })?;
+            .map_err(|e| StoreError::Config {
+                reason: e.to_string(),
+            })?;
         Ok(Self { pool, config })
     }
 
@@ -71,7 +77,10 @@ impl Db {
     pub async fn dedicated(&self, name: &str, statement_timeout: &str) -> Result<Client, StoreError> {
         let mut config = self.config.clone();
         config.application_name(format!("tramline {name}"));
-        let (client, connection) = config.connect(NoTls).await.map_err(|source| StoreError::Connect { source })?;
+        let (client, connection) = config
+            .connect(NoTls)
+            .await
+            .map_err(|source| StoreError::Connect { source })?;
         tokio::spawn(async move {
             // The owner of the client sees the error at its next statement.
             if let Err(error) = connection.await {
@@ -82,7 +91,13 @@ impl Db {
             "set default_transaction_isolation = 'read committed'; set statement_timeout = '{statement_timeout}'; \
              set lock_timeout = '{LOCK_TIMEOUT}'; set jit = off"
         );
-        client.batch_execute(&setup).await.map_err(|source| StoreError::Query { what: "connection settings", source })?;
+        client
+            .batch_execute(&setup)
+            .await
+            .map_err(|source| StoreError::Query {
+                what: "connection settings",
+                source,
+            })?;
         Ok(client)
     }
 
@@ -94,14 +109,20 @@ impl Db {
 }
 
 fn parse(url: &str) -> Result<Config, StoreError> {
-    let mut config: Config =
-        url.parse().map_err(|e: tokio_postgres::Error| StoreError::Config { reason: format!("the database URL: {e}") })?;
+    let mut config: Config = url
+        .parse()
+        .map_err(|e: tokio_postgres::Error| StoreError::Config {
+            reason: format!("the database URL: {e}"),
+        })?;
     if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
         return Err(StoreError::Config {
-            reason: "the database URL asks for TLS (sslmode=require), which this version does not offer yet".into(),
+            reason: "the database URL asks for TLS (sslmode=require), which this version does not offer yet"
+                .into(),
         });
     }
-    config.connect_timeout(CONNECT_TIMEOUT).keepalives_idle(Duration::from_secs(30));
+    config
+        .connect_timeout(CONNECT_TIMEOUT)
+        .keepalives_idle(Duration::from_secs(30));
     if config.get_application_name().is_none() {
         config.application_name("tramline");
     }

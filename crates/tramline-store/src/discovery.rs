@@ -158,7 +158,13 @@ impl Default for Sql {
             " and r.enqueued_xid < $6::text::xid8 and not exists (select from tramline.timers t where t.run_id = r.run_id)
               and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)",
         );
-        Self { poll, late, commands: commands.to_owned(), unfinished, unnamed }
+        Self {
+            poll,
+            late,
+            commands: commands.to_owned(),
+            unfinished,
+            unnamed,
+        }
     }
 }
 
@@ -169,7 +175,10 @@ impl Reader {
     /// When the database cannot be reached.
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
         let client = db.dedicated("discovery", "60s").await?;
-        client.batch_execute(SETTINGS).await.map_err(|e| StoreError::query("discovery settings", e))?;
+        client
+            .batch_execute(SETTINGS)
+            .await
+            .map_err(|e| StoreError::query("discovery settings", e))?;
         let sql = Sql::default();
         let prepare = |what: &'static str, sql: String| {
             let client = &client;
@@ -203,16 +212,30 @@ impl Reader {
     ///
     /// # Errors
     /// When the connection broke.
-    pub async fn poll(&self, cursors: &[Cursor], unless: Option<&Snapshot>, bound: Uuid) -> Result<Page, StoreError> {
+    pub async fn poll(
+        &self,
+        cursors: &[Cursor],
+        unless: Option<&Snapshot>,
+        bound: Uuid,
+    ) -> Result<Page, StoreError> {
         let (shards, priorities, xids, ids) = columns(cursors);
-        let upto: Vec<Option<String>> = cursors.iter().map(|c| c.upto.as_ref().map(Snapshot::to_string)).collect();
+        let upto: Vec<Option<String>> = cursors
+            .iter()
+            .map(|c| c.upto.as_ref().map(Snapshot::to_string))
+            .collect();
         let unless = unless.map(Snapshot::to_string).unwrap_or_default();
         let rows = self
             .client
-            .query(&self.poll, &[&shards, &priorities, &xids, &ids, &upto, &bound, &PAGE, &unless])
+            .query(
+                &self.poll,
+                &[&shards, &priorities, &xids, &ids, &upto, &bound, &PAGE, &unless],
+            )
             .await
             .map_err(|e| StoreError::query("discovery poll", e))?;
-        let first = rows.first().ok_or_else(|| StoreError::Decode { what: "a poll", reason: "no row".into() })?;
+        let first = rows.first().ok_or_else(|| StoreError::Decode {
+            what: "a poll",
+            reason: "no row".into(),
+        })?;
         let snapshot = parse_snapshot(first.get(0))?;
         let now = millis(first.get::<_, Timestamp>(1));
         let headers = rows
@@ -220,7 +243,11 @@ impl Reader {
             .filter(|r| r.get::<_, Option<Uuid>>(2).is_some())
             .map(|r| header(r, 2))
             .collect::<Result<_, _>>()?;
-        Ok(Page { snapshot, now, headers })
+        Ok(Page {
+            snapshot,
+            now,
+            headers,
+        })
     }
 
     /// One page of runs enqueued by exactly these transactions, which were in progress at the last tick.
@@ -232,7 +259,10 @@ impl Reader {
         let unused: Vec<Option<String>> = vec![None; cursors.len()];
         let rows = self
             .client
-            .query(&self.late, &[&shards, &priorities, &xids, &ids, &unused, &bound, &PAGE])
+            .query(
+                &self.late,
+                &[&shards, &priorities, &xids, &ids, &unused, &bound, &PAGE],
+            )
             .await
             .map_err(|e| StoreError::query("discovery late", e))?;
         rows.iter().map(|r| header(r, 0)).collect()
@@ -242,7 +272,12 @@ impl Reader {
     ///
     /// # Errors
     /// When the connection broke.
-    pub async fn commands(&self, shards: &[u16], old: &Snapshot, new: &Snapshot) -> Result<Vec<Command>, StoreError> {
+    pub async fn commands(
+        &self,
+        shards: &[u16],
+        old: &Snapshot,
+        new: &Snapshot,
+    ) -> Result<Vec<Command>, StoreError> {
         let shards: Vec<i32> = shards.iter().map(|s| i32::from(*s)).collect();
         let rows = self
             .client
@@ -274,10 +309,25 @@ impl Reader {
     ///
     /// # Errors
     /// When the connection broke.
-    pub async fn unfinished(&self, shard: u16, priority: u8, xid: u64, after: Uuid) -> Result<Vec<Header>, StoreError> {
+    pub async fn unfinished(
+        &self,
+        shard: u16,
+        priority: u8,
+        xid: u64,
+        after: Uuid,
+    ) -> Result<Vec<Header>, StoreError> {
         let rows = self
             .client
-            .query(&self.unfinished, &[&i32::from(shard), &i16::from(priority), &xid.to_string(), &after, &PAGE])
+            .query(
+                &self.unfinished,
+                &[
+                    &i32::from(shard),
+                    &i16::from(priority),
+                    &xid.to_string(),
+                    &after,
+                    &PAGE,
+                ],
+            )
             .await
             .map_err(|e| StoreError::query("discovery unfinished", e))?;
         rows.iter().map(|r| header(r, 0)).collect()
@@ -299,7 +349,17 @@ impl Reader {
         let (shard, priority) = (i32::from(shard), i16::from(priority));
         let rows = self
             .client
-            .query(&self.unnamed, &[&shard, &priority, &xid.to_string(), &after, &PAGE, &before.to_string()])
+            .query(
+                &self.unnamed,
+                &[
+                    &shard,
+                    &priority,
+                    &xid.to_string(),
+                    &after,
+                    &PAGE,
+                    &before.to_string(),
+                ],
+            )
             .await
             .map_err(|e| StoreError::query("discovery sweep", e))?;
         rows.iter().map(|r| header(r, 0)).collect()
@@ -321,7 +381,9 @@ impl Reader {
             )
             .await
             .map_err(|e| StoreError::query("stored mark", e))?;
-        row.and_then(|r| r.get::<_, Option<String>>(0)).map(|text| parse_xid(&text)).transpose()
+        row.and_then(|r| r.get::<_, Option<String>>(0))
+            .map(|text| parse_xid(&text))
+            .transpose()
     }
 
     /// Headers of the runs that a `parked` row names: the low-water mark may have passed them.
@@ -345,7 +407,13 @@ impl Reader {
 impl Cursor {
     /// The start of a tick after a snapshot.
     pub fn after(shard: u16, priority: u8, last: &Snapshot) -> Self {
-        Self { shard, priority, xid: last.xmax, run_id: NIL, upto: None }
+        Self {
+            shard,
+            priority,
+            xid: last.xmax,
+            run_id: NIL,
+            upto: None,
+        }
     }
 }
 
@@ -385,10 +453,16 @@ fn command(row: &Row) -> Result<Command, StoreError> {
 }
 
 fn parse_xid(text: &str) -> Result<u64, StoreError> {
-    text.parse().map_err(|_| StoreError::Decode { what: "a transaction id", reason: text.to_owned() })
+    text.parse().map_err(|_| StoreError::Decode {
+        what: "a transaction id",
+        reason: text.to_owned(),
+    })
 }
 
 /// Reads a snapshot as the database prints it.
 pub(crate) fn parse_snapshot(text: &str) -> Result<Snapshot, StoreError> {
-    text.parse().map_err(|e| StoreError::Decode { what: "a snapshot", reason: format!("{e}") })
+    text.parse().map_err(|e| StoreError::Decode {
+        what: "a snapshot",
+        reason: format!("{e}"),
+    })
 }

@@ -13,10 +13,17 @@ pub enum StoreError {
     Pool(#[from] deadpool_postgres::PoolError),
     /// A statement failed; `what` names it.
     #[error("run the statement \"{what}\"")]
-    Query { what: &'static str, source: tokio_postgres::Error },
+    Query {
+        what: &'static str,
+        source: tokio_postgres::Error,
+    },
     /// The caller asked for something that cannot be: the codes of the SQL surface (TL400, TL404, TL409, TL422).
     #[error("{message}")]
-    Refused { code: String, message: String, detail: Option<Value> },
+    Refused {
+        code: String,
+        message: String,
+        detail: Option<Value>,
+    },
     #[error("read {what} from the database: {reason}")]
     Decode { what: &'static str, reason: String },
     #[error(
@@ -25,7 +32,9 @@ pub enum StoreError {
     NewerSchema { found: i32, known: i32 },
     #[error("apply migration {name}: {message}")]
     Migration { name: &'static str, message: String },
-    #[error("the database runs with {setting} = off; tramline promises that nothing accepted is lost, so turn it on")]
+    #[error(
+        "the database runs with {setting} = off; tramline promises that nothing accepted is lost, so turn it on"
+    )]
     NotDurable { setting: String },
 }
 
@@ -47,7 +56,9 @@ impl StoreError {
     /// The SQLSTATE, when the database answered with one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
-            StoreError::Query { source, .. } | StoreError::Connect { source } => source.code().map(|c| c.code()),
+            StoreError::Query { source, .. } | StoreError::Connect { source } => {
+                source.code().map(|c| c.code())
+            }
             _ => None,
         }
     }
@@ -58,7 +69,11 @@ impl StoreError {
             StoreError::Query { source, .. } => source.as_db_error().is_none_or(|db| {
                 // 57P0x: the server is going down; 08: the connection; 40001/40P01: rolled back, the same again may pass
                 let code = db.code().code();
-                code.starts_with("57") || code.starts_with("53") || code.starts_with("08") || code.starts_with("40") || code.starts_with("55")
+                code.starts_with("57")
+                    || code.starts_with("53")
+                    || code.starts_with("08")
+                    || code.starts_with("40")
+                    || code.starts_with("55")
             }),
             StoreError::Connect { .. } | StoreError::Pool(_) => true,
             _ => false,
@@ -67,6 +82,7 @@ impl StoreError {
 
     /// Whether the data of the batch is at fault (SQLSTATE class 22 or 23): the same again fails alike.
     pub fn is_poison(&self) -> bool {
-        self.sqlstate().is_some_and(|code| code.starts_with("22") || code.starts_with("23") || code.starts_with("54"))
+        self.sqlstate()
+            .is_some_and(|code| code.starts_with("22") || code.starts_with("23") || code.starts_with("54"))
     }
 }

@@ -131,11 +131,21 @@ impl Batch {
     /// Removes an applied or refused command, in the same transaction as its effect.
     pub fn command_done(&mut self, shard: u16, command_id: Uuid) {
         self.items += 1;
-        self.cold("commands_done", json!({ "shard": shard, "command_id": command_id }));
+        self.cold(
+            "commands_done",
+            json!({ "shard": shard, "command_id": command_id }),
+        );
     }
 
     /// Adds a period of a schedule; `run_id` names the run that starts with it. A period that exists already starts none.
-    pub fn period(&mut self, schedule: &str, due_at: Millis, run_id: Option<Uuid>, outcome: &str, reason: Option<&str>) {
+    pub fn period(
+        &mut self,
+        schedule: &str,
+        due_at: Millis,
+        run_id: Option<Uuid>,
+        outcome: &str,
+        reason: Option<&str>,
+    ) {
         self.items += 1;
         self.cold(
             "periods",
@@ -144,7 +154,14 @@ impl Batch {
     }
 
     /// Records how a prepared period went.
-    pub fn period_outcome(&mut self, schedule: &str, due_at: Millis, started_at: Option<Millis>, outcome: &str, reason: Option<&str>) {
+    pub fn period_outcome(
+        &mut self,
+        schedule: &str,
+        due_at: Millis,
+        started_at: Option<Millis>,
+        outcome: &str,
+        reason: Option<&str>,
+    ) {
         self.items += 1;
         self.cold(
             "period_starts",
@@ -189,15 +206,29 @@ impl Batch {
             .iter()
             .filter_map(|(id, why)| why.map(|why| json!({ "run_id": id, "why": why })))
             .collect();
-        let unparked: Vec<Value> =
-            self.parked.iter().filter(|(_, why)| why.is_none()).map(|(id, _)| json!(id)).collect();
+        let unparked: Vec<Value> = self
+            .parked
+            .iter()
+            .filter(|(_, why)| why.is_none())
+            .map(|(id, _)| json!(id))
+            .collect();
         let (mut timers_set, mut timers_clear) = (Vec::new(), Vec::new());
         for ((run_id, kind, step, attempt, due_at), set) in &self.timers {
             let due_at = timestamp(*due_at).to_string();
             let row = json!({ "run_id": run_id, "generation": set, "kind": kind, "step": step, "attempt": attempt, "due_at": due_at });
-            if set.is_some() { &mut timers_set } else { &mut timers_clear }.push(row);
+            if set.is_some() {
+                &mut timers_set
+            } else {
+                &mut timers_clear
+            }
+            .push(row);
         }
-        let tables = [("parked", parked), ("unparked", unparked), ("timers_set", timers_set), ("timers_clear", timers_clear)];
+        let tables = [
+            ("parked", parked),
+            ("unparked", unparked),
+            ("timers_set", timers_set),
+            ("timers_clear", timers_clear),
+        ];
         for (table, rows) in tables {
             if !rows.is_empty() {
                 cold.insert(table.into(), Value::Array(rows));

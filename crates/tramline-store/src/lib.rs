@@ -19,8 +19,8 @@ pub mod timers;
 
 pub use db::{Db, POOL_MAX};
 pub use error::StoreError;
-pub use tidy::now;
 pub use migrate::{MigrateReport, SHARD_COUNT, check_durable, migrate};
+pub use tidy::now;
 
 /// The smallest UUID: where a cursor begins.
 pub const NIL: uuid::Uuid = uuid::Uuid::nil();

@@ -12,15 +12,33 @@ pub const SHARD_COUNT: u16 = 16;
 const LOCK_KEY: i64 = 0x7472_616d;
 
 const MIGRATIONS: &[(&str, &str)] = &[
-    ("0001_roles_and_auth", include_str!("../migrations/0001_roles_and_auth.sql")),
-    ("0002_ids_and_partitions", include_str!("../migrations/0002_ids_and_partitions.sql")),
-    ("0003_ledger_tables", include_str!("../migrations/0003_ledger_tables.sql")),
-    ("0004_engine_tables", include_str!("../migrations/0004_engine_tables.sql")),
+    (
+        "0001_roles_and_auth",
+        include_str!("../migrations/0001_roles_and_auth.sql"),
+    ),
+    (
+        "0002_ids_and_partitions",
+        include_str!("../migrations/0002_ids_and_partitions.sql"),
+    ),
+    (
+        "0003_ledger_tables",
+        include_str!("../migrations/0003_ledger_tables.sql"),
+    ),
+    (
+        "0004_engine_tables",
+        include_str!("../migrations/0004_engine_tables.sql"),
+    ),
     ("0005_enqueue", include_str!("../migrations/0005_enqueue.sql")),
     ("0006_ops_views", include_str!("../migrations/0006_ops_views.sql")),
     ("0007_flush", include_str!("../migrations/0007_flush.sql")),
-    ("0008_definitions_and_schedules", include_str!("../migrations/0008_definitions_and_schedules.sql")),
-    ("0009_grants_and_policies", include_str!("../migrations/0009_grants_and_policies.sql")),
+    (
+        "0008_definitions_and_schedules",
+        include_str!("../migrations/0008_definitions_and_schedules.sql"),
+    ),
+    (
+        "0009_grants_and_policies",
+        include_str!("../migrations/0009_grants_and_policies.sql"),
+    ),
 ];
 
 /// What a migration run did.
@@ -48,9 +66,18 @@ async fn migrate_with(
 ) -> Result<MigrateReport, StoreError> {
     let query = |source| StoreError::query("migrations", source);
     // Another node may be in the middle of it; what holds a table otherwise is waited for as shortly as everywhere.
-    client.batch_execute("set lock_timeout = 0").await.map_err(query)?;
-    client.execute("select pg_advisory_lock($1)", &[&LOCK_KEY]).await.map_err(query)?;
-    client.batch_execute(&format!("set lock_timeout = '{LOCK_TIMEOUT}'")).await.map_err(query)?;
+    client
+        .batch_execute("set lock_timeout = 0")
+        .await
+        .map_err(query)?;
+    client
+        .execute("select pg_advisory_lock($1)", &[&LOCK_KEY])
+        .await
+        .map_err(query)?;
+    client
+        .batch_execute(&format!("set lock_timeout = '{LOCK_TIMEOUT}'"))
+        .await
+        .map_err(query)?;
     client
         .batch_execute(
             "create schema if not exists tramline;
@@ -59,7 +86,10 @@ async fn migrate_with(
         )
         .await
         .map_err(query)?;
-    let row = client.query_one("select coalesce(max(version), 0) from tramline.migrations", &[]).await.map_err(query)?;
+    let row = client
+        .query_one("select coalesce(max(version), 0) from tramline.migrations", &[])
+        .await
+        .map_err(query)?;
     let found: i32 = row.get(0);
     let known = i32::try_from(migrations.len()).unwrap_or(i32::MAX);
     if found > known {
@@ -69,20 +99,34 @@ async fn migrate_with(
     for (version, (name, sql)) in (1i32..).zip(migrations).skip(usize::try_from(found).unwrap_or(0)) {
         let sql = sql.replace("{{shard_count}}", &SHARD_COUNT.to_string());
         let tx = client.transaction().await.map_err(query)?;
-        tx.batch_execute(&sql).await.map_err(|e| StoreError::Migration { name, message: describe(&e, &sql) })?;
-        tx.execute("insert into tramline.migrations (version, name) values ($1, $2)", &[&version, name])
-            .await
-            .map_err(query)?;
+        tx.batch_execute(&sql).await.map_err(|e| StoreError::Migration {
+            name,
+            message: describe(&e, &sql),
+        })?;
+        tx.execute(
+            "insert into tramline.migrations (version, name) values ($1, $2)",
+            &[&version, name],
+        )
+        .await
+        .map_err(query)?;
         tx.commit().await.map_err(query)?;
         applied.push(*name);
     }
-    client.execute("select pg_advisory_unlock($1)", &[&LOCK_KEY]).await.map_err(query)?;
-    Ok(MigrateReport { applied, version: known })
+    client
+        .execute("select pg_advisory_unlock($1)", &[&LOCK_KEY])
+        .await
+        .map_err(query)?;
+    Ok(MigrateReport {
+        applied,
+        version: known,
+    })
 }
 
 /// The database's words with the line they are about.
 fn describe(error: &tokio_postgres::Error, sql: &str) -> String {
-    let Some(db) = error.as_db_error() else { return error.to_string() };
+    let Some(db) = error.as_db_error() else {
+        return error.to_string();
+    };
     let line = match db.position() {
         Some(tokio_postgres::error::ErrorPosition::Original(at)) => {
             let upto: String = sql.chars().take(*at as usize).collect();
@@ -90,7 +134,11 @@ fn describe(error: &tokio_postgres::Error, sql: &str) -> String {
         }
         _ => String::new(),
     };
-    format!("{line}{}{}", db.message(), db.detail().map(|d| format!(" ({d})")).unwrap_or_default())
+    format!(
+        "{line}{}{}",
+        db.message(),
+        db.detail().map(|d| format!(" ({d})")).unwrap_or_default()
+    )
 }
 
 /// Refuses a server that may lose what it acknowledged.
@@ -106,7 +154,9 @@ pub async fn check_durable(db: &Db) -> Result<(), StoreError> {
             .map_err(|e| StoreError::query("settings", e))?;
         let value: String = row.get(0);
         if value == "off" {
-            return Err(StoreError::NotDurable { setting: setting.to_owned() });
+            return Err(StoreError::NotDurable {
+                setting: setting.to_owned(),
+            });
         }
     }
     Ok(())

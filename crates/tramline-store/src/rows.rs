@@ -18,7 +18,11 @@ impl Jsonb {
 }
 
 impl ToSql for Jsonb {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         out.put_u8(1); // version of the binary form of jsonb
         out.put_slice(self.0.as_bytes());
         Ok(IsNull::No)

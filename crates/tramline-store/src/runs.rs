@@ -73,24 +73,40 @@ impl Loader {
         };
         // The bounds let the executor leave out all partitions but the batch's own.
         let past = |columns: &str, from: &str| {
-            format!("select {columns} from tramline.{from} where run_id = any ($1) and run_id between $2 and $3")
+            format!(
+                "select {columns} from tramline.{from} where run_id = any ($1) and run_id between $2 and $3"
+            )
         };
-        let body = |table: &str| format!("select {BODY} from tramline.{table} where run_id = any ($1) and run_id between $2 and $3");
+        let body = |table: &str| {
+            format!(
+                "select {BODY} from tramline.{table} where run_id = any ($1) and run_id between $2 and $3"
+            )
+        };
         Ok(Self {
             native: prepare("run bodies", body("runs")).await?,
             foreign: prepare("foreign run bodies", body("runs_foreign")).await?,
             steps: prepare(
                 "past steps",
-                past("run_id, step, generation, attempt, status, output, error, started_at, finished_at", "all_steps"),
+                past(
+                    "run_id, step, generation, attempt, status, output, error, started_at, finished_at",
+                    "all_steps",
+                ),
             )
             .await?,
             marks: prepare(
                 "past marks",
-                past("run_id, generation, seq, status, input, metadata ->> 'from_step'", "all_marks"),
+                past(
+                    "run_id, generation, seq, status, input, metadata ->> 'from_step'",
+                    "all_marks",
+                ),
             )
             .await?,
             ends: prepare("past ends", past("run_id, generation, status", "all_ends")).await?,
-            timers: prepare("timers of runs", past("run_id, kind, step, attempt, due_at", "timers")).await?,
+            timers: prepare(
+                "timers of runs",
+                past("run_id, kind, step, attempt, due_at", "timers"),
+            )
+            .await?,
             starts: prepare("starts of steps", past("run_id, step, generation", "step_starts")).await?,
             parked: prepare("parked runs", PARKED.to_owned()).await?,
             client,
@@ -102,10 +118,15 @@ impl Loader {
     /// # Errors
     /// When the connection broke.
     pub async fn bodies(&self, ids: &[Uuid], foreign: bool) -> Result<Vec<Body>, StoreError> {
-        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else { return Ok(Vec::new()) };
+        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else {
+            return Ok(Vec::new());
+        };
         let statement = if foreign { &self.foreign } else { &self.native };
-        let rows =
-            self.client.query(statement, &[&ids, low, high]).await.map_err(|e| StoreError::query("run bodies", e))?;
+        let rows = self
+            .client
+            .query(statement, &[&ids, low, high])
+            .await
+            .map_err(|e| StoreError::query("run bodies", e))?;
         Ok(rows
             .iter()
             .map(|r| Body {
@@ -132,7 +153,10 @@ impl Loader {
     pub async fn locate(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, bool)>, StoreError> {
         let rows = self
             .client
-            .query("select run_id, is_foreign from tramline.all_runs where run_id = any ($1)", &[&ids])
+            .query(
+                "select run_id, is_foreign from tramline.all_runs where run_id = any ($1)",
+                &[&ids],
+            )
             .await
             .map_err(|e| StoreError::query("locate runs", e))?;
         Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
@@ -145,10 +169,15 @@ impl Loader {
     pub async fn pasts(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Past>, StoreError> {
         let mut pasts: HashMap<Uuid, Past> = ids.iter().map(|id| (*id, Past::default())).collect();
         let bad = |what: &'static str, word: String| StoreError::Decode { what, reason: word };
-        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else { return Ok(pasts) };
+        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else {
+            return Ok(pasts);
+        };
         let query = |what: &'static str, statement| async move {
-            let rows: Result<Vec<Row>, StoreError> =
-                self.client.query(statement, &[&ids, low, high]).await.map_err(|e| StoreError::query(what, e));
+            let rows: Result<Vec<Row>, StoreError> = self
+                .client
+                .query(statement, &[&ids, low, high])
+                .await
+                .map_err(|e| StoreError::query(what, e));
             rows
         };
         // Sent together: one round trip.
@@ -197,16 +226,25 @@ impl Loader {
         for r in &ends {
             let status: String = r.get(2);
             let status = status.parse().map_err(|_| bad("a run status", status))?;
-            past(&mut pasts, r.get(0), &mut |p| p.ends.push((number(r.get(1)), status)));
+            past(&mut pasts, r.get(0), &mut |p| {
+                p.ends.push((number(r.get(1)), status))
+            });
         }
         for r in &timers {
             let kind: String = r.get(1);
             let kind = TimerKind::parse(&kind).ok_or_else(|| bad("a timer kind", kind))?;
-            let timer = (kind, r.get::<_, String>(2), number(r.get(3)), millis(r.get::<_, Timestamp>(4)));
+            let timer = (
+                kind,
+                r.get::<_, String>(2),
+                number(r.get(3)),
+                millis(r.get::<_, Timestamp>(4)),
+            );
             past(&mut pasts, r.get(0), &mut |p| p.timers.push(timer.clone()));
         }
         for r in &starts {
-            past(&mut pasts, r.get(0), &mut |p| p.starts.push((r.get(1), number(r.get(2)))));
+            past(&mut pasts, r.get(0), &mut |p| {
+                p.starts.push((r.get(1), number(r.get(2))))
+            });
         }
         for r in &parked {
             past(&mut pasts, r.get(0), &mut |p| p.parked = true);
@@ -227,7 +265,11 @@ impl Loader {
             )
             .await
             .map_err(|e| StoreError::query("a definition", e))?;
-        Ok(row.map(|r| Definition { name: name.to_owned(), version, definition: r.get(0) }))
+        Ok(row.map(|r| Definition {
+            name: name.to_owned(),
+            version,
+            definition: r.get(0),
+        }))
     }
 }
 

@@ -90,7 +90,10 @@ pub async fn list(db: &Db, shards: Option<&[u16]>) -> Result<Vec<ScheduleRow>, S
 pub async fn fingerprint(db: &Db) -> Result<(i64, i64), StoreError> {
     let client = db.get().await?;
     let row = client
-        .query_one("select coalesce(sum(revision), 0)::bigint, count(*) from tramline.schedules", &[])
+        .query_one(
+            "select coalesce(sum(revision), 0)::bigint, count(*) from tramline.schedules",
+            &[],
+        )
         .await
         .map_err(|e| StoreError::query("schedule fingerprint", e))?;
     Ok((row.get(0), row.get(1)))
@@ -194,5 +197,8 @@ pub async fn prepared(db: &Db, shards: &[u16]) -> Result<Vec<(String, Millis, Uu
         )
         .await
         .map_err(|e| StoreError::query("prepared periods", e))?;
-    Ok(rows.iter().map(|r| (r.get(0), millis(r.get::<_, Timestamp>(1)), r.get(2))).collect())
+    Ok(rows
+        .iter()
+        .map(|r| (r.get(0), millis(r.get::<_, Timestamp>(1)), r.get(2)))
+        .collect())
 }

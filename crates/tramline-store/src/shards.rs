@@ -26,7 +26,13 @@ impl Keeper {
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn connect(db: &Db, node: Uuid, name: &str, version: &str, roles: &[String]) -> Result<Self, StoreError> {
+    pub async fn connect(
+        db: &Db,
+        node: Uuid,
+        name: &str,
+        version: &str,
+        roles: &[String],
+    ) -> Result<Self, StoreError> {
         let client = db.dedicated("ownership", "30s").await?;
         // Waiting longer than this for a shard row means that its owner's backend is stopped: try again later.
         client
@@ -68,7 +74,10 @@ impl Keeper {
             )
             .await
             .map_err(|e| StoreError::query("heartbeat", e))?;
-        Ok(rows.iter().filter_map(|r| u16::try_from(r.get::<_, i32>(0)).ok()).collect())
+        Ok(rows
+            .iter()
+            .filter_map(|r| u16::try_from(r.get::<_, i32>(0)).ok())
+            .collect())
     }
 
     /// All shards and nodes as they are now.
@@ -78,7 +87,10 @@ impl Keeper {
     pub async fn observe(&self) -> Result<(Vec<ShardRow>, Vec<NodeRow>), StoreError> {
         let shards = self
             .client
-            .query("select shard, owner, epoch, beat from tramline.shards order by shard", &[])
+            .query(
+                "select shard, owner, epoch, beat from tramline.shards order by shard",
+                &[],
+            )
             .await
             .map_err(|e| StoreError::query("observe shards", e))?;
         // A node that has not been seen for a day is history.
@@ -97,7 +109,13 @@ impl Keeper {
                     beat: r.get(3),
                 })
                 .collect(),
-            nodes.iter().map(|r| NodeRow { node: r.get(0), beat: r.get(1) }).collect(),
+            nodes
+                .iter()
+                .map(|r| NodeRow {
+                    node: r.get(0),
+                    beat: r.get(1),
+                })
+                .collect(),
         ))
     }
 
@@ -129,7 +147,11 @@ impl Keeper {
         let now_xmax: u64 = row.get::<_, String>(4).parse().unwrap_or(u64::MAX);
         // A mark of another cluster, or of a future that was lost, hides runs: then everything unfinished is scanned.
         let low_xid = low.filter(|low| same_cluster && *low <= now_xmax);
-        Ok(Some(Taken { shard, epoch: row.get(0), low_xid }))
+        Ok(Some(Taken {
+            shard,
+            epoch: row.get(0),
+            low_xid,
+        }))
     }
 
     /// Gives shards up, so that another node may take them at once.

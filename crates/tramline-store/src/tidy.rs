@@ -11,7 +11,10 @@ const BATCH: i64 = 10_000;
 /// When the database cannot be reached.
 pub async fn now(db: &Db) -> Result<tramline_core::Millis, StoreError> {
     let client = db.get().await?;
-    let row = client.query_one("select clock_timestamp()", &[]).await.map_err(|e| StoreError::query("clock", e))?;
+    let row = client
+        .query_one("select clock_timestamp()", &[])
+        .await
+        .map_err(|e| StoreError::query("clock", e))?;
     Ok(crate::rows::millis(row.get::<_, jiff::Timestamp>(0)))
 }
 

@@ -48,7 +48,10 @@ pub async fn window(
             Ok(TimerRow {
                 due_at: millis(r.get::<_, Timestamp>(0)),
                 run_id: r.get(1),
-                kind: TimerKind::parse(&kind).ok_or(StoreError::Decode { what: "a timer kind", reason: kind })?,
+                kind: TimerKind::parse(&kind).ok_or(StoreError::Decode {
+                    what: "a timer kind",
+                    reason: kind,
+                })?,
                 step: r.get(3),
                 attempt: u32::try_from(r.get::<_, i32>(4)).unwrap_or_default(),
             })

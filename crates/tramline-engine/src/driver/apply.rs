@@ -87,7 +87,10 @@ impl Driver {
         for what in rows
             .into_iter()
             .map(|row| What::Run(subject, row))
-            .chain(command.map(|command_id| What::CommandDone { command_id, run_id: Some(run_id) }))
+            .chain(command.map(|command_id| What::CommandDone {
+                command_id,
+                run_id: Some(run_id),
+            }))
         {
             let Some(item) = self.item(shard, what) else {
                 return;

@@ -106,7 +106,13 @@ impl Driver {
                 );
             }
             "priority" => {
-                return self.refuse(run_id, command_id, &verb, actor, "the priority of an accepted run cannot be changed");
+                return self.refuse(
+                    run_id,
+                    command_id,
+                    &verb,
+                    actor,
+                    "the priority of an accepted run cannot be changed",
+                );
             }
             _ => return self.refuse(run_id, command_id, &verb, actor, "no such request"),
         };
@@ -135,7 +141,13 @@ impl Driver {
 
     /// Removes a command that is about nothing.
     pub(super) fn drop_command(&mut self, shard: u16, command_id: Uuid) {
-        let Some(item) = self.item(shard, What::CommandDone { command_id, run_id: None }) else {
+        let Some(item) = self.item(
+            shard,
+            What::CommandDone {
+                command_id,
+                run_id: None,
+            },
+        ) else {
             return;
         };
         self.push(Unit {

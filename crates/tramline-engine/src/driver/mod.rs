@@ -420,7 +420,9 @@ impl Driver {
 
     /// The same for a run of a shard that is given up: whoever reads it next may start it.
     fn drop_entry(&mut self, id: Uuid) -> bool {
-        let Some(entry) = self.state.entries.remove(&id) else { return false };
+        let Some(entry) = self.state.entries.remove(&id) else {
+            return false;
+        };
         for waiting in entry.waiting {
             if let Waiting::Command(command) = waiting {
                 self.state.commands_seen.remove(&command.command_id);

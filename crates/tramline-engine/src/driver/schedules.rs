@@ -216,7 +216,10 @@ impl Driver {
     /// Skips what came due while nothing could be recorded; the next period, if it is near.
     fn skip_late(&mut self, name: &str, first: Millis, now: Millis) -> Option<Millis> {
         let planned = self.state.schedules.by_name.get(name)?;
-        let row = ScheduleRow { last_due: Some(first - 1), ..planned.row.clone() };
+        let row = ScheduleRow {
+            last_due: Some(first - 1),
+            ..planned.row.clone()
+        };
         let cron = planned.cron.clone();
         self.skip_missed(&row, &cron, now, "the database could not be reached");
         let planned = self.state.schedules.by_name.get_mut(name)?;
@@ -292,7 +295,9 @@ impl Driver {
                 started_at: None,
                 finished_at: now,
             };
-            let outcome = What::PeriodOutcome { run_id, schedule: name.to_owned(),
+            let outcome = What::PeriodOutcome {
+                run_id,
+                schedule: name.to_owned(),
                 due_at,
                 started_at: None,
                 outcome: "cancelled",
@@ -317,7 +322,9 @@ impl Driver {
         };
         let shard = *shard;
         let started_at = Some(self.state.clock.now());
-        let outcome = What::PeriodOutcome { run_id, schedule,
+        let outcome = What::PeriodOutcome {
+            run_id,
+            schedule,
             due_at,
             started_at,
             outcome: "started",

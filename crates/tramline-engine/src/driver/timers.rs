@@ -190,13 +190,32 @@ impl Driver {
         if timer.kind == TimerKind::Start {
             self.note_begin(run_id);
         }
-        let event = Event::TimerDue { kind: timer.kind, step, attempt: timer.attempt, now };
-        let Some(Entry { stage: Stage::Live(live), .. }) = self.state.entries.get_mut(&run_id) else { return };
+        let event = Event::TimerDue {
+            kind: timer.kind,
+            step,
+            attempt: timer.attempt,
+            now,
+        };
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&run_id)
+        else {
+            return;
+        };
         let decision = live.run.decide(event).unwrap_or_else(|_| {
             // Nothing waits for it: its row must not come back at every takeover.
             let (step, attempt) = (timer.step.clone(), timer.attempt);
-            let row = Row::TimerClear { kind: timer.kind, step, attempt, due_at: timer.due_at };
-            Decision { rows: vec![row], then: Vec::new() }
+            let row = Row::TimerClear {
+                kind: timer.kind,
+                step,
+                attempt,
+                due_at: timer.due_at,
+            };
+            Decision {
+                rows: vec![row],
+                then: Vec::new(),
+            }
         });
         self.apply(run_id, decision);
     }

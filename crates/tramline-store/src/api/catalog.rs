@@ -75,7 +75,10 @@ pub async fn store_definition(
         )
         .await
         .map_err(|e| StoreError::query("store definition", e))?;
-    Ok(StoredVersion { version: row.get(0), created: row.get(1) })
+    Ok(StoredVersion {
+        version: row.get(0),
+        created: row.get(1),
+    })
 }
 
 /// Definitions that were inserted by SQL and wait for a node to compile them.
@@ -127,7 +130,8 @@ pub async fn settle_definition(
                 .await
         }
     };
-    done.map(|_| ()).map_err(|e| StoreError::query("settle definition", e))
+    done.map(|_| ())
+        .map_err(|e| StoreError::query("settle definition", e))
 }
 
 /// The newest published version of every workflow.
@@ -204,7 +208,10 @@ pub async fn register_functions(db: &Db, functions: &[FunctionRow]) -> Result<()
 pub async fn retain_functions(db: &Db, names: &[String]) -> Result<(), StoreError> {
     let client = db.get().await?;
     client
-        .execute("delete from tramline.functions where kind = 'edge' and name <> all ($1)", &[&names])
+        .execute(
+            "delete from tramline.functions where kind = 'edge' and name <> all ($1)",
+            &[&names],
+        )
         .await
         .map_err(|e| StoreError::query("retain functions", e))?;
     Ok(())
@@ -217,7 +224,10 @@ pub async fn retain_functions(db: &Db, names: &[String]) -> Result<(), StoreErro
 pub async fn list_functions(db: &Db) -> Result<Vec<FunctionRow>, StoreError> {
     let client = db.get().await?;
     let rows = client
-        .query("select name, kind, version, auth, state, reason from tramline.functions order by name", &[])
+        .query(
+            "select name, kind, version, auth, state, reason from tramline.functions order by name",
+            &[],
+        )
         .await
         .map_err(|e| StoreError::query("list functions", e))?;
     Ok(rows

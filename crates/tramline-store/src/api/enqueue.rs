@@ -75,8 +75,14 @@ async fn enqueue_on(client: &Client, runs: &[NewRun]) -> Result<Vec<Result<Accep
     Ok(rows
         .iter()
         .map(|r| match r.get::<_, Option<String>>(2) {
-            None => Ok(Accepted { run_id: r.get(0), created: r.get(1) }),
-            Some(code) => Err(Refused { code, detail: r.get::<_, Option<Value>>(3).unwrap_or_default() }),
+            None => Ok(Accepted {
+                run_id: r.get(0),
+                created: r.get(1),
+            }),
+            Some(code) => Err(Refused {
+                code,
+                detail: r.get::<_, Option<Value>>(3).unwrap_or_default(),
+            }),
         })
         .collect())
 }
@@ -95,10 +101,17 @@ fn options(run: &NewRun) -> Option<Jsonb> {
     set("source", run.source.clone().map(Value::from));
     set("created_by", run.created_by.map(|id| Value::from(id.to_string())));
     set("triggered_by", run.triggered_by.clone().map(Value::from));
-    set("parent_run_id", run.parent_run_id.map(|id| Value::from(id.to_string())));
+    set(
+        "parent_run_id",
+        run.parent_run_id.map(|id| Value::from(id.to_string())),
+    );
     set("metadata", run.metadata.clone());
     set("run_at", run.run_at.map(|at| Value::from(at.to_string())));
-    set("delay_ms", run.delay.map(|d| Value::from(u64::try_from(d.as_millis()).unwrap_or(u64::MAX))));
+    set(
+        "delay_ms",
+        run.delay
+            .map(|d| Value::from(u64::try_from(d.as_millis()).unwrap_or(u64::MAX))),
+    );
     (!map.is_empty()).then(|| Jsonb(Value::Object(map).to_string()))
 }
 
@@ -106,7 +119,12 @@ fn options(run: &NewRun) -> Option<Jsonb> {
 ///
 /// # Errors
 /// Refused with `TL404` when there is no such run.
-pub async fn cancel_run(db: &Db, run_id: Uuid, reason: Option<&str>, actor: Option<&str>) -> Result<bool, StoreError> {
+pub async fn cancel_run(
+    db: &Db,
+    run_id: Uuid,
+    reason: Option<&str>,
+    actor: Option<&str>,
+) -> Result<bool, StoreError> {
     let client = db.get().await?;
     let row = client
         .query_one("select ops.cancel_run($1, $2, $3)", &[&run_id, &reason, &actor])

@@ -5,10 +5,11 @@ mod enqueue;
 mod read;
 
 pub use catalog::{
-    FunctionRow, StoredVersion, WorkflowRow, list_functions, list_workflows, register_functions, retain_functions, store_definition,
-    submitted_definitions, settle_definition, workflow,
+    FunctionRow, StoredVersion, WorkflowRow, list_functions, list_workflows, register_functions,
+    retain_functions, settle_definition, store_definition, submitted_definitions, workflow,
 };
 pub use enqueue::{Accepted, NewRun, Refused, cancel_run, enqueue, retry_run};
 pub use read::{
-    EventRow, RunQuery, RunRow, StepRow, count_by_status, get_run, list_runs, run_events, run_statuses, run_steps,
+    EventRow, RunQuery, RunRow, StepRow, count_by_status, get_run, list_runs, run_events, run_statuses,
+    run_steps,
 };

@@ -116,7 +116,10 @@ fn run(r: &Row) -> RunRow {
 pub async fn get_run(db: &Db, run_id: Uuid) -> Result<Option<RunRow>, StoreError> {
     let client = db.get().await?;
     let row = client
-        .query_opt(&format!("select {COLUMNS} from ops.runs where run_id = $1"), &[&run_id])
+        .query_opt(
+            &format!("select {COLUMNS} from ops.runs where run_id = $1"),
+            &[&run_id],
+        )
         .await
         .map_err(|e| StoreError::query("get run", e))?;
     Ok(row.as_ref().map(run))
@@ -149,7 +152,10 @@ pub async fn list_runs(db: &Db, query: &RunQuery<'_>) -> Result<Vec<RunRow>, Sto
 pub async fn run_statuses(db: &Db, ids: &[Uuid]) -> Result<BTreeMap<Uuid, String>, StoreError> {
     let client = db.get().await?;
     let rows = client
-        .query("select run_id, status from ops.runs where run_id = any ($1)", &[&ids])
+        .query(
+            "select run_id, status from ops.runs where run_id = any ($1)",
+            &[&ids],
+        )
         .await
         .map_err(|e| StoreError::query("run statuses", e))?;
     Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())

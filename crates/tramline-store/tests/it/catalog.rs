@@ -8,7 +8,9 @@ use crate::support::*;
 
 async fn store(w: &World, name: &str, checksum: &str) -> StoredVersion {
     let definition = json!({ "name": name, "checksum": checksum });
-    api::store_definition(&w.store, name, &definition, checksum, &[], Some("anna")).await.unwrap()
+    api::store_definition(&w.store, name, &definition, checksum, &[], Some("anna"))
+        .await
+        .unwrap()
 }
 
 const fn version(version: i32, created: bool) -> StoredVersion {
@@ -21,22 +23,45 @@ async fn an_equal_definition_makes_no_new_version() {
     assert_eq!(store(&w, "flow", "a").await, version(1, true));
     assert_eq!(store(&w, "flow", "a").await, version(1, false));
     assert_eq!(store(&w, "flow", "b").await, version(2, true));
-    assert_eq!(store(&w, "flow", "a").await, version(3, true), "back to an older one is a change");
+    assert_eq!(
+        store(&w, "flow", "a").await,
+        version(3, true),
+        "back to an older one is a change"
+    );
     let row = api::workflow(&w.store, "flow", None).await.unwrap().unwrap();
-    assert_eq!((row.version, row.status.as_str(), row.checksum.as_deref()), (3, "published", Some("a")));
+    assert_eq!(
+        (row.version, row.status.as_str(), row.checksum.as_deref()),
+        (3, "published", Some("a"))
+    );
     let first = api::workflow(&w.store, "flow", Some(1)).await.unwrap().unwrap();
     assert_eq!(first.definition, json!({ "name": "flow", "checksum": "a" }));
     assert!(api::workflow(&w.store, "nobody", None).await.unwrap().is_none());
-    let by: String = w.value("select distinct created_by from ops.workflow_definitions where name = 'flow'", &[]).await;
+    let by: String = w
+        .value(
+            "select distinct created_by from ops.workflow_definitions where name = 'flow'",
+            &[],
+        )
+        .await;
     assert_eq!(by, "anna");
 }
 
 #[tokio::test]
 async fn nodes_that_store_the_same_at_once_make_one_version() {
     let w = world().await;
-    let all = tokio::join!(store(&w, "flow", "a"), store(&w, "flow", "a"), store(&w, "flow", "a"));
+    let all = tokio::join!(
+        store(&w, "flow", "a"),
+        store(&w, "flow", "a"),
+        store(&w, "flow", "a")
+    );
     let created = [all.0, all.1, all.2].iter().filter(|s| s.created).count();
-    assert_eq!((created, w.count("select count(*) from ops.workflow_definitions where name = 'flow'").await), (1, 1));
+    assert_eq!(
+        (
+            created,
+            w.count("select count(*) from ops.workflow_definitions where name = 'flow'")
+                .await
+        ),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
@@ -46,29 +71,72 @@ async fn a_definition_inserted_by_sql_waits_for_a_node() {
                returning version, status, created_by";
     let definition = json!({ "name": "flow", "steps": [] });
     let insert = async |name: Option<&str>, status: Option<&str>| {
-        let row = w.sql.query_one(sql, &[&name, &definition, &status]).await.unwrap();
-        (row.get::<_, i32>(0), row.get::<_, String>(1), row.get::<_, String>(2))
+        let row = w
+            .sql
+            .query_one(sql, &[&name, &definition, &status])
+            .await
+            .unwrap();
+        (
+            row.get::<_, i32>(0),
+            row.get::<_, String>(1),
+            row.get::<_, String>(2),
+        )
     };
-    assert_eq!(insert(Some("flow"), Some("published")).await, (1, "submitted".into(), "postgres".into()), "a writer cannot publish");
-    assert_eq!(insert(None, None).await, (2, "submitted".into(), "postgres".into()), "the name is in the definition");
-    assert_eq!(insert(Some("flow"), Some("draft")).await, (3, "draft".into(), "postgres".into()));
+    assert_eq!(
+        insert(Some("flow"), Some("published")).await,
+        (1, "submitted".into(), "postgres".into()),
+        "a writer cannot publish"
+    );
+    assert_eq!(
+        insert(None, None).await,
+        (2, "submitted".into(), "postgres".into()),
+        "the name is in the definition"
+    );
+    assert_eq!(
+        insert(Some("flow"), Some("draft")).await,
+        (3, "draft".into(), "postgres".into())
+    );
     assert_eq!(w.refusal("select ops.enqueue('flow')", &[]).await, "TL404");
-    assert_eq!(w.refusal("insert into ops.workflow_definitions (name, definition) values ('no good', '{}')", &[]).await, "23514");
+    assert_eq!(
+        w.refusal(
+            "insert into ops.workflow_definitions (name, definition) values ('no good', '{}')",
+            &[]
+        )
+        .await,
+        "23514"
+    );
     let waiting = api::submitted_definitions(&w.store).await.unwrap();
     assert_eq!(waiting.iter().map(|d| d.version).collect::<Vec<_>>(), [1, 2]);
 
     let required = ["who".to_owned()];
-    api::settle_definition(&w.store, "flow", 1, Ok(("sum", &required))).await.unwrap();
+    api::settle_definition(&w.store, "flow", 1, Ok(("sum", &required)))
+        .await
+        .unwrap();
     let problems = json!([{ "path": "steps", "message": "is empty" }]);
-    api::settle_definition(&w.store, "flow", 2, Err(&problems)).await.unwrap();
+    api::settle_definition(&w.store, "flow", 2, Err(&problems))
+        .await
+        .unwrap();
     // a second node comes to the same two, too late
-    api::settle_definition(&w.store, "flow", 1, Err(&problems)).await.unwrap();
-    api::settle_definition(&w.store, "flow", 2, Ok(("sum", &required))).await.unwrap();
-    api::settle_definition(&w.store, "flow", 3, Ok(("sum", &required))).await.unwrap();
+    api::settle_definition(&w.store, "flow", 1, Err(&problems))
+        .await
+        .unwrap();
+    api::settle_definition(&w.store, "flow", 2, Ok(("sum", &required)))
+        .await
+        .unwrap();
+    api::settle_definition(&w.store, "flow", 3, Ok(("sum", &required)))
+        .await
+        .unwrap();
     let settled: Value = w
         .value("select jsonb_agg(jsonb_build_array(version, status, checksum, problems) order by version) from ops.workflow_definitions where name = 'flow'", &[])
         .await;
-    assert_eq!(settled, json!([[1, "published", "sum", null], [2, "refused", null, problems], [3, "draft", null, null]]));
+    assert_eq!(
+        settled,
+        json!([
+            [1, "published", "sum", null],
+            [2, "refused", null, problems],
+            [3, "draft", null, null]
+        ])
+    );
     assert!(api::submitted_definitions(&w.store).await.unwrap().is_empty());
     assert_eq!(w.refusal("select ops.enqueue('flow')", &[]).await, "TL422");
 }
@@ -77,11 +145,20 @@ async fn a_definition_inserted_by_sql_waits_for_a_node() {
 async fn a_run_is_pinned_to_the_version_that_was_published_when_it_was_enqueued() {
     let w = world().await;
     store(&w, "flow", "a").await;
-    let run = || NewRun { target: "flow".into(), ..NewRun::default() };
+    let run = || NewRun {
+        target: "flow".into(),
+        ..NewRun::default()
+    };
     let one = w.accept(run()).await;
     store(&w, "flow", "b").await;
     let two = w.accept(run()).await;
-    w.sql.execute("insert into ops.workflow_definitions (name, definition) values ('flow', '{}')", &[]).await.unwrap();
+    w.sql
+        .execute(
+            "insert into ops.workflow_definitions (name, definition) values ('flow', '{}')",
+            &[],
+        )
+        .await
+        .unwrap();
     let three = w.accept(run()).await;
     for (id, version) in [(one, 1), (two, 2), (three, 2)] {
         assert_eq!(w.row(id).await["version"], version);
@@ -93,27 +170,73 @@ async fn the_list_shows_what_counts_of_each_workflow() {
     let w = world().await;
     store(&w, "flow", "a").await;
     for name in ["flow", "new"] {
-        w.sql.execute("insert into ops.workflow_definitions (name, definition) values ($1, '{}')", &[&name]).await.unwrap();
+        w.sql
+            .execute(
+                "insert into ops.workflow_definitions (name, definition) values ($1, '{}')",
+                &[&name],
+            )
+            .await
+            .unwrap();
     }
     let list = api::list_workflows(&w.store).await.unwrap();
-    let seen: Vec<_> = list.iter().map(|r| (r.name.as_str(), r.version, r.status.as_str())).collect();
-    assert_eq!(seen, [("flow", 1, "published"), ("new", 1, "submitted"), ("order", 1, "published")]);
+    let seen: Vec<_> = list
+        .iter()
+        .map(|r| (r.name.as_str(), r.version, r.status.as_str()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("flow", 1, "published"),
+            ("new", 1, "submitted"),
+            ("order", 1, "published")
+        ]
+    );
 }
 
 #[tokio::test]
 async fn a_function_is_registered_once_and_follows_its_changes() {
     let w = world().await;
-    let stamps = async || w.value::<Vec<String>>("select array_agg(updated_at::text order by name) from tramline.functions", &[]).await;
+    let stamps = async || {
+        w.value::<Vec<String>>(
+            "select array_agg(updated_at::text order by name) from tramline.functions",
+            &[],
+        )
+        .await
+    };
     let before = stamps().await;
-    api::register_functions(&w.store, &[function("step")]).await.unwrap();
+    api::register_functions(&w.store, &[function("step")])
+        .await
+        .unwrap();
     assert_eq!(stamps().await, before, "nothing has changed");
-    let broken = FunctionRow { kind: "edge".into(), version: Some("v".into()), state: "broken".into(), reason: Some("why".into()), ..function("step") };
-    api::register_functions(&w.store, &[broken, function("third")]).await.unwrap();
+    let broken = FunctionRow {
+        kind: "edge".into(),
+        version: Some("v".into()),
+        state: "broken".into(),
+        reason: Some("why".into()),
+        ..function("step")
+    };
+    api::register_functions(&w.store, &[broken, function("third")])
+        .await
+        .unwrap();
     let list = api::list_functions(&w.store).await.unwrap();
-    let seen: Vec<_> = list.iter().map(|f| (f.name.as_str(), f.kind.as_str(), f.state.as_str(), f.reason.as_deref())).collect();
+    let seen: Vec<_> = list
+        .iter()
+        .map(|f| {
+            (
+                f.name.as_str(),
+                f.kind.as_str(),
+                f.state.as_str(),
+                f.reason.as_deref(),
+            )
+        })
+        .collect();
     assert_eq!(
         seen,
-        [("other", "handler", "ready", None), ("step", "edge", "broken", Some("why")), ("third", "handler", "ready", None)]
+        [
+            ("other", "handler", "ready", None),
+            ("step", "edge", "broken", Some("why")),
+            ("third", "handler", "ready", None)
+        ]
     );
 }
 
@@ -139,17 +262,42 @@ async fn a_schedule_changes_only_when_something_is_different() {
     assert!(store(&nightly()).await);
     assert!(!store(&nightly()).await);
     let first = read().await;
-    assert_eq!((first.shard, first.revision, first.paused, first.last_due), (key_shard("nightly"), 1, false, None));
-    assert_eq!((first.cron.as_str(), first.timezone.as_str(), &first.input), ("0 3 * * *", "Europe/Berlin", &json!({ "a": null })));
-    assert!(store(&NewSchedule { cron: "0 4 * * *".into(), ..nightly() }).await);
-    assert_eq!((read().await.revision, read().await.cron.as_str()), (2, "0 4 * * *"));
+    assert_eq!(
+        (first.shard, first.revision, first.paused, first.last_due),
+        (key_shard("nightly"), 1, false, None)
+    );
+    assert_eq!(
+        (first.cron.as_str(), first.timezone.as_str(), &first.input),
+        ("0 3 * * *", "Europe/Berlin", &json!({ "a": null }))
+    );
+    assert!(
+        store(&NewSchedule {
+            cron: "0 4 * * *".into(),
+            ..nightly()
+        })
+        .await
+    );
+    assert_eq!(
+        (read().await.revision, read().await.cron.as_str()),
+        (2, "0 4 * * *")
+    );
     let defaults: (String, i16) = {
-        let row = w.sql.query_one("select queue, priority from ops.schedules", &[]).await.unwrap();
+        let row = w
+            .sql
+            .query_one("select queue, priority from ops.schedules", &[])
+            .await
+            .unwrap();
         (row.get(0), row.get(1))
     };
     assert_eq!(defaults, ("default".into(), 1));
-    let bad = NewSchedule { name: "no good".into(), ..nightly() };
-    assert_eq!(schedules::store(&w.store, &bad).await.unwrap_err().sqlstate(), Some("23514"));
+    let bad = NewSchedule {
+        name: "no good".into(),
+        ..nightly()
+    };
+    assert_eq!(
+        schedules::store(&w.store, &bad).await.unwrap_err().sqlstate(),
+        Some("23514")
+    );
 }
 
 #[tokio::test]
@@ -159,9 +307,25 @@ async fn a_pause_stays_until_somebody_says_otherwise() {
     let paused = async || schedules::list(&w.store, None).await.unwrap()[0].paused;
     assert!(schedules::pause(&w.store, "nightly", true).await.unwrap());
     assert!(!schedules::pause(&w.store, "nobody", true).await.unwrap());
-    schedules::store(&w.store, &NewSchedule { cron: "0 5 * * *".into(), ..nightly() }).await.unwrap();
+    schedules::store(
+        &w.store,
+        &NewSchedule {
+            cron: "0 5 * * *".into(),
+            ..nightly()
+        },
+    )
+    .await
+    .unwrap();
     assert!(paused().await, "a new version of the file does not resume it");
-    schedules::store(&w.store, &NewSchedule { paused: Some(false), ..nightly() }).await.unwrap();
+    schedules::store(
+        &w.store,
+        &NewSchedule {
+            paused: Some(false),
+            ..nightly()
+        },
+    )
+    .await
+    .unwrap();
     assert!(!paused().await);
 }
 
@@ -173,10 +337,18 @@ async fn owners_notice_changes_by_the_fingerprint_and_read_their_own() {
     seen.push(schedules::fingerprint(&w.store).await.unwrap());
     schedules::pause(&w.store, "nightly", true).await.unwrap();
     seen.push(schedules::fingerprint(&w.store).await.unwrap());
-    w.sql.execute("delete from tramline.schedules", &[]).await.unwrap();
+    w.sql
+        .execute("delete from tramline.schedules", &[])
+        .await
+        .unwrap();
     assert_eq!(seen, [(0, 0), (1, 1), (2, 1)]);
     schedules::store(&w.store, &nightly()).await.unwrap();
     let shard = key_shard("nightly");
     assert_eq!(schedules::list(&w.store, Some(&[shard])).await.unwrap().len(), 1);
-    assert!(schedules::list(&w.store, Some(&[(shard + 1) % 16])).await.unwrap().is_empty());
+    assert!(
+        schedules::list(&w.store, Some(&[(shard + 1) % 16]))
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }

@@ -8,7 +8,11 @@ use uuid::Uuid;
 use crate::support::*;
 
 fn keyed(key: &str, input: Value) -> NewRun {
-    NewRun { correlation_id: Some(key.into()), input, ..step_run() }
+    NewRun {
+        correlation_id: Some(key.into()),
+        input,
+        ..step_run()
+    }
 }
 
 #[tokio::test]
@@ -16,10 +20,28 @@ async fn a_known_id_with_the_same_input_is_the_first_run() {
     let w = world().await;
     let first = w.accept(keyed("c", json!({ "a": 1, "b": { "x": null } }))).await;
     // the order of keys and white space do not matter: jsonb is the canonical form
-    let again: Uuid = w.value("select ops.enqueue('step', '{ \"b\": {\"x\":null},\"a\":1 }', 'c')", &[]).await;
+    let again: Uuid = w
+        .value(
+            "select ops.enqueue('step', '{ \"b\": {\"x\":null},\"a\":1 }', 'c')",
+            &[],
+        )
+        .await;
     assert_eq!(again, first);
-    let answer = w.enqueue(&[NewRun { run_id: Some(Uuid::now_v7()), ..keyed("c", json!({ "a": 1, "b": { "x": null } })) }]).await.remove(0).unwrap();
-    assert_eq!(answer, api::Accepted { run_id: first, created: false });
+    let answer = w
+        .enqueue(&[NewRun {
+            run_id: Some(Uuid::now_v7()),
+            ..keyed("c", json!({ "a": 1, "b": { "x": null } }))
+        }])
+        .await
+        .remove(0)
+        .unwrap();
+    assert_eq!(
+        answer,
+        api::Accepted {
+            run_id: first,
+            created: false
+        }
+    );
     assert_eq!(w.count("select count(*) from ops.runs").await, 1);
 }
 
@@ -27,20 +49,50 @@ async fn a_known_id_with_the_same_input_is_the_first_run() {
 async fn a_known_id_with_other_input_is_tl409_and_names_the_first_run() {
     let w = world().await;
     let first = w.accept(keyed("c", json!({ "a": 1 }))).await;
-    let refused = w.enqueue(&[keyed("c", json!({ "a": 2 }))]).await.remove(0).unwrap_err();
+    let refused = w
+        .enqueue(&[keyed("c", json!({ "a": 2 }))])
+        .await
+        .remove(0)
+        .unwrap_err();
     assert_eq!(refused.code, "TL409");
-    assert_eq!(refused.detail, json!({ "target": "step", "correlation_id": "c", "run_id": first }));
-    assert_eq!(w.refusal("select ops.enqueue('step', '{\"a\": 2}', 'c')", &[]).await, "TL409");
-    assert_eq!(w.refusal("insert into ops.runs (target, correlation_id) values ('step', 'c')", &[]).await, "TL409");
-    let same_run = NewRun { run_id: Some(first), ..keyed("c", json!({ "a": 2 })) };
-    assert_eq!(w.enqueue(&[same_run]).await.remove(0).unwrap_err().code, "TL409", "also for the id of that run");
+    assert_eq!(
+        refused.detail,
+        json!({ "target": "step", "correlation_id": "c", "run_id": first })
+    );
+    assert_eq!(
+        w.refusal("select ops.enqueue('step', '{\"a\": 2}', 'c')", &[])
+            .await,
+        "TL409"
+    );
+    assert_eq!(
+        w.refusal(
+            "insert into ops.runs (target, correlation_id) values ('step', 'c')",
+            &[]
+        )
+        .await,
+        "TL409"
+    );
+    let same_run = NewRun {
+        run_id: Some(first),
+        ..keyed("c", json!({ "a": 2 }))
+    };
+    assert_eq!(
+        w.enqueue(&[same_run]).await.remove(0).unwrap_err().code,
+        "TL409",
+        "also for the id of that run"
+    );
 }
 
 #[tokio::test]
 async fn an_id_counts_for_its_target_only() {
     let w = world().await;
     let one = w.accept(keyed("c", json!({}))).await;
-    let other = w.accept(NewRun { target: "other".into(), ..keyed("c", json!({ "x": 1 })) }).await;
+    let other = w
+        .accept(NewRun {
+            target: "other".into(),
+            ..keyed("c", json!({ "x": 1 }))
+        })
+        .await;
     assert_ne!(one, other);
 }
 
@@ -48,12 +100,26 @@ async fn an_id_counts_for_its_target_only() {
 async fn duplicates_within_one_batch_are_one_run() {
     let w = world().await;
     let answers = w
-        .enqueue(&[keyed("c", json!({})), keyed("d", json!({})), keyed("c", json!({})), keyed("c", json!({ "x": 1 }))])
+        .enqueue(&[
+            keyed("c", json!({})),
+            keyed("d", json!({})),
+            keyed("c", json!({})),
+            keyed("c", json!({ "x": 1 })),
+        ])
         .await;
     let first = answers[0].as_ref().unwrap();
     assert!(first.created && answers[1].as_ref().unwrap().created);
-    assert_eq!(answers[2].as_ref().unwrap(), &api::Accepted { run_id: first.run_id, created: false });
-    assert_eq!(answers[3].as_ref().unwrap_err().detail["run_id"], json!(first.run_id));
+    assert_eq!(
+        answers[2].as_ref().unwrap(),
+        &api::Accepted {
+            run_id: first.run_id,
+            created: false
+        }
+    );
+    assert_eq!(
+        answers[3].as_ref().unwrap_err().detail["run_id"],
+        json!(first.run_id)
+    );
     assert_eq!(w.count("select count(*) from ops.runs").await, 2);
 }
 
@@ -61,24 +127,52 @@ async fn duplicates_within_one_batch_are_one_run() {
 async fn an_expired_id_starts_a_new_run() {
     let w = world().await;
     let first = w.accept(keyed("c", json!({}))).await;
-    w.sql.execute("update tramline.correlations set expires_at = now()", &[]).await.unwrap();
+    w.sql
+        .execute("update tramline.correlations set expires_at = now()", &[])
+        .await
+        .unwrap();
     let second = w.accept(keyed("c", json!({ "other": true }))).await;
     assert_ne!(first, second);
     assert_eq!(w.accept(keyed("c", json!({ "other": true }))).await, second);
-    assert_eq!(w.count("select count(*) from tramline.correlations where expires_at > now()").await, 1);
+    assert_eq!(
+        w.count("select count(*) from tramline.correlations where expires_at > now()")
+            .await,
+        1
+    );
 }
 
 #[tokio::test]
 async fn an_accepted_call_stays_accepted_when_the_target_asks_for_more() {
     let w = world().await;
-    let order = |key: &str| NewRun { target: "order".into(), ..keyed(key, json!({ "customer": 1, "amount": 2 })) };
+    let order = |key: &str| NewRun {
+        target: "order".into(),
+        ..keyed(key, json!({ "customer": 1, "amount": 2 }))
+    };
     let first = w.accept(order("c")).await;
     let required = ["amount", "customer", "country"].map(str::to_owned);
-    api::store_definition(&w.store, "order", &json!({ "name": "order", "v": 2 }), "second", &required, None).await.unwrap();
+    api::store_definition(
+        &w.store,
+        "order",
+        &json!({ "name": "order", "v": 2 }),
+        "second",
+        &required,
+        None,
+    )
+    .await
+    .unwrap();
     assert_eq!(w.accept(order("c")).await, first);
-    assert_eq!(w.enqueue(&[order("new")]).await.remove(0).unwrap_err().detail["missing"], json!(["country"]));
-    w.sql.execute("update tramline.correlations set expires_at = now()", &[]).await.unwrap();
-    assert_eq!(w.enqueue(&[order("c")]).await.remove(0).unwrap_err().code, "TL422");
+    assert_eq!(
+        w.enqueue(&[order("new")]).await.remove(0).unwrap_err().detail["missing"],
+        json!(["country"])
+    );
+    w.sql
+        .execute("update tramline.correlations set expires_at = now()", &[])
+        .await
+        .unwrap();
+    assert_eq!(
+        w.enqueue(&[order("c")]).await.remove(0).unwrap_err().code,
+        "TL422"
+    );
 }
 
 #[tokio::test]
@@ -98,7 +192,10 @@ async fn begin(w: &World) -> Client {
 }
 
 async fn enqueue_on(client: &Client, key: &str) -> Result<Uuid, tokio_postgres::Error> {
-    client.query_one("select ops.enqueue('step', '{}', $1)", &[&key]).await.map(|r| r.get(0))
+    client
+        .query_one("select ops.enqueue('step', '{}', $1)", &[&key])
+        .await
+        .map(|r| r.get(0))
 }
 
 #[tokio::test]
@@ -136,12 +233,19 @@ async fn opposite_orders(w: &World, batch: &[NewRun], middle: &NewRun) {
     let holder = begin(w).await;
     let id = middle.run_id.unwrap_or_else(Uuid::now_v7);
     let sql = "select ops.enqueue('step', $1, $2, p_run_id => $3)";
-    holder.execute(sql, &[&middle.input, &middle.correlation_id, &id]).await.unwrap();
+    holder
+        .execute(sql, &[&middle.input, &middle.correlation_id, &id])
+        .await
+        .unwrap();
     let reversed: Vec<NewRun> = batch.iter().rev().cloned().collect();
-    let (one, two, ()) = tokio::join!(api::enqueue(&w.store, batch), api::enqueue(&w.store, &reversed), async {
-        waiting_for_locks(&w.sql, 2).await;
-        holder.batch_execute("rollback").await.unwrap();
-    });
+    let (one, two, ()) = tokio::join!(
+        api::enqueue(&w.store, batch),
+        api::enqueue(&w.store, &reversed),
+        async {
+            waiting_for_locks(&w.sql, 2).await;
+            holder.batch_execute("rollback").await.unwrap();
+        }
+    );
     let (one, mut two) = (one.unwrap(), two.unwrap());
     two.reverse();
     for (a, b) in one.iter().zip(&two) {
@@ -165,6 +269,12 @@ async fn batches_with_the_same_run_ids_in_opposite_order_do_not_deadlock() {
     let w = world().await;
     let mut ids: Vec<Uuid> = (0..3).map(|_| Uuid::now_v7()).collect();
     ids.sort();
-    let batch: Vec<NewRun> = ids.iter().map(|id| NewRun { run_id: Some(*id), ..step_run() }).collect();
+    let batch: Vec<NewRun> = ids
+        .iter()
+        .map(|id| NewRun {
+            run_id: Some(*id),
+            ..step_run()
+        })
+        .collect();
     opposite_orders(&w, &batch, &batch[1]).await;
 }

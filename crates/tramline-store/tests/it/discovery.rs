@@ -30,7 +30,9 @@ impl Ticks {
 
     /// Reads one whole tick: all pages of the range, and the transactions that ended late.
     async fn tick(&mut self) -> Vec<Header> {
-        let mut open: Vec<Cursor> = (0..SHARD_COUNT).map(|s| Cursor::after(s, CLASS, &self.last)).collect();
+        let mut open: Vec<Cursor> = (0..SHARD_COUNT)
+            .map(|s| Cursor::after(s, CLASS, &self.last))
+            .collect();
         let mut found = Vec::new();
         let mut upto: Option<Snapshot> = None;
         while !open.is_empty() {
@@ -42,7 +44,13 @@ impl Ticks {
         let upto = upto.unwrap();
         for xid in self.last.late_in(&upto) {
             let mut open: Vec<Cursor> = (0..SHARD_COUNT)
-                .map(|shard| Cursor { shard, priority: CLASS, xid, run_id: NIL, upto: None })
+                .map(|shard| Cursor {
+                    shard,
+                    priority: CLASS,
+                    xid,
+                    run_id: NIL,
+                    upto: None,
+                })
                 .collect();
             while !open.is_empty() {
                 let headers = self.reader.late(&open, NIL).await.unwrap();
@@ -63,11 +71,22 @@ impl Ticks {
 
 /// Cursors of the shards whose page was full.
 fn next(open: &[Cursor], page: &[Header], upto: Option<&Snapshot>) -> Vec<Cursor> {
-    let full = |c: &&Cursor| page.iter().filter(|h| h.shard == c.shard).count() == usize::try_from(PAGE).unwrap();
-    let last = |c: &Cursor| page.iter().filter(|h| h.shard == c.shard).max_by_key(|h| (h.xid, h.run_id)).unwrap();
+    let full =
+        |c: &&Cursor| page.iter().filter(|h| h.shard == c.shard).count() == usize::try_from(PAGE).unwrap();
+    let last = |c: &Cursor| {
+        page.iter()
+            .filter(|h| h.shard == c.shard)
+            .max_by_key(|h| (h.xid, h.run_id))
+            .unwrap()
+    };
     open.iter()
         .filter(full)
-        .map(|c| Cursor { xid: last(c).xid, run_id: last(c).run_id, upto: upto.cloned(), ..c.clone() })
+        .map(|c| Cursor {
+            xid: last(c).xid,
+            run_id: last(c).run_id,
+            upto: upto.cloned(),
+            ..c.clone()
+        })
         .collect()
 }
 
@@ -78,7 +97,14 @@ async fn begin(w: &World) -> Client {
 }
 
 async fn insert(client: &Client) -> Uuid {
-    client.query_one("insert into ops.runs (target) values ('step') returning run_id", &[]).await.unwrap().get(0)
+    client
+        .query_one(
+            "insert into ops.runs (target) values ('step') returning run_id",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0)
 }
 
 #[tokio::test]
@@ -87,9 +113,22 @@ async fn a_run_is_found_once_when_it_has_become_visible() {
     let before = w.accept(step_run()).await;
     let mut ticks = Ticks::start(&w).await;
     assert!(ticks.ids().await.is_empty());
-    let (one, two) = (w.accept(step_run()).await, w.accept(NewRun { run_id: Some(Uuid::new_v4()), ..step_run() }).await);
+    let (one, two) = (
+        w.accept(step_run()).await,
+        w.accept(NewRun {
+            run_id: Some(Uuid::new_v4()),
+            ..step_run()
+        })
+        .await,
+    );
     let found = ticks.tick().await;
-    assert_eq!(found.iter().map(|h| (h.run_id, h.foreign)).collect::<BTreeSet<_>>(), BTreeSet::from([(one, false), (two, true)]));
+    assert_eq!(
+        found
+            .iter()
+            .map(|h| (h.run_id, h.foreign))
+            .collect::<BTreeSet<_>>(),
+        BTreeSet::from([(one, false), (two, true)])
+    );
     assert!(ticks.ids().await.is_empty());
     assert!(found.iter().all(|h| h.run_id != before));
 }
@@ -99,11 +138,28 @@ async fn a_header_tells_where_the_run_is_and_when_it_starts() {
     let w = world().await;
     let mut ticks = Ticks::start(&w).await;
     let at: jiff::Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
-    let id = w.accept(NewRun { run_id: Some(id_in(9)), run_at: Some(at), ..step_run() }).await;
+    let id = w
+        .accept(NewRun {
+            run_id: Some(id_in(9)),
+            run_at: Some(at),
+            ..step_run()
+        })
+        .await;
     let header = ticks.tick().await.remove(0);
-    let xid: String = w.value("select enqueued_xid::text from tramline.runs where run_id = $1", &[&id]).await;
-    assert_eq!((header.run_id, header.shard, header.priority, header.foreign), (id, 9, CLASS, false));
-    assert_eq!((header.scheduled_at, header.xid.to_string()), (Some(at.as_millisecond()), xid));
+    let xid: String = w
+        .value(
+            "select enqueued_xid::text from tramline.runs where run_id = $1",
+            &[&id],
+        )
+        .await;
+    assert_eq!(
+        (header.run_id, header.shard, header.priority, header.foreign),
+        (id, 9, CLASS, false)
+    );
+    assert_eq!(
+        (header.scheduled_at, header.xid.to_string()),
+        (Some(at.as_millisecond()), xid)
+    );
 }
 
 #[tokio::test]
@@ -135,7 +191,11 @@ async fn a_savepoint_makes_no_difference_and_what_it_rolled_back_is_never_found(
     insert(&client).await;
     client.batch_execute("rollback to a; savepoint b").await.unwrap();
     let nested = insert(&client).await;
-    w.accept(NewRun { priority: Some(0), ..step_run() }).await;
+    w.accept(NewRun {
+        priority: Some(0),
+        ..step_run()
+    })
+    .await;
     assert!(ticks.ids().await.is_empty());
     client.batch_execute("commit").await.unwrap();
     let mut both = [kept, nested];
@@ -162,7 +222,14 @@ async fn a_transaction_larger_than_a_page_is_read_to_its_end() {
     let w = world().await;
     let mut ticks = Ticks::start(&w).await;
     let count = usize::try_from(PAGE).unwrap() * 2 + 7;
-    let in_shard = |n: usize| NewRun { run_id: Some(if n.is_multiple_of(5) { foreign_in(3) } else { id_in(3) }), ..step_run() };
+    let in_shard = |n: usize| NewRun {
+        run_id: Some(if n.is_multiple_of(5) {
+            foreign_in(3)
+        } else {
+            id_in(3)
+        }),
+        ..step_run()
+    };
     let runs: Vec<NewRun> = (0..count).map(in_shard).collect();
     let mut expected: Vec<Uuid> = runs.iter().map(|r| r.run_id.unwrap()).collect();
     expected.sort();
@@ -190,7 +257,15 @@ async fn runs_enqueued_while_a_tick_is_read_belong_to_the_next() {
     let w = world().await;
     let mut ticks = Ticks::start(&w).await;
     let count = usize::try_from(PAGE).unwrap() + 1;
-    w.enqueue(&(0..count).map(|_| NewRun { run_id: Some(id_in(3)), ..step_run() }).collect::<Vec<_>>()).await;
+    w.enqueue(
+        &(0..count)
+            .map(|_| NewRun {
+                run_id: Some(id_in(3)),
+                ..step_run()
+            })
+            .collect::<Vec<_>>(),
+    )
+    .await;
     let start = [Cursor::after(3, CLASS, &ticks.last)];
     let page = ticks.reader.poll(&start, None, NIL).await.unwrap();
     assert_eq!(page.headers.len(), usize::try_from(PAGE).unwrap());
@@ -208,7 +283,15 @@ async fn nothing_is_read_when_the_snapshot_is_the_known_one() {
     let w = world().await;
     let reader = Reader::connect(&w.store).await.unwrap();
     w.accept(step_run()).await;
-    let everything: Vec<Cursor> = (0..SHARD_COUNT).map(|shard| Cursor { shard, priority: CLASS, xid: 0, run_id: NIL, upto: None }).collect();
+    let everything: Vec<Cursor> = (0..SHARD_COUNT)
+        .map(|shard| Cursor {
+            shard,
+            priority: CLASS,
+            xid: 0,
+            run_id: NIL,
+            upto: None,
+        })
+        .collect();
     // other databases of the server move the snapshot too
     loop {
         let (known, _) = reader.snapshot().await.unwrap();
@@ -228,23 +311,56 @@ async fn each_class_and_shard_has_a_cursor_of_its_own() {
     let (start, _) = reader.snapshot().await.unwrap();
     let mut ids = Vec::new();
     for priority in 0..4u8 {
-        ids.push(w.accept(NewRun { run_id: Some(id_in(u16::from(priority))), priority: Some(priority), ..step_run() }).await);
+        ids.push(
+            w.accept(NewRun {
+                run_id: Some(id_in(u16::from(priority))),
+                priority: Some(priority),
+                ..step_run()
+            })
+            .await,
+        );
     }
     for (n, id) in ids.iter().enumerate() {
         let n = u8::try_from(n).unwrap();
-        let page = reader.poll(&[Cursor::after(u16::from(n), n, &start)], None, NIL).await.unwrap();
-        assert_eq!(page.headers.iter().map(|h| (h.run_id, h.priority)).collect::<Vec<_>>(), [(*id, n)]);
-        let elsewhere = reader.poll(&[Cursor::after(u16::from(n), (n + 1) % 4, &start)], None, NIL).await.unwrap();
+        let page = reader
+            .poll(&[Cursor::after(u16::from(n), n, &start)], None, NIL)
+            .await
+            .unwrap();
+        assert_eq!(
+            page.headers
+                .iter()
+                .map(|h| (h.run_id, h.priority))
+                .collect::<Vec<_>>(),
+            [(*id, n)]
+        );
+        let elsewhere = reader
+            .poll(&[Cursor::after(u16::from(n), (n + 1) % 4, &start)], None, NIL)
+            .await
+            .unwrap();
         assert!(elsewhere.headers.is_empty());
     }
-    assert!(reader.poll(&[Cursor::after(0, 0, &start)], None, Uuid::max()).await.unwrap().headers.is_empty(), "below the bound");
+    assert!(
+        reader
+            .poll(&[Cursor::after(0, 0, &start)], None, Uuid::max())
+            .await
+            .unwrap()
+            .headers
+            .is_empty(),
+        "below the bound"
+    );
 }
 
 #[tokio::test]
 async fn runs_that_their_writer_executes_are_not_discovered() {
     let w = world().await;
     let mut ticks = Ticks::start(&w).await;
-    w.sql.execute("insert into ops.runs (target, status) values ('x', 'running')", &[]).await.unwrap();
+    w.sql
+        .execute(
+            "insert into ops.runs (target, status) values ('x', 'running')",
+            &[],
+        )
+        .await
+        .unwrap();
     assert!(ticks.ids().await.is_empty());
     assert!(unfinished(&ticks.reader, 0, NIL).await.is_empty());
 }
@@ -263,21 +379,43 @@ async fn commands_are_found_between_two_snapshots() {
     api::cancel_run(&w.store, one, None, None).await.unwrap();
     let start = now().await;
     let late = begin(&w).await;
-    late.execute("update ops.runs set status = 'paused' where run_id = $1", &[&one]).await.unwrap();
-    late.batch_execute("savepoint a; update ops.runs set priority = 0; rollback to a").await.unwrap();
-    w.sql.execute("update ops.runs set metadata = '{\"a\": [1]}' where run_id = $1", &[&two]).await.unwrap();
+    late.execute("update ops.runs set status = 'paused' where run_id = $1", &[&one])
+        .await
+        .unwrap();
+    late.batch_execute("savepoint a; update ops.runs set priority = 0; rollback to a")
+        .await
+        .unwrap();
+    w.sql
+        .execute(
+            "update ops.runs set metadata = '{\"a\": [1]}' where run_id = $1",
+            &[&two],
+        )
+        .await
+        .unwrap();
     let middle = now().await;
     let found = reader.commands(&shards, &start, &middle).await.unwrap();
     assert_eq!(verbs(&found), ["metadata"]);
     let command = &found[0];
-    assert_eq!((command.shard, command.subject_kind.as_str(), &command.subject_id), (2, "run", &two.to_string()));
+    assert_eq!(
+        (command.shard, command.subject_kind.as_str(), &command.subject_id),
+        (2, "run", &two.to_string())
+    );
     assert_eq!(command.args, Some(serde_json::json!({ "a": [1] })));
-    assert_eq!(verbs(&reader.commands(&[1], &start, &middle).await.unwrap()), [] as [&str; 0]);
+    assert_eq!(
+        verbs(&reader.commands(&[1], &start, &middle).await.unwrap()),
+        [] as [&str; 0]
+    );
     late.batch_execute("commit").await.unwrap();
     let end = now().await;
-    assert_eq!(verbs(&reader.commands(&shards, &middle, &end).await.unwrap()), ["pause"]);
+    assert_eq!(
+        verbs(&reader.commands(&shards, &middle, &end).await.unwrap()),
+        ["pause"]
+    );
     assert!(reader.commands(&shards, &end, &end).await.unwrap().is_empty());
-    assert_eq!(verbs(&reader.open_commands(1).await.unwrap()), ["cancel", "pause"]);
+    assert_eq!(
+        verbs(&reader.open_commands(1).await.unwrap()),
+        ["cancel", "pause"]
+    );
 }
 
 /// All unfinished runs of the class from a position on, as a new owner reads them.
@@ -305,22 +443,47 @@ async fn unfinished_runs_are_read_from_a_mark_on_in_pages() {
     let owner = Owner::of_all(&w.store).await;
     let reader = Reader::connect(&w.store).await.unwrap();
     let count = usize::try_from(PAGE).unwrap() + 20;
-    let runs: Vec<NewRun> = (0..count).map(|n| NewRun { run_id: Some(if n < 10 { foreign_in(3) } else { id_in(3) }), ..step_run() }).collect();
+    let runs: Vec<NewRun> = (0..count)
+        .map(|n| NewRun {
+            run_id: Some(if n < 10 { foreign_in(3) } else { id_in(3) }),
+            ..step_run()
+        })
+        .collect();
     w.enqueue(&runs).await;
     let all = unfinished(&reader, 0, NIL).await;
     assert_eq!(all.len(), count);
     let mut batch = owner.batch();
     for run in &runs[5..20] {
         let id = run.run_id.unwrap();
-        batch.push(if id.get_version_num() == 7 { first(id) } else { foreign(id) }, &end(RunStatus::Failed), NOW, 1);
+        batch.push(
+            if id.get_version_num() == 7 {
+                first(id)
+            } else {
+                foreign(id)
+            },
+            &end(RunStatus::Failed),
+            NOW,
+            1,
+        );
     }
     owner.send(&batch).await;
     assert_eq!(unfinished(&reader, 0, NIL).await.len(), count - 15);
     let later = w.run_in(8).await;
     let mark = all[0].xid + 1;
-    assert_eq!(unfinished(&reader, mark, NIL).await.iter().map(|h| h.run_id).collect::<Vec<_>>(), [later]);
+    assert_eq!(
+        unfinished(&reader, mark, NIL)
+            .await
+            .iter()
+            .map(|h| h.run_id)
+            .collect::<Vec<_>>(),
+        [later]
+    );
     let last = all.last().unwrap();
-    assert_eq!(unfinished(&reader, last.xid, last.run_id).await.len(), 1, "a mark in the middle of a transaction");
+    assert_eq!(
+        unfinished(&reader, last.xid, last.run_id).await.len(),
+        1,
+        "a mark in the middle of a transaction"
+    );
 }
 
 #[tokio::test]
@@ -332,12 +495,36 @@ async fn the_sweep_reads_old_unfinished_runs_that_no_row_names() {
     for _ in 0..5 {
         ids.push(w.run_in(3).await);
     }
-    let timer = tramline_core::machine::Row::TimerSet { kind: tramline_core::machine::TimerKind::Start, step: String::new(), attempt: 0, due_at: NOW };
+    let timer = tramline_core::machine::Row::TimerSet {
+        kind: tramline_core::machine::TimerKind::Start,
+        step: String::new(),
+        attempt: 0,
+        due_at: NOW,
+    };
     owner.record(first(ids[0]), &[end(RunStatus::Completed)]).await;
     owner.record(first(ids[1]), &[timer]).await;
-    owner.record(first(ids[2]), &[tramline_core::machine::Row::Parked { why: "x" }]).await;
-    let before: String = w.value("select enqueued_xid::text from tramline.runs where run_id = $1", &[&ids[4]]).await;
-    let swept = reader.unnamed(3, CLASS, 0, NIL, before.parse().unwrap()).await.unwrap();
+    owner
+        .record(first(ids[2]), &[tramline_core::machine::Row::Parked { why: "x" }])
+        .await;
+    let before: String = w
+        .value(
+            "select enqueued_xid::text from tramline.runs where run_id = $1",
+            &[&ids[4]],
+        )
+        .await;
+    let swept = reader
+        .unnamed(3, CLASS, 0, NIL, before.parse().unwrap())
+        .await
+        .unwrap();
     assert_eq!(swept.iter().map(|h| h.run_id).collect::<Vec<_>>(), [ids[3]]);
-    assert_eq!(reader.parked(3).await.unwrap().iter().map(|h| h.run_id).collect::<Vec<_>>(), [ids[2]]);
+    assert_eq!(
+        reader
+            .parked(3)
+            .await
+            .unwrap()
+            .iter()
+            .map(|h| h.run_id)
+            .collect::<Vec<_>>(),
+        [ids[2]]
+    );
 }

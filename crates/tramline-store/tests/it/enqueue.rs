@@ -41,7 +41,11 @@ async fn a_new_run_is_stored_as_asked() {
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(&row[name], value, "{name}");
     }
-    assert_eq!(w.value::<i32>("select shard from tramline.runs where run_id = $1", &[&id]).await, i32::from(shard(id)));
+    assert_eq!(
+        w.value::<i32>("select shard from tramline.runs where run_id = $1", &[&id])
+            .await,
+        i32::from(shard(id))
+    );
 }
 
 #[tokio::test]
@@ -76,29 +80,79 @@ async fn ops_enqueue_stores_all_its_arguments() {
 #[tokio::test]
 async fn an_unknown_target_is_tl404_and_says_which() {
     let w = world().await;
-    let refused = w.enqueue(&[NewRun { target: "nobody".into(), ..NewRun::default() }]).await.remove(0).unwrap_err();
-    assert_eq!(refused, Refused { code: "TL404".into(), detail: json!({ "target": "nobody" }) });
+    let refused = w
+        .enqueue(&[NewRun {
+            target: "nobody".into(),
+            ..NewRun::default()
+        }])
+        .await
+        .remove(0)
+        .unwrap_err();
+    assert_eq!(
+        refused,
+        Refused {
+            code: "TL404".into(),
+            detail: json!({ "target": "nobody" })
+        }
+    );
     assert_eq!(w.refusal("select ops.enqueue('nobody')", &[]).await, "TL404");
     // a target of another kind than the writer says is unknown too
-    assert_eq!(w.refusal("insert into ops.runs (kind, target) values ('workflow', 'step')", &[]).await, "TL404");
-    assert_eq!(w.refusal("insert into ops.runs default values", &[]).await, "TL404");
+    assert_eq!(
+        w.refusal(
+            "insert into ops.runs (kind, target) values ('workflow', 'step')",
+            &[]
+        )
+        .await,
+        "TL404"
+    );
+    assert_eq!(
+        w.refusal("insert into ops.runs default values", &[]).await,
+        "TL404"
+    );
 }
 
 #[tokio::test]
 async fn missing_fields_are_tl422_and_all_listed() {
     let w = world().await;
     for input in [json!({}), json!([]), json!("customer"), Value::Null] {
-        let run = NewRun { target: "order".into(), input, ..NewRun::default() };
+        let run = NewRun {
+            target: "order".into(),
+            input,
+            ..NewRun::default()
+        };
         let refused = w.enqueue(&[run]).await.remove(0).unwrap_err();
         let detail = json!({ "target": "order", "missing": ["amount", "customer"] });
-        assert_eq!(refused, Refused { code: "TL422".into(), detail });
+        assert_eq!(
+            refused,
+            Refused {
+                code: "TL422".into(),
+                detail
+            }
+        );
     }
-    let run = NewRun { target: "order".into(), input: json!({ "amount": null }), ..NewRun::default() };
-    assert_eq!(w.enqueue(&[run]).await.remove(0).unwrap_err().detail["missing"], json!(["customer"]));
-    let error = w.sql.execute("select ops.enqueue('order', '{\"amount\": 1}')", &[]).await.unwrap_err();
+    let run = NewRun {
+        target: "order".into(),
+        input: json!({ "amount": null }),
+        ..NewRun::default()
+    };
+    assert_eq!(
+        w.enqueue(&[run]).await.remove(0).unwrap_err().detail["missing"],
+        json!(["customer"])
+    );
+    let error = w
+        .sql
+        .execute("select ops.enqueue('order', '{\"amount\": 1}')", &[])
+        .await
+        .unwrap_err();
     let error = error.as_db_error().unwrap();
-    assert_eq!((error.code().code(), error.message()), ("TL422", "input of \"order\" lacks: customer"));
-    assert_eq!(error.detail(), Some(r#"{"target": "order", "missing": ["customer"]}"#));
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("TL422", "input of \"order\" lacks: customer")
+    );
+    assert_eq!(
+        error.detail(),
+        Some(r#"{"target": "order", "missing": ["customer"]}"#)
+    );
 }
 
 #[tokio::test]
@@ -119,7 +173,10 @@ async fn a_refused_item_leaves_nothing_and_its_neighbours_are_accepted() {
             keyed("step", json!({}), "d"),
         ])
         .await;
-    let codes: Vec<_> = answers.iter().map(|a| a.as_ref().map(|_| ()).map_err(|r| r.code.as_str())).collect();
+    let codes: Vec<_> = answers
+        .iter()
+        .map(|a| a.as_ref().map(|_| ()).map_err(|r| r.code.as_str()))
+        .collect();
     assert_eq!(codes, [Ok(()), Err("TL404"), Err("TL422"), Err("TL409"), Ok(())]);
     assert_eq!(w.count("select count(*) from tramline.runs").await, 2);
     assert_eq!(w.count("select count(*) from tramline.correlations").await, 2);
@@ -128,16 +185,32 @@ async fn a_refused_item_leaves_nothing_and_its_neighbours_are_accepted() {
 #[tokio::test]
 async fn a_refusal_by_the_sql_surface_reaches_rust_with_code_and_detail() {
     let w = world().await;
-    let error = api::cancel_run(&w.store, Uuid::now_v7(), None, None).await.unwrap_err();
-    assert!(matches!(error, StoreError::Refused { ref code, .. } if code == "TL404"), "{error:?}");
+    let error = api::cancel_run(&w.store, Uuid::now_v7(), None, None)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, StoreError::Refused { ref code, .. } if code == "TL404"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_repeated_run_id_is_one_run_in_one_batch_and_in_many() {
     let w = world().await;
-    let run = NewRun { run_id: Some(Uuid::now_v7()), ..step_run() };
-    let created = |answers: Vec<Result<api::Accepted, Refused>>| answers.into_iter().map(|a| a.unwrap().created).collect::<Vec<_>>();
-    assert_eq!(created(w.enqueue(&[run.clone(), run.clone()]).await), [true, false]);
+    let run = NewRun {
+        run_id: Some(Uuid::now_v7()),
+        ..step_run()
+    };
+    let created = |answers: Vec<Result<api::Accepted, Refused>>| {
+        answers
+            .into_iter()
+            .map(|a| a.unwrap().created)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        created(w.enqueue(&[run.clone(), run.clone()]).await),
+        [true, false]
+    );
     assert_eq!(created(w.enqueue(&[run]).await), [false]);
     assert_eq!(w.count("select count(*) from ops.runs").await, 1);
 }
@@ -147,7 +220,12 @@ async fn ids_that_are_no_v7_of_about_now_live_in_the_sibling_and_none_is_refused
     let w = world().await;
     let day = |days: i64| {
         let at = jiff::Timestamp::now().as_second() + days * 86_400;
-        Uuid::new_v7(uuid::Timestamp::from_unix_time(u64::try_from(at).unwrap(), 0, 0, 0))
+        Uuid::new_v7(uuid::Timestamp::from_unix_time(
+            u64::try_from(at).unwrap(),
+            0,
+            0,
+            0,
+        ))
     };
     for (id, native) in [
         (Uuid::now_v7(), true),
@@ -158,9 +236,21 @@ async fn ids_that_are_no_v7_of_about_now_live_in_the_sibling_and_none_is_refused
         (day(-30), false),
         (day(400), false),
     ] {
-        assert_eq!(w.accept(NewRun { run_id: Some(id), ..step_run() }).await, id);
+        assert_eq!(
+            w.accept(NewRun {
+                run_id: Some(id),
+                ..step_run()
+            })
+            .await,
+            id
+        );
         let table = if native { "runs" } else { "runs_foreign" };
-        let found: i64 = w.value(&format!("select count(*) from tramline.{table} where run_id = $1"), &[&id]).await;
+        let found: i64 = w
+            .value(
+                &format!("select count(*) from tramline.{table} where run_id = $1"),
+                &[&id],
+            )
+            .await;
         assert_eq!(found, 1, "{id} in {table}");
         assert_eq!(w.row(id).await["status"], "queued");
     }
@@ -175,9 +265,15 @@ async fn an_id_that_lives_on_the_other_side_is_not_doubled() {
         .execute("insert into tramline.runs_foreign (run_id, shard, kind, target, source) values ($1, tramline.shard_of($1), 'function', 'step', 't')", &[&late])
         .await
         .unwrap();
-    let again = |id| NewRun { run_id: Some(id), ..step_run() };
+    let again = |id| NewRun {
+        run_id: Some(id),
+        ..step_run()
+    };
     assert!(!w.enqueue(&[again(late)]).await[0].as_ref().unwrap().created);
-    w.sql.execute("delete from tramline.partitions", &[]).await.unwrap();
+    w.sql
+        .execute("delete from tramline.partitions", &[])
+        .await
+        .unwrap();
     assert!(!w.enqueue(&[again(early)]).await[0].as_ref().unwrap().created);
     assert_eq!(w.count("select count(*) from tramline.all_runs").await, 2);
 }
@@ -186,12 +282,33 @@ async fn an_id_that_lives_on_the_other_side_is_not_doubled() {
 async fn a_later_start_is_by_time_or_by_delay_of_the_database_clock() {
     let w = world().await;
     let at: jiff::Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
-    let timed = w.row(w.accept(NewRun { run_at: Some(at), ..step_run() }).await).await;
-    assert_eq!((&timed["status"], &timed["scheduled_at"]), (&json!("scheduled"), &json!("2100-01-01T00:00:00+00:00")));
-    let delayed = w.accept(NewRun { delay: Some(Duration::from_millis(90_500)), ..step_run() }).await;
+    let timed = w
+        .row(
+            w.accept(NewRun {
+                run_at: Some(at),
+                ..step_run()
+            })
+            .await,
+        )
+        .await;
+    assert_eq!(
+        (&timed["status"], &timed["scheduled_at"]),
+        (&json!("scheduled"), &json!("2100-01-01T00:00:00+00:00"))
+    );
+    let delayed = w
+        .accept(NewRun {
+            delay: Some(Duration::from_millis(90_500)),
+            ..step_run()
+        })
+        .await;
     let sql = "select scheduled_at - queued_at = interval '90.5 seconds' and status = 'scheduled' from ops.runs where run_id = $1";
     assert!(w.value::<bool>(sql, &[&delayed]).await);
-    let past = w.accept(NewRun { run_at: Some("2001-01-01T00:00:00Z".parse().unwrap()), ..step_run() }).await;
+    let past = w
+        .accept(NewRun {
+            run_at: Some("2001-01-01T00:00:00Z".parse().unwrap()),
+            ..step_run()
+        })
+        .await;
     assert_eq!(w.row(past).await["status"], "queued");
 }
 
@@ -199,10 +316,23 @@ async fn a_later_start_is_by_time_or_by_delay_of_the_database_clock() {
 async fn a_priority_that_does_not_exist_is_refused() {
     let w = world().await;
     for priority in 0..4 {
-        let id = w.accept(NewRun { priority: Some(priority), ..step_run() }).await;
+        let id = w
+            .accept(NewRun {
+                priority: Some(priority),
+                ..step_run()
+            })
+            .await;
         assert_eq!(w.row(id).await["priority"], priority);
     }
-    let error = api::enqueue(&w.store, &[NewRun { priority: Some(4), ..step_run() }]).await.unwrap_err();
+    let error = api::enqueue(
+        &w.store,
+        &[NewRun {
+            priority: Some(4),
+            ..step_run()
+        }],
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.sqlstate(), Some("23514"));
 }
 
@@ -224,15 +354,25 @@ async fn a_concurrency_key_decides_about_the_shard_on_every_way_in() {
 }
 
 async fn headers(w: &World, value: &str) {
-    w.sql.execute("select set_config('request.headers', $1, false)", &[&value]).await.unwrap();
+    w.sql
+        .execute("select set_config('request.headers', $1, false)", &[&value])
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_run_that_a_step_starts_is_its_child_and_lives_in_its_shard() {
     let w = world().await;
     let mut family = vec![w.run_in(5).await];
-    for way in ["select ops.enqueue('step')", "insert into ops.runs (target) values ('step') returning run_id"] {
-        headers(&w, &json!({ "x-tramline-run-id": family.last().unwrap() }).to_string()).await;
+    for way in [
+        "select ops.enqueue('step')",
+        "insert into ops.runs (target) values ('step') returning run_id",
+    ] {
+        headers(
+            &w,
+            &json!({ "x-tramline-run-id": family.last().unwrap() }).to_string(),
+        )
+        .await;
         let child: Uuid = w.value(way, &[]).await;
         let row = w.row(child).await;
         assert_eq!(row["parent_run_id"], json!(family.last().unwrap()), "{way}");
@@ -240,7 +380,11 @@ async fn a_run_that_a_step_starts_is_its_child_and_lives_in_its_shard() {
         assert_eq!(tail_bits(child), tail_bits(family[0]), "{way}");
         family.push(child);
     }
-    for nobody in [json!({ "x-tramline-run-id": Uuid::now_v7() }), json!({ "x-tramline-run-id": "x" }), json!({})] {
+    for nobody in [
+        json!({ "x-tramline-run-id": Uuid::now_v7() }),
+        json!({ "x-tramline-run-id": "x" }),
+        json!({}),
+    ] {
         headers(&w, &nobody.to_string()).await;
         let id: Uuid = w.value("select ops.enqueue('step')", &[]).await;
         assert_eq!(w.row(id).await["parent_run_id"], Value::Null, "{nobody}");
@@ -254,14 +398,21 @@ async fn the_source_is_what_the_writer_says_else_the_function_else_the_role_else
     assert_eq!(w.value::<String>(start, &[]).await, "sql:postgres");
     let user = Uuid::new_v4();
     let claims = json!({ "role": "service_role", "sub": user }).to_string();
-    w.sql.execute("select set_config('request.jwt.claims', $1, false)", &[&claims]).await.unwrap();
+    w.sql
+        .execute("select set_config('request.jwt.claims', $1, false)", &[&claims])
+        .await
+        .unwrap();
     assert_eq!(w.value::<String>(start, &[]).await, "role:service_role");
     headers(&w, &json!({ "x-tramline-function": "mailer" }).to_string()).await;
     assert_eq!(w.value::<String>(start, &[]).await, "function:mailer");
     let said = "insert into ops.runs (target, source) values ('step', 'me') returning source";
     assert_eq!(w.value::<String>(said, &[]).await, "me");
     let creators = "select count(*) from ops.runs where created_by = $1";
-    assert_eq!(w.value::<i64>(creators, &[&user]).await, 3, "the token's user is the creator");
+    assert_eq!(
+        w.value::<i64>(creators, &[&user]).await,
+        3,
+        "the token's user is the creator"
+    );
     let external = "insert into ops.runs (status) values ('running') returning source";
     assert_eq!(w.value::<String>(external, &[]).await, "function:mailer");
 }

@@ -6,12 +6,15 @@ use uuid::Uuid;
 use crate::support::*;
 
 async fn started(w: &World, table: &str) -> Uuid {
-    let sql = format!("insert into {table} (target, status, claimed_by, metadata) values ('nightly', 'running', 'w1', '{{\"a\": 1}}') returning run_id");
+    let sql = format!(
+        "insert into {table} (target, status, claimed_by, metadata) values ('nightly', 'running', 'w1', '{{\"a\": 1}}') returning run_id"
+    );
     w.value(&sql, &[]).await
 }
 
 async fn ends(w: &World, id: Uuid) -> i64 {
-    w.value("select count(*) from tramline.all_ends where run_id = $1", &[&id]).await
+    w.value("select count(*) from tramline.all_ends where run_id = $1", &[&id])
+        .await
 }
 
 #[tokio::test]
@@ -25,17 +28,36 @@ async fn a_worker_keeps_its_run_from_start_to_success() {
             assert_eq!(&row[name], value, "{name}");
         }
         assert!(!row["started_at"].is_null() && row["finished_at"].is_null());
-        let update = |set: &str| format!("update {table} set {set} where run_id = $1 returning status, metadata");
-        w.sql.query_one(&update("metadata = '{\"b\": 2}', input = '{\"n\": 1}'"), &[&id]).await.unwrap();
-        w.sql.query_one(&update("status = 'waiting'"), &[&id]).await.unwrap();
-        w.sql.query_one(&update("status = 'running', claimed_by = 'w2'"), &[&id]).await.unwrap();
+        let update =
+            |set: &str| format!("update {table} set {set} where run_id = $1 returning status, metadata");
+        w.sql
+            .query_one(&update("metadata = '{\"b\": 2}', input = '{\"n\": 1}'"), &[&id])
+            .await
+            .unwrap();
+        w.sql
+            .query_one(&update("status = 'waiting'"), &[&id])
+            .await
+            .unwrap();
+        w.sql
+            .query_one(&update("status = 'running', claimed_by = 'w2'"), &[&id])
+            .await
+            .unwrap();
         let kept = w.row(id).await;
-        assert_eq!((&kept["metadata"], &kept["input"], &kept["claimed_by"]), (&json!({ "a": 1, "b": 2 }), &json!({ "n": 1 }), &json!("w2")));
+        assert_eq!(
+            (&kept["metadata"], &kept["input"], &kept["claimed_by"]),
+            (&json!({ "a": 1, "b": 2 }), &json!({ "n": 1 }), &json!("w2"))
+        );
         assert_eq!(kept["started_at"], row["started_at"], "the first start counts");
         let done = w.sql.query_one(&update("status = 'success', output = '{\"rows\": 7}', metadata = '{\"c\": 3}', completed_at = now()"), &[&id]).await.unwrap();
-        assert_eq!((done.get::<_, String>(0).as_str(), done.get::<_, Value>(1)), ("completed", json!({ "a": 1, "b": 2, "c": 3 })));
+        assert_eq!(
+            (done.get::<_, String>(0).as_str(), done.get::<_, Value>(1)),
+            ("completed", json!({ "a": 1, "b": 2, "c": 3 }))
+        );
         let row = w.row(id).await;
-        assert_eq!((&row["status"], &row["output"], &row["started_at"]), (&json!("completed"), &json!({ "rows": 7 }), &kept["started_at"]));
+        assert_eq!(
+            (&row["status"], &row["output"], &row["started_at"]),
+            (&json!("completed"), &json!({ "rows": 7 }), &kept["started_at"])
+        );
         assert_eq!(row["finished_at"], row["completed_at"]);
     }
 }
@@ -56,10 +78,25 @@ async fn a_run_may_be_written_when_it_is_over_already() {
 async fn a_foreign_id_is_kept_in_the_siblings() {
     let w = world().await;
     let id = Uuid::new_v4();
-    w.sql.execute("insert into ops.runs (run_id, target, status) values ($1, 'nightly', 'running')", &[&id]).await.unwrap();
-    w.sql.execute("update ops.runs set status = 'failed', error = '{\"m\": 1}', error_step = 'x' where run_id = $1", &[&id]).await.unwrap();
+    w.sql
+        .execute(
+            "insert into ops.runs (run_id, target, status) values ($1, 'nightly', 'running')",
+            &[&id],
+        )
+        .await
+        .unwrap();
+    w.sql
+        .execute(
+            "update ops.runs set status = 'failed', error = '{\"m\": 1}', error_step = 'x' where run_id = $1",
+            &[&id],
+        )
+        .await
+        .unwrap();
     let row = w.row(id).await;
-    assert_eq!((&row["status"], &row["error"], &row["error_step"]), (&json!("failed"), &json!({ "m": 1 }), &json!("x")));
+    assert_eq!(
+        (&row["status"], &row["error"], &row["error_step"]),
+        (&json!("failed"), &json!({ "m": 1 }), &json!("x"))
+    );
     assert_eq!(w.count("select count(*) from tramline.run_ends_foreign").await, 1);
     assert_eq!(w.count("select count(*) from tramline.runs").await, 0);
 }
@@ -69,9 +106,22 @@ async fn an_ended_run_never_changes() {
     let w = world().await;
     for terminal in ["completed", "failed", "cancelled", "skipped", "success"] {
         let id = started(&w, "ops.runs").await;
-        w.sql.execute(&format!("update ops.runs set status = '{terminal}' where run_id = $1"), &[&id]).await.unwrap();
+        w.sql
+            .execute(
+                &format!("update ops.runs set status = '{terminal}' where run_id = $1"),
+                &[&id],
+            )
+            .await
+            .unwrap();
         let before = w.row(id).await;
-        for set in ["status = 'running'", "status = 'failed'", "status = 'queued'", "metadata = '{}'", "output = '2'", "finished_at = now()"] {
+        for set in [
+            "status = 'running'",
+            "status = 'failed'",
+            "status = 'queued'",
+            "metadata = '{}'",
+            "output = '2'",
+            "finished_at = now()",
+        ] {
             let sql = format!("update ops.runs set {set} where run_id = $1");
             assert_eq!(w.refusal(&sql, &[&id]).await, "TL400", "{terminal}: {set}");
         }
@@ -88,17 +138,46 @@ async fn only_legal_changes_of_status_are_kept() {
         let sql = format!("update ops.runs set status = '{wrong}' where run_id = $1");
         assert_eq!(w.refusal(&sql, &[&id]).await, "TL400", "running to {wrong}");
     }
-    assert_eq!(w.refusal("update ops.runs set status = null where run_id = $1", &[&id]).await, "TL400");
-    w.sql.execute("update ops.runs set status = 'compensating' where run_id = $1", &[&id]).await.unwrap();
-    assert_eq!(w.refusal("update ops.runs set status = 'completed' where run_id = $1", &[&id]).await, "TL400");
-    w.sql.execute("update ops.runs set status = 'failed' where run_id = $1", &[&id]).await.unwrap();
+    assert_eq!(
+        w.refusal("update ops.runs set status = null where run_id = $1", &[&id])
+            .await,
+        "TL400"
+    );
+    w.sql
+        .execute(
+            "update ops.runs set status = 'compensating' where run_id = $1",
+            &[&id],
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        w.refusal(
+            "update ops.runs set status = 'completed' where run_id = $1",
+            &[&id]
+        )
+        .await,
+        "TL400"
+    );
+    w.sql
+        .execute("update ops.runs set status = 'failed' where run_id = $1", &[&id])
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn what_cannot_be_kept_is_refused_and_not_dropped() {
     let w = world().await;
     let id = started(&w, "ops.runs").await;
-    for set in ["target = 'x'", "git_sha = 'x'", "context = '{}'", "correlation_id = 'x'", "attempt = 2", "output = '1'", "error = '1'", "finished_at = now()"] {
+    for set in [
+        "target = 'x'",
+        "git_sha = 'x'",
+        "context = '{}'",
+        "correlation_id = 'x'",
+        "attempt = 2",
+        "output = '1'",
+        "error = '1'",
+        "finished_at = now()",
+    ] {
         let sql = format!("update ops.runs set {set} where run_id = $1");
         assert_eq!(w.refusal(&sql, &[&id]).await, "TL400", "{set}");
     }
@@ -126,9 +205,15 @@ async fn of_two_ends_at_once_the_first_stands() {
 async fn a_cancel_ends_an_external_run_at_once() {
     let w = world().await;
     let id = started(&w, "ops.runs").await;
-    assert!(w.value::<bool>("select ops.cancel_run($1, 'enough')", &[&id]).await);
+    assert!(
+        w.value::<bool>("select ops.cancel_run($1, 'enough')", &[&id])
+            .await
+    );
     let row = w.row(id).await;
-    assert_eq!((&row["status"], &row["error"]["message"]), (&json!("cancelled"), &json!("enough")));
+    assert_eq!(
+        (&row["status"], &row["error"]["message"]),
+        (&json!("cancelled"), &json!("enough"))
+    );
     assert!(!w.value::<bool>("select ops.cancel_run($1)", &[&id]).await);
     assert_eq!(w.refusal("select ops.retry_run($1)", &[&id]).await, "TL400");
     assert_eq!(w.count("select count(*) from tramline.commands").await, 0);

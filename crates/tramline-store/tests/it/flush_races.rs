@@ -26,12 +26,22 @@ async fn two_flushes_over_the_same_shards_in_opposite_order_do_not_deadlock() {
     let (up, down) = (batch([1, 2, 3], one), batch([3, 2, 1], two));
     // whoever comes second would hold the far end and wait for the near one
     let holder = w.db.connect().await;
-    holder.batch_execute("begin; select from tramline.shards where shard = 2 for update").await.unwrap();
-    let (up, down, ()) = tokio::join!(owner.flusher.send(owner.node, "n", &up), other.send(owner.node, "n", &down), async {
-        waiting_for_locks(&w.sql, 2).await;
-        holder.batch_execute("rollback").await.unwrap();
-    });
-    assert_eq!((up.unwrap().held, down.unwrap().held), (vec![1, 2, 3], vec![1, 2, 3]));
+    holder
+        .batch_execute("begin; select from tramline.shards where shard = 2 for update")
+        .await
+        .unwrap();
+    let (up, down, ()) = tokio::join!(
+        owner.flusher.send(owner.node, "n", &up),
+        other.send(owner.node, "n", &down),
+        async {
+            waiting_for_locks(&w.sql, 2).await;
+            holder.batch_execute("rollback").await.unwrap();
+        }
+    );
+    assert_eq!(
+        (up.unwrap().held, down.unwrap().held),
+        (vec![1, 2, 3], vec![1, 2, 3])
+    );
     assert_eq!(w.count("select count(*) from tramline.run_ends").await, 2);
 }
 
@@ -42,9 +52,17 @@ async fn a_heartbeat_and_a_flush_in_opposite_order_do_not_deadlock() {
     let id = w.run_in(1).await;
     let mut batch = owner.batch();
     batch.push(first(id), &end(RunStatus::Completed), NOW, 1);
-    let marks: Vec<_> = owner.epochs.iter().rev().map(|(shard, epoch)| (*shard, *epoch, 1)).collect();
+    let marks: Vec<_> = owner
+        .epochs
+        .iter()
+        .rev()
+        .map(|(shard, epoch)| (*shard, *epoch, 1))
+        .collect();
     let holder = w.db.connect().await;
-    holder.batch_execute("begin; select from tramline.shards where shard = 2 for update").await.unwrap();
+    holder
+        .batch_execute("begin; select from tramline.shards where shard = 2 for update")
+        .await
+        .unwrap();
     let (flushed, held, ()) = tokio::join!(
         owner.flusher.send(owner.node, "n", &batch),
         async {
@@ -91,7 +109,10 @@ async fn a_flush_behind_a_takeover_that_rolls_back_is_written() {
     let mut batch = old.batch();
     batch.push(first(id), &end(RunStatus::Completed), NOW, 1);
     let taker = w.db.connect().await;
-    taker.batch_execute("begin; update tramline.shards set epoch = epoch + 1 where shard = 5").await.unwrap();
+    taker
+        .batch_execute("begin; update tramline.shards set epoch = epoch + 1 where shard = 5")
+        .await
+        .unwrap();
     let (flushed, ()) = tokio::join!(old.send(&batch), async {
         waiting_for_locks(&w.sql, 1).await;
         taker.batch_execute("rollback").await.unwrap();
@@ -108,12 +129,19 @@ async fn a_takeover_behind_a_flush_sees_what_it_wrote() {
     let id = w.run_in(5).await;
     let flushing = w.db.connect().await;
     flushing.batch_execute("begin").await.unwrap();
-    let held: Vec<i32> = flushing.query_one(OPEN_FLUSH, &[&old.node, &vec![5], &vec![old.epochs[&5]], &id]).await.unwrap().get(0);
+    let held: Vec<i32> = flushing
+        .query_one(OPEN_FLUSH, &[&old.node, &vec![5], &vec![old.epochs[&5]], &id])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(held, [5]);
     let taker = keeper(&w.store, Uuid::now_v7()).await;
     let (rows, _) = taker.observe().await.unwrap();
     let (epoch, beat) = (rows[5].epoch, rows[5].beat);
-    assert!(taker.take(5, epoch, beat).await.unwrap().is_none(), "not while a flush is under way");
+    assert!(
+        taker.take(5, epoch, beat).await.unwrap().is_none(),
+        "not while a flush is under way"
+    );
     let (taken, ()) = tokio::join!(
         async {
             loop {
@@ -142,7 +170,14 @@ async fn locks_on_runs_do_not_hold_a_flush_up() {
     let owner = Owner::of_all(&w.store).await;
     let id = w.run_in(1).await;
     let holder = w.db.connect().await;
-    holder.batch_execute("begin; select from tramline.runs for update; update ops.runs set status = 'cancelled'").await.unwrap();
-    owner.record(first(id), &[step("one"), end(RunStatus::Completed)]).await;
+    holder
+        .batch_execute(
+            "begin; select from tramline.runs for update; update ops.runs set status = 'cancelled'",
+        )
+        .await
+        .unwrap();
+    owner
+        .record(first(id), &[step("one"), end(RunStatus::Completed)])
+        .await;
     assert_eq!(w.row(id).await["status"], "completed");
 }

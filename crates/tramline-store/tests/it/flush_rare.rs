@@ -11,7 +11,11 @@ use uuid::Uuid;
 use crate::support::*;
 
 async fn rows(w: &World, table: &str) -> Value {
-    w.value(&format!("select coalesce(jsonb_agg(to_jsonb(t)), '[]') from tramline.{table} t"), &[]).await
+    w.value(
+        &format!("select coalesce(jsonb_agg(to_jsonb(t)), '[]') from tramline.{table} t"),
+        &[],
+    )
+    .await
 }
 
 #[tokio::test]
@@ -23,26 +27,57 @@ async fn marks_events_starts_and_dead_letters_are_appended() {
         .record(
             first(id),
             &[
-                Row::Mark { status: RunStatus::Waiting, input: Some(json!({ "x": null })), metadata: Some(json!({ "from_step": "s" })) },
-                Row::Event { event_type: "retried", level: "warn", message: "m".into(), payload: Some(json!({ "p": 1 })) },
-                Row::Start { step: "s".into(), deadline: NOW + 1_000 },
-                Row::DeadLetter { reason: "crashed three times".into() },
+                Row::Mark {
+                    status: RunStatus::Waiting,
+                    input: Some(json!({ "x": null })),
+                    metadata: Some(json!({ "from_step": "s" })),
+                },
+                Row::Event {
+                    event_type: "retried",
+                    level: "warn",
+                    message: "m".into(),
+                    payload: Some(json!({ "p": 1 })),
+                },
+                Row::Start {
+                    step: "s".into(),
+                    deadline: NOW + 1_000,
+                },
+                Row::DeadLetter {
+                    reason: "crashed three times".into(),
+                },
             ],
         )
         .await;
     let at = tramline_store::rows::timestamp(NOW);
     let same_time = |found: &Value| found.as_str().unwrap().parse::<jiff::Timestamp>().unwrap() == at;
     let mark = &rows(&w, "run_marks").await[0];
-    assert_eq!((&mark["status"], &mark["seq"], &mark["input"], &mark["node"]), (&json!("waiting"), &json!(1), &json!({ "x": null }), &json!("n")));
+    assert_eq!(
+        (&mark["status"], &mark["seq"], &mark["input"], &mark["node"]),
+        (&json!("waiting"), &json!(1), &json!({ "x": null }), &json!("n"))
+    );
     assert!(same_time(&mark["at"]) && mark["metadata"] == json!({ "from_step": "s" }));
     let event = &rows(&w, "run_events").await[0];
-    assert_eq!((&event["event_type"], &event["level"], &event["message"], &event["payload"]), (&json!("retried"), &json!("warn"), &json!("m"), &json!({ "p": 1 })));
+    assert_eq!(
+        (
+            &event["event_type"],
+            &event["level"],
+            &event["message"],
+            &event["payload"]
+        ),
+        (&json!("retried"), &json!("warn"), &json!("m"), &json!({ "p": 1 }))
+    );
     assert!(same_time(&event["created_at"]));
     let start = &rows(&w, "step_starts").await[0];
-    assert_eq!((&start["step"], &start["epoch"], &start["shard"], &start["node"]), (&json!("s"), &json!(owner.epochs[&6]), &json!(6), &json!("n")));
+    assert_eq!(
+        (&start["step"], &start["epoch"], &start["shard"], &start["node"]),
+        (&json!("s"), &json!(owner.epochs[&6]), &json!(6), &json!("n"))
+    );
     assert!(same_time(&start["started_at"]));
     let letter = &rows(&w, "dead_letters").await[0];
-    assert_eq!((&letter["run_id"], &letter["reason"], &letter["generation"]), (&json!(id), &json!("crashed three times"), &json!(1)));
+    assert_eq!(
+        (&letter["run_id"], &letter["reason"], &letter["generation"]),
+        (&json!(id), &json!("crashed three times"), &json!(1))
+    );
 }
 
 #[tokio::test]
@@ -50,18 +85,37 @@ async fn timers_are_set_and_cleared_and_the_last_word_of_a_batch_counts() {
     let w = world().await;
     let owner = Owner::of_all(&w.store).await;
     let id = w.run_in(6).await;
-    let set = |due_at| Row::TimerSet { kind: TimerKind::Sleep, step: "s".into(), attempt: 1, due_at };
-    let clear = |due_at| Row::TimerClear { kind: TimerKind::Sleep, step: "s".into(), attempt: 1, due_at };
+    let set = |due_at| Row::TimerSet {
+        kind: TimerKind::Sleep,
+        step: "s".into(),
+        attempt: 1,
+        due_at,
+    };
+    let clear = |due_at| Row::TimerClear {
+        kind: TimerKind::Sleep,
+        step: "s".into(),
+        attempt: 1,
+        due_at,
+    };
     let count = "select count(*) from tramline.timers";
     owner.record(first(id), &[set(NOW), set(NOW + 1)]).await;
     let timer = &rows(&w, "timers").await[0];
-    assert_eq!((&timer["kind"], &timer["step"], &timer["attempt"], &timer["shard"]), (&json!("sleep"), &json!("s"), &json!(1), &json!(6)));
+    assert_eq!(
+        (&timer["kind"], &timer["step"], &timer["attempt"], &timer["shard"]),
+        (&json!("sleep"), &json!("s"), &json!(1), &json!(6))
+    );
     owner.record(first(id), &[clear(NOW)]).await;
     assert_eq!(w.count(count).await, 1);
     owner.record(first(id), &[clear(NOW + 1), set(NOW + 2)]).await;
     assert_eq!(w.count(count).await, 1);
-    owner.record(first(id), &[set(NOW + 3), clear(NOW + 3), clear(NOW + 2)]).await;
-    assert_eq!(w.count(count).await, 0, "set and taken away again before it was written");
+    owner
+        .record(first(id), &[set(NOW + 3), clear(NOW + 3), clear(NOW + 2)])
+        .await;
+    assert_eq!(
+        w.count(count).await,
+        0,
+        "set and taken away again before it was written"
+    );
     owner.record(first(id), &[clear(NOW), set(NOW)]).await;
     assert_eq!(w.count(count).await, 1);
 }
@@ -90,12 +144,19 @@ async fn an_applied_command_goes_with_its_effect_and_only_by_its_owner() {
         api::cancel_run(&w.store, id, None, None).await.unwrap();
     }
     let mut batch = owner.batch();
-    for row in w.sql.query("select shard, command_id from tramline.commands", &[]).await.unwrap() {
+    for row in w
+        .sql
+        .query("select shard, command_id from tramline.commands", &[])
+        .await
+        .unwrap()
+    {
         batch.command_done(u16::try_from(row.get::<_, i32>(0)).unwrap(), row.get(1));
     }
     batch.push(first(mine), &end(RunStatus::Cancelled), NOW, 1);
     owner.send(&batch).await;
-    let left: Vec<i32> = w.value("select array_agg(shard) from tramline.commands", &[]).await;
+    let left: Vec<i32> = w
+        .value("select array_agg(shard) from tramline.commands", &[])
+        .await;
     assert_eq!(left, [7]);
 }
 
@@ -138,13 +199,22 @@ async fn a_period_starts_its_run_once() {
     assert_eq!(row["metadata"]["schedule"], "nightly");
     assert_eq!(w.count("select count(*) from ops.runs").await, 1);
     let periods = schedules::periods(&w.store, "nightly", 10).await.unwrap();
-    assert_eq!((periods.len(), periods[0].run_id, periods[0].outcome.as_str()), (1, Some(one), "prepared"));
+    assert_eq!(
+        (periods.len(), periods[0].run_id, periods[0].outcome.as_str()),
+        (1, Some(one), "prepared")
+    );
     // the newest period is remembered by the schedule itself, and never goes back
     let last_due = async || schedules::list(&w.store, None).await.unwrap()[0].last_due;
     assert_eq!(last_due().await, Some(NOW));
-    owner.send(&period(&owner, "nightly", NOW - 60_000, id_in(shard))).await;
+    owner
+        .send(&period(&owner, "nightly", NOW - 60_000, id_in(shard)))
+        .await;
     assert_eq!(last_due().await, Some(NOW));
-    assert_eq!(schedules::periods(&w.store, "nightly", 1).await.unwrap()[0].run_id, Some(one), "newest first");
+    assert_eq!(
+        schedules::periods(&w.store, "nightly", 1).await.unwrap()[0].run_id,
+        Some(one),
+        "newest first"
+    );
 }
 
 #[tokio::test]
@@ -166,11 +236,16 @@ async fn a_period_pins_the_version_that_is_published_then() {
     let shard = key_shard("orders");
     let (one, two) = (id_in(shard), id_in(shard));
     owner.send(&period(&owner, "orders", NOW, one)).await;
-    api::store_definition(&w.store, "order", &json!({ "v": 2 }), "second", &[], None).await.unwrap();
+    api::store_definition(&w.store, "order", &json!({ "v": 2 }), "second", &[], None)
+        .await
+        .unwrap();
     owner.send(&period(&owner, "orders", NOW + 60_000, two)).await;
     for (id, version) in [(one, 1), (two, 2)] {
         let row = w.row(id).await;
-        assert_eq!((&row["kind"], &row["version"]), (&json!("workflow"), &json!(version)));
+        assert_eq!(
+            (&row["kind"], &row["version"]),
+            (&json!("workflow"), &json!(version))
+        );
     }
 }
 
@@ -181,7 +256,9 @@ async fn the_outcome_of_a_period_is_recorded_once() {
     let owner = Owner::of_all(&w.store).await;
     let id = id_in(key_shard("nightly"));
     owner.send(&period(&owner, "nightly", NOW, id)).await;
-    let prepared = schedules::prepared(&w.store, &[key_shard("nightly")]).await.unwrap();
+    let prepared = schedules::prepared(&w.store, &[key_shard("nightly")])
+        .await
+        .unwrap();
     assert_eq!(prepared, [("nightly".to_owned(), NOW, id)]);
     for (started_at, outcome) in [(Some(NOW + 12), "started"), (None, "cancelled")] {
         let mut batch = owner.batch();
@@ -189,8 +266,16 @@ async fn the_outcome_of_a_period_is_recorded_once() {
         owner.send(&batch).await;
     }
     let periods = schedules::periods(&w.store, "nightly", 10).await.unwrap();
-    assert_eq!((periods[0].outcome.as_str(), periods[0].drift_ms), ("started", Some(12)));
-    assert!(schedules::prepared(&w.store, &[key_shard("nightly")]).await.unwrap().is_empty());
+    assert_eq!(
+        (periods[0].outcome.as_str(), periods[0].drift_ms),
+        ("started", Some(12))
+    );
+    assert!(
+        schedules::prepared(&w.store, &[key_shard("nightly")])
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -204,14 +289,22 @@ async fn a_skipped_period_keeps_its_reason_and_its_run_is_over() {
     batch.push(first(id), &end(RunStatus::Skipped), NOW, 1);
     owner.send(&batch).await;
     let periods = schedules::periods(&w.store, "nightly", 10).await.unwrap();
-    assert_eq!((periods[0].outcome.as_str(), periods[0].reason.as_deref()), ("skipped", Some("no node was running")));
+    assert_eq!(
+        (periods[0].outcome.as_str(), periods[0].reason.as_deref()),
+        ("skipped", Some("no node was running"))
+    );
     assert_eq!(w.row(id).await["status"], "skipped");
 }
 
 #[tokio::test]
 async fn a_command_for_a_run_that_was_enqueued_with_a_key_goes_to_the_keys_shard() {
     let w = world().await;
-    let id = w.accept(NewRun { concurrency_key: Some("tenant".into()), ..step_run() }).await;
+    let id = w
+        .accept(NewRun {
+            concurrency_key: Some("tenant".into()),
+            ..step_run()
+        })
+        .await;
     api::cancel_run(&w.store, id, None, None).await.unwrap();
     let shard: i32 = w.value("select shard from tramline.commands", &[]).await;
     assert_eq!(shard, i32::from(key_shard("tenant")));

@@ -53,7 +53,11 @@ async fn keys_have_the_same_bits_and_shards_in_sql_and_rust() {
     for row in w.sql.query(sql, &[&keys]).await.unwrap() {
         let key: String = row.get(0);
         assert_eq!(row.get::<_, i32>(1), i32::from(key_bits(&key)), "{key:?}");
-        assert_eq!(row.get::<_, i32>(2), i32::from(key_bits(&key) % SHARD_COUNT), "{key:?}");
+        assert_eq!(
+            row.get::<_, i32>(2),
+            i32::from(key_bits(&key) % SHARD_COUNT),
+            "{key:?}"
+        );
     }
 }
 
@@ -62,7 +66,8 @@ async fn tail_bits_are_set_alike_in_sql_and_rust() {
     let w = world().await;
     let ids = random_ids(2_000);
     let bits: Vec<i32> = ids.iter().map(|_| rand::rng().random_range(0..1024)).collect();
-    let sql = "select id, bits, tramline.with_tail_bits(id, bits) from unnest($1::uuid[], $2::int[]) u(id, bits)";
+    let sql =
+        "select id, bits, tramline.with_tail_bits(id, bits) from unnest($1::uuid[], $2::int[]) u(id, bits)";
     for row in w.sql.query(sql, &[&ids, &bits]).await.unwrap() {
         let (id, bits): (Uuid, i32) = (row.get(0), row.get(1));
         let moved = with_tail_bits(id, u16::try_from(bits).unwrap());
@@ -108,7 +113,8 @@ async fn the_border_of_an_instant_is_not_above_any_id_made_then() {
 #[tokio::test]
 async fn the_installed_shard_count_is_the_one_of_this_build() {
     let w = world().await;
-    let sql = "select count(*) from tramline.settings where name = 'shard_count' and value = to_jsonb($1::int)";
+    let sql =
+        "select count(*) from tramline.settings where name = 'shard_count' and value = to_jsonb($1::int)";
     assert_eq!(w.value::<i64>(sql, &[&i32::from(SHARD_COUNT)]).await, 1);
     let shards: Vec<i32> = w
         .value("select array_agg(shard order by shard) from tramline.shards", &[])
@@ -121,7 +127,10 @@ async fn the_statuses_of_every_check_are_those_of_the_enums() {
     let w = world().await;
     let words = |of: &[&'static str]| of.iter().map(|w| (*w).to_owned()).collect::<BTreeSet<_>>();
     let runs = |terminal: bool| {
-        let of: Vec<_> = RunStatus::ALL.iter().filter(|s| s.is_terminal() == terminal).collect();
+        let of: Vec<_> = RunStatus::ALL
+            .iter()
+            .filter(|s| s.is_terminal() == terminal)
+            .collect();
         words(&of.iter().map(|s| s.as_str()).collect::<Vec<_>>())
     };
     let steps = words(&StepStatus::ALL.iter().map(|s| s.as_str()).collect::<Vec<_>>());

@@ -16,7 +16,11 @@ async fn xmax(w: &World) -> u64 {
 async fn take(keeper: &Keeper, shard: u16) -> tramline_store::shards::Taken {
     let (rows, _) = keeper.observe().await.unwrap();
     let row = rows[usize::from(shard)];
-    keeper.take(shard, row.epoch, row.beat).await.unwrap().expect("a shard that was taken")
+    keeper
+        .take(shard, row.epoch, row.beat)
+        .await
+        .unwrap()
+        .expect("a shard that was taken")
 }
 
 #[tokio::test]
@@ -25,12 +29,28 @@ async fn a_node_is_known_while_it_takes_part() {
     let node = Uuid::now_v7();
     let one = keeper(&w.store, node).await;
     let again = keeper(&w.store, node).await;
-    let other = Keeper::connect(&w.store, Uuid::now_v7(), "page", "0", &["dashboard".to_owned()]).await.unwrap();
-    let beats = async || one.observe().await.unwrap().1.iter().map(|n| (n.node, n.beat)).collect::<Vec<_>>();
+    let other = Keeper::connect(&w.store, Uuid::now_v7(), "page", "0", &["dashboard".to_owned()])
+        .await
+        .unwrap();
+    let beats = async || {
+        one.observe()
+            .await
+            .unwrap()
+            .1
+            .iter()
+            .map(|n| (n.node, n.beat))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(beats().await, [(node, 0)], "only engines count, each once");
     again.beat(&[]).await.unwrap();
     assert_eq!(beats().await, [(node, 1)]);
-    w.sql.execute("update tramline.nodes set seen_at = now() - interval '2 days' where node_id = $1", &[&node]).await.unwrap();
+    w.sql
+        .execute(
+            "update tramline.nodes set seen_at = now() - interval '2 days' where node_id = $1",
+            &[&node],
+        )
+        .await
+        .unwrap();
     assert!(beats().await.is_empty(), "history");
     other.leave().await.unwrap();
     one.leave().await.unwrap();
@@ -57,12 +77,23 @@ async fn a_shard_is_taken_only_as_it_was_observed() {
 #[tokio::test]
 async fn of_two_takers_one_wins() {
     let w = world().await;
-    let (one, two) = (keeper(&w.store, Uuid::now_v7()).await, keeper(&w.store, Uuid::now_v7()).await);
+    let (one, two) = (
+        keeper(&w.store, Uuid::now_v7()).await,
+        keeper(&w.store, Uuid::now_v7()).await,
+    );
     for shard in 0..8 {
         let (a, b) = tokio::join!(one.take(shard, 0, 0), two.take(shard, 0, 0));
-        assert_eq!(u8::from(a.unwrap().is_some()) + u8::from(b.unwrap().is_some()), 1, "shard {shard}");
+        assert_eq!(
+            u8::from(a.unwrap().is_some()) + u8::from(b.unwrap().is_some()),
+            1,
+            "shard {shard}"
+        );
     }
-    assert_eq!(w.count("select count(*) from tramline.shards where epoch = 1").await, 8);
+    assert_eq!(
+        w.count("select count(*) from tramline.shards where epoch = 1")
+            .await,
+        8
+    );
 }
 
 #[tokio::test]
@@ -70,13 +101,25 @@ async fn a_beat_raises_what_is_held_and_tells_it() {
     let w = world().await;
     let owner = Owner::of(&w.store, [1, 2, 3]).await;
     let _taker = Owner::of(&w.store, [2]).await;
-    let marks: Vec<_> = owner.epochs.iter().map(|(shard, epoch)| (*shard, *epoch, 7)).collect();
+    let marks: Vec<_> = owner
+        .epochs
+        .iter()
+        .map(|(shard, epoch)| (*shard, *epoch, 7))
+        .collect();
     let mut held = owner.keeper.beat(&marks).await.unwrap();
     held.sort_unstable();
     assert_eq!(held, [1, 3]);
-    let beats: Vec<i64> = w.value("select array_agg(beat order by shard) from tramline.shards where shard < 5", &[]).await;
+    let beats: Vec<i64> = w
+        .value(
+            "select array_agg(beat order by shard) from tramline.shards where shard < 5",
+            &[],
+        )
+        .await;
     assert_eq!(beats, [0, 1, 0, 1, 0]);
-    assert!(owner.keeper.beat(&[(1, 9, 7)]).await.unwrap().is_empty(), "another epoch");
+    assert!(
+        owner.keeper.beat(&[(1, 9, 7)]).await.unwrap().is_empty(),
+        "another epoch"
+    );
     assert!(owner.keeper.beat(&[]).await.unwrap().is_empty());
     assert_eq!(owner.keeper.beat(&marks).await.unwrap().len(), 2);
 }
@@ -88,7 +131,13 @@ async fn a_beat_in_between_refuses_the_taker() {
     let taker = keeper(&w.store, Uuid::now_v7()).await;
     let (rows, _) = taker.observe().await.unwrap();
     owner.keeper.beat(&[(1, owner.epochs[&1], 7)]).await.unwrap();
-    assert!(taker.take(1, rows[1].epoch, rows[1].beat).await.unwrap().is_none());
+    assert!(
+        taker
+            .take(1, rows[1].epoch, rows[1].beat)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(owner.send(&owner.batch()).await.held, [1]);
 }
 
@@ -97,15 +146,29 @@ async fn a_released_shard_is_free_for_the_next_and_closed_for_the_last() {
     let w = world().await;
     let owner = Owner::of(&w.store, [1, 2]).await;
     let (rows, _) = owner.keeper.observe().await.unwrap();
-    owner.keeper.release(&[(1, owner.epochs[&1]), (2, owner.epochs[&2] + 1)]).await.unwrap();
+    owner
+        .keeper
+        .release(&[(1, owner.epochs[&1]), (2, owner.epochs[&2] + 1)])
+        .await
+        .unwrap();
     let (after, _) = owner.keeper.observe().await.unwrap();
-    assert_eq!((after[1].owner, after[2].owner), (None, Some(owner.node)), "with its own epoch only");
+    assert_eq!(
+        (after[1].owner, after[2].owner),
+        (None, Some(owner.node)),
+        "with its own epoch only"
+    );
     assert_eq!(owner.send(&owner.batch()).await.held, [2]);
     let next = keeper(&w.store, Uuid::now_v7()).await;
-    assert!(next.take(1, rows[1].epoch, rows[1].beat).await.unwrap().is_none(), "as it was before the release");
+    assert!(
+        next.take(1, rows[1].epoch, rows[1].beat).await.unwrap().is_none(),
+        "as it was before the release"
+    );
     assert_eq!(take(&next, 1).await.epoch, owner.epochs[&1] + 1);
     owner.keeper.release(&[(1, owner.epochs[&1])]).await.unwrap();
-    assert!(next.observe().await.unwrap().0[1].owner.is_some(), "what is no longer held is not released");
+    assert!(
+        next.observe().await.unwrap().0[1].owner.is_some(),
+        "what is no longer held is not released"
+    );
 }
 
 #[tokio::test]
@@ -125,15 +188,32 @@ async fn a_mark_of_another_cluster_or_of_a_lost_future_is_ignored() {
     let w = world().await;
     let owner = Owner::of(&w.store, [1, 2, 3]).await;
     let low = xmax(&w).await;
-    let marks: Vec<_> = owner.epochs.iter().map(|(shard, epoch)| (*shard, *epoch, low)).collect();
+    let marks: Vec<_> = owner
+        .epochs
+        .iter()
+        .map(|(shard, epoch)| (*shard, *epoch, low))
+        .collect();
     owner.keeper.beat(&marks).await.unwrap();
-    w.sql.execute("update tramline.shards set system_id = system_id + 1 where shard = 1", &[]).await.unwrap();
-    w.sql.execute("update tramline.shards set system_id = null where shard = 2", &[]).await.unwrap();
+    w.sql
+        .execute(
+            "update tramline.shards set system_id = system_id + 1 where shard = 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    w.sql
+        .execute("update tramline.shards set system_id = null where shard = 2", &[])
+        .await
+        .unwrap();
     let next = keeper(&w.store, Uuid::now_v7()).await;
     for shard in [1, 2] {
         assert_eq!(take(&next, shard).await.low_xid, None, "shard {shard}");
     }
-    owner.keeper.beat(&[(3, owner.epochs[&3], 5_000_000_000)]).await.unwrap();
+    owner
+        .keeper
+        .beat(&[(3, owner.epochs[&3], 5_000_000_000)])
+        .await
+        .unwrap();
     assert_eq!(take(&next, 3).await.low_xid, None);
 }
 
@@ -142,7 +222,10 @@ async fn a_row_that_is_locked_is_left_for_another_time() {
     let w = world().await;
     let taker = keeper(&w.store, Uuid::now_v7()).await;
     let holder = w.db.connect().await;
-    holder.batch_execute("begin; select from tramline.shards where shard = 4 for update").await.unwrap();
+    holder
+        .batch_execute("begin; select from tramline.shards where shard = 4 for update")
+        .await
+        .unwrap();
     assert!(taker.take(4, 0, 0).await.unwrap().is_none());
     holder.batch_execute("rollback").await.unwrap();
     assert!(taker.take(4, 0, 0).await.unwrap().is_some());

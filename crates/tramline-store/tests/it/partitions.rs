@@ -29,7 +29,8 @@ async fn a_day_is_made_once_whoever_asks_at_the_same_time() {
     assert!(!w.value::<bool>(&sql, &[]).await);
     tramline_store::tidy::ensure_partitions(&w.store).await.unwrap();
     assert_eq!(w.count("select count(*) from tramline.partitions").await, 6);
-    let name = format!("select to_regclass('tramline.run_ends_' || to_char({DAY} + 9, 'YYYYMMDD')) is not null");
+    let name =
+        format!("select to_regclass('tramline.run_ends_' || to_char({DAY} + 9, 'YYYYMMDD')) is not null");
     assert!(w.value::<bool>(&name, &[]).await);
 }
 
@@ -48,7 +49,13 @@ async fn lose_today(w: &World) {
                     from unnest(array['runs', 'run_ends', 'run_marks', 'run_steps', 'run_events']) t, generate_series(-1, 1) d";
     let drop: String = w.value(tables, &[]).await;
     w.sql.batch_execute(&drop).await.unwrap();
-    w.sql.execute(&format!("delete from tramline.partitions where day between {DAY} - 1 and {DAY} + 1"), &[]).await.unwrap();
+    w.sql
+        .execute(
+            &format!("delete from tramline.partitions where day between {DAY} - 1 and {DAY} + 1"),
+            &[],
+        )
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -58,25 +65,51 @@ async fn on_a_day_without_partitions_runs_are_accepted_found_and_ended() {
     let reader = Reader::connect(&w.store).await.unwrap();
     let (start, _) = reader.snapshot().await.unwrap();
     let owner = Owner::of_all(&w.store).await;
-    let by_insert: Uuid = w.value("insert into ops.runs (run_id, target) values ($1, 'step') returning run_id", &[&id_in(5)]).await;
+    let by_insert: Uuid = w
+        .value(
+            "insert into ops.runs (run_id, target) values ($1, 'step') returning run_id",
+            &[&id_in(5)],
+        )
+        .await;
     let by_call = w.run_in(5).await;
-    let page = reader.poll(&[Cursor::after(5, 2, &start)], None, tramline_store::NIL).await.unwrap();
+    let page = reader
+        .poll(&[Cursor::after(5, 2, &start)], None, tramline_store::NIL)
+        .await
+        .unwrap();
     let mut found: Vec<_> = page.headers.iter().map(|h| (h.run_id, h.foreign)).collect();
     found.sort();
     let mut expected = [(by_insert, true), (by_call, true)];
     expected.sort();
     assert_eq!(found, expected);
     for id in [by_insert, by_call] {
-        owner.record(foreign(id), &[step("one"), end(RunStatus::Completed)]).await;
-        let _: Uuid = w.value("select ops.append_event($1, 'info', 'still here')", &[&id]).await;
+        owner
+            .record(foreign(id), &[step("one"), end(RunStatus::Completed)])
+            .await;
+        let _: Uuid = w
+            .value("select ops.append_event($1, 'info', 'still here')", &[&id])
+            .await;
         assert_eq!(w.row(id).await["status"], "completed");
         assert_eq!(api::run_events(&w.store, id).await.unwrap().len(), 1);
     }
-    w.sql.execute("insert into ops.runs (target, status) values ('worker', 'running')", &[]).await.unwrap();
+    w.sql
+        .execute(
+            "insert into ops.runs (target, status) values ('worker', 'running')",
+            &[],
+        )
+        .await
+        .unwrap();
     // the day can still be made, and what was accepted before stays the same run
-    let made = format!("select count(*) from generate_series(-1, 1) d where tramline.ensure_partitions({DAY} + d)");
+    let made =
+        format!("select count(*) from generate_series(-1, 1) d where tramline.ensure_partitions({DAY} + d)");
     assert_eq!(w.count(&made).await, 3);
-    let again = w.enqueue(&[NewRun { run_id: Some(by_call), ..step_run() }]).await.remove(0).unwrap();
+    let again = w
+        .enqueue(&[NewRun {
+            run_id: Some(by_call),
+            ..step_run()
+        }])
+        .await
+        .remove(0)
+        .unwrap();
     assert!(!again.created);
     assert_eq!(w.row(by_call).await["status"], "completed");
     let native = w.run_in(5).await;
@@ -89,11 +122,20 @@ async fn what_is_over_is_tidied_and_what_is_not_stays() {
     let w = world().await;
     let owner = Owner::of_all(&w.store).await;
     let (ended, open) = (w.run_in(1).await, w.run_in(2).await);
-    let start = || tramline_core::machine::Row::Start { step: "s".into(), deadline: NOW };
-    owner.record(first(ended), &[start(), end(RunStatus::Failed)]).await;
+    let start = || tramline_core::machine::Row::Start {
+        step: "s".into(),
+        deadline: NOW,
+    };
+    owner
+        .record(first(ended), &[start(), end(RunStatus::Failed)])
+        .await;
     owner.record(first(open), &[start()]).await;
     for key in ["old", "new"] {
-        w.accept(NewRun { correlation_id: Some(key.into()), ..step_run() }).await;
+        w.accept(NewRun {
+            correlation_id: Some(key.into()),
+            ..step_run()
+        })
+        .await;
     }
     w.sql
         .batch_execute(
@@ -105,6 +147,14 @@ async fn what_is_over_is_tidied_and_what_is_not_stays() {
         .unwrap();
     assert_eq!(tramline_store::tidy::remove_expired(&w.store).await.unwrap(), 3);
     assert_eq!(tramline_store::tidy::remove_expired(&w.store).await.unwrap(), 0);
-    assert_eq!(w.value::<Uuid>("select run_id from tramline.step_starts", &[]).await, open);
-    assert_eq!(w.value::<String>("select correlation_id from tramline.correlations", &[]).await, "new");
+    assert_eq!(
+        w.value::<Uuid>("select run_id from tramline.step_starts", &[])
+            .await,
+        open
+    );
+    assert_eq!(
+        w.value::<String>("select correlation_id from tramline.correlations", &[])
+            .await,
+        "new"
+    );
 }

@@ -33,7 +33,15 @@ pub async fn world() -> World {
         let store = Db::new(&url, 1)?;
         api::register_functions(&store, &[function("step"), function("other")]).await?;
         let required = ["amount".to_owned(), "customer".to_owned()];
-        api::store_definition(&store, "order", &json!({ "name": "order" }), "first", &required, None).await?;
+        api::store_definition(
+            &store,
+            "order",
+            &json!({ "name": "order" }),
+            "first",
+            &required,
+            None,
+        )
+        .await?;
         Ok(())
     })
     .await;

@@ -27,6 +27,8 @@ use crate::progress::{self, Progress};
 use crate::signals::stop_on_signals;
 use postgres::Postgres;
 
+/// Lease of a development node: a killed one is replaced soon, and there is hardly ever a second one.
+const LEASE_SECONDS: u64 = 3;
 /// How long requests and calls in flight may take to end after the first signal.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -36,7 +38,8 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
     let stop = stop_on_signals()?;
     let dir = find_project(args.path.as_deref().or(global.project.as_deref()))?;
     let env: BTreeMap<String, String> = std::env::vars().collect();
-    let setup = Setup::read(&dir, &env)?;
+    let mut setup = Setup::read(&dir, &env)?;
+    setup.config.engine.lease_seconds.get_or_insert(LEASE_SECONDS);
     if args.strict {
         setup.refuse_undeclared()?;
     }

@@ -176,7 +176,11 @@ impl Node {
     /// still need the gateway to reach the database, and what the gateway accepts meanwhile is durable and waits.
     pub async fn stop(self, drain: Duration) {
         let deadline = tokio::time::Instant::now() + drain;
-        let left = || deadline.saturating_duration_since(tokio::time::Instant::now()).max(DRAIN_LEAST);
+        let left = || {
+            deadline
+                .saturating_duration_since(tokio::time::Instant::now())
+                .max(DRAIN_LEAST)
+        };
         if let Some(engine) = &self.engine {
             engine.stop(drain).await;
             tracing::debug!("engine stopped");
@@ -225,9 +229,7 @@ async fn register_planned(db: &Db, plan: &FunctionPlan) -> Done {
         .or_exit(Exit::Unavailable)?;
     // What is gone from the project is no target any more; a run that names it is refused, not failed later.
     let names: Vec<String> = rows.into_iter().map(|row| row.name).collect();
-    api::retain_functions(db, &names)
-        .await
-        .or_exit(Exit::Unavailable)
+    api::retain_functions(db, &names).await.or_exit(Exit::Unavailable)
 }
 
 fn function_row(

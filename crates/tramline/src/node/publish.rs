@@ -95,7 +95,9 @@ async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Don
     }
     // A file that is gone takes its schedule along; schedules made by SQL or the API stay.
     let names: Vec<String> = project.schedules.iter().map(|file| file.name.clone()).collect();
-    schedules::retain(db, "file:", &names).await.or_exit(Exit::Unavailable)?;
+    schedules::retain(db, "file:", &names)
+        .await
+        .or_exit(Exit::Unavailable)?;
     Ok(())
 }
 
