@@ -460,7 +460,16 @@ async fn enqueue_all(db: &Db, target: &str, count: usize) -> Result<()> {
 }
 
 async fn until_ended(engine: &EngineHandle, count: usize) -> Result<()> {
-    until(|| engine.stats().ended >= count as u64, "all runs to end").await
+    let since = Instant::now();
+    until(|| engine.stats().ended > 0, "the first run to end").await?;
+    let first = since.elapsed();
+    until(|| engine.stats().ended >= count as u64, "all runs to end").await?;
+    crate::say(&format!(
+        "  first end after {:.0} ms, all after {:.0} ms",
+        ms(first),
+        ms(since.elapsed())
+    ));
+    Ok(())
 }
 
 async fn until(reached: impl Fn() -> bool, what: &str) -> Result<()> {

@@ -130,7 +130,14 @@ pub(crate) async fn run(
         loop {
             // Subscribe before looking: a wake-up during the poll is not lost.
             let woken = wake.notified();
+            let began = Instant::now();
             let found = discovery.poll().await;
+            // Reading takes at most half of a connection's time: what comes meanwhile comes in one read.
+            let rest = if discovery.is_paging() {
+                Duration::ZERO
+            } else {
+                began.elapsed()
+            };
             match found {
                 Ok(true) => {
                     idle_since = Instant::now();
@@ -155,10 +162,11 @@ pub(crate) async fn run(
                 }
             }
             let wait = if matches!(found, Ok(true)) {
-                Duration::ZERO
+                rest
             } else {
-                pause
+                pause.max(rest)
             };
+            let not_before = tokio::time::Instant::now() + rest;
             tokio::select! {
                 biased;
                 change = assign.recv() => match change {
@@ -175,7 +183,11 @@ pub(crate) async fn run(
                         discovery.shards.remove(&shard);
                     }
                 },
-                () = woken => { pause = POLL_MIN; idle_since = Instant::now(); }
+                () = woken => {
+                    pause = POLL_MIN;
+                    idle_since = Instant::now();
+                    tokio::time::sleep_until(not_before).await;
+                }
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -280,13 +292,18 @@ impl Discovery {
         Ok(())
     }
 
+    /// Whether a tick is being read in pages.
+    fn is_paging(&self) -> bool {
+        self.classes.iter().any(|c| c.tick.is_some())
+    }
+
     /// One poll; true when something was found or more is to be read at once.
     async fn poll(&mut self) -> Result<bool, StoreError> {
         self.shared.polls.fetch_add(1, Ordering::Relaxed);
         if self.shards.is_empty() {
             return Ok(false);
         }
-        let paging = self.classes.iter().any(|c| c.tick.is_some());
+        let paging = self.is_paging();
         let unless = (!paging).then(|| self.classes[0].last.clone());
         // Counted before the statement is sent: what these flushes ended is ended in its snapshot.
         let flushes = self.shared.flushes.load(Ordering::Acquire);
@@ -362,7 +379,7 @@ impl Discovery {
                 .is_some_and(|scanned| !scanned.sees(h.xid))
         });
         self.note_open(&page.snapshot);
-        let more = found || !commands.is_empty() || self.classes.iter().any(|c| c.tick.is_some());
+        let more = found || !commands.is_empty() || self.is_paging();
         let settled = Some(self.settled());
         let xmin = self.classes.iter().map(|c| c.last.xmin).min();
         self.deliver(Discovered {

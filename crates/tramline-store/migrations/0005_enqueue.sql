@@ -35,7 +35,10 @@ declare
   v_user uuid := auth.uid();
   v_parent uuid := tramline.calling_run();
   v_root uuid;
+  v_lo uuid[];                                       -- the days that native ids may be of: is_native, once for all rows
+  v_hi uuid[];
 begin
+  select array_agg(p.lo), array_agg(p.hi) into v_lo, v_hi from tramline.native_days p;
   if v_parent is not null then
     select coalesce(r.root_run_id, r.run_id) into v_root from tramline.all_runs r where r.run_id = v_parent;
     if not found then
@@ -54,7 +57,8 @@ begin
            case when u.run_id is not null then u.run_id
                 when u.opts ->> 'concurrency_key' is not null
                   then tramline.with_tail_bits(tramline.uuid_v7(), tramline.key_bits(u.opts ->> 'concurrency_key'))
-                when v_parent is not null then tramline.with_tail_bits(tramline.uuid_v7(), tramline.tail_bits(v_parent))
+                when coalesce(u.opts ->> 'parent_run_id', v_parent::text) is not null
+                  then tramline.with_tail_bits(tramline.uuid_v7(), tramline.tail_bits(coalesce((u.opts ->> 'parent_run_id')::uuid, v_parent)))
                 else tramline.uuid_v7() end,
            u.target, t.kind, t.version, u.input, u.correlation_id, u.opts,
            case when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind) then 'TL404'
@@ -106,7 +110,10 @@ begin
            r.opts ->> 'concurrency_key' as concurrency_key, coalesce(r.opts ->> 'source', v_source) as source,
            coalesce((r.opts ->> 'created_by')::uuid, v_user) as created_by, r.opts ->> 'triggered_by' as triggered_by,
            coalesce((r.opts ->> 'parent_run_id')::uuid, v_parent) as parent_run_id,
-           coalesce((r.opts ->> 'root_run_id')::uuid, v_root) as root_run_id,
+           case when r.opts ->> 'root_run_id' is not null then (r.opts ->> 'root_run_id')::uuid
+                when r.opts ->> 'parent_run_id' is null then v_root
+                else (select coalesce(x.root_run_id, x.run_id) from tramline.all_runs x where x.run_id = (r.opts ->> 'parent_run_id')::uuid limit 1)
+                end as root_run_id,
            r.opts ->> 'project_id' as project_id, r.opts ->> 'env' as env, r.opts ->> 'git_sha' as git_sha, r.opts ->> 'git_ref' as git_ref,
            case when r.kind = 'function' then r.target end as function_name,
            nullif(r.opts -> 'context', 'null') as context, nullif(r.opts -> 'metadata', 'null') as metadata,
@@ -114,7 +121,9 @@ begin
            -- Where an id belongs changes with time; sent again much later, it still names the run that exists.
            case when r.native then (select true from tramline.runs_foreign x where x.run_id = r.run_id and x.shard = r.shard limit 1)
                 else (select true from tramline.runs x where x.run_id = r.run_id and x.shard = r.shard limit 1) end as elsewhere
-      from (select u.*, tramline.shard_of(u.run_id) as shard, tramline.is_native(u.run_id) as native
+      from (select u.*, tramline.shard_of(u.run_id) as shard,
+                     (get_byte(uuid_send(u.run_id), 6) >> 4) = 7
+                     and exists (select from unnest(v_lo, v_hi) as w(lo, hi) where u.run_id >= w.lo and u.run_id < w.hi) as native
               from unnest(v_rows) u where u.code is null offset 0) r
      order by r.run_id, r.ord),
   a as (

@@ -258,6 +258,11 @@ impl Flusher {
     /// When the database cannot be reached.
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
         let client = db.dedicated("flush", "60s").await?;
+        // The arrays are of another size each time; the plan is always the same.
+        client
+            .batch_execute("set plan_cache_mode = force_generic_plan")
+            .await
+            .map_err(|e| StoreError::query("flush settings", e))?;
         let flush = client
             .prepare(
                 "select held, not_ended from tramline.flush($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25)",

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_postgres::Client;
+use tramline_core::ids::{key_bits, tail_bits, with_tail_bits};
 use uuid::Uuid;
 
 use crate::rows::Jsonb;
@@ -60,7 +61,8 @@ pub async fn enqueue(db: &Db, runs: &[NewRun]) -> Result<Vec<Result<Accepted, Re
 }
 
 async fn enqueue_on(client: &Client, runs: &[NewRun]) -> Result<Vec<Result<Accepted, Refused>>, StoreError> {
-    let ids: Vec<Option<Uuid>> = runs.iter().map(|r| r.run_id).collect();
+    // Made here, an id costs nothing and names the run even when the answer is lost.
+    let ids: Vec<Uuid> = runs.iter().map(run_id).collect();
     let targets: Vec<&str> = runs.iter().map(|r| r.target.as_str()).collect();
     let inputs: Vec<Jsonb> = runs.iter().map(|r| Jsonb::of(&r.input)).collect();
     let correlations: Vec<Option<&str>> = runs.iter().map(|r| r.correlation_id.as_deref()).collect();
@@ -85,6 +87,16 @@ async fn enqueue_on(client: &Client, runs: &[NewRun]) -> Result<Vec<Result<Accep
             }),
         })
         .collect())
+}
+
+/// The caller's id, or a new one; a concurrency key leads to its shard, else a parent to its own.
+fn run_id(run: &NewRun) -> Uuid {
+    match (run.run_id, &run.concurrency_key, run.parent_run_id) {
+        (Some(id), _, _) => id,
+        (None, Some(key), _) => with_tail_bits(Uuid::now_v7(), key_bits(key)),
+        (None, None, Some(parent)) => with_tail_bits(Uuid::now_v7(), tail_bits(parent)),
+        (None, None, None) => Uuid::now_v7(),
+    }
 }
 
 /// The uncommon columns of a run; nothing when there are none.

@@ -279,6 +279,12 @@ async fn an_id_that_lives_on_the_other_side_is_not_doubled() {
 }
 
 #[tokio::test]
+async fn an_empty_batch_is_answered_with_nothing() {
+    let w = world().await;
+    assert!(w.enqueue(&[]).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_later_start_is_by_time_or_by_delay_of_the_database_clock() {
     let w = world().await;
     let at: jiff::Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
@@ -379,6 +385,23 @@ async fn a_run_that_a_step_starts_is_its_child_and_lives_in_its_shard() {
         assert_eq!(row["root_run_id"], json!(family[0]), "{way}");
         assert_eq!(tail_bits(child), tail_bits(family[0]), "{way}");
         family.push(child);
+    }
+    // a parent that the writer names counts before the one that calls, and brings its own root
+    let (stranger, named) = (w.run_in(9).await, family[2]);
+    headers(&w, &json!({ "x-tramline-run-id": stranger }).to_string()).await;
+    let insert = "insert into ops.runs (target, parent_run_id) values ('step', $1) returning run_id";
+    let by_insert: Uuid = w.value(insert, &[&named]).await;
+    let by_call = NewRun {
+        parent_run_id: Some(named),
+        ..step_run()
+    };
+    for child in [by_insert, w.accept(by_call).await] {
+        let row = w.row(child).await;
+        assert_eq!(
+            (&row["parent_run_id"], &row["root_run_id"]),
+            (&json!(named), &json!(family[0]))
+        );
+        assert_eq!(tail_bits(child), tail_bits(named));
     }
     for nobody in [
         json!({ "x-tramline-run-id": Uuid::now_v7() }),

@@ -9,7 +9,7 @@ use tramline_core::status::{RunStatus, StepStatus, run_transition};
 use tramline_store::SHARD_COUNT;
 use uuid::Uuid;
 
-use crate::support::world;
+use crate::support::unchanged;
 
 fn random_ids(count: usize) -> Vec<Uuid> {
     (0..count)
@@ -33,11 +33,11 @@ fn random_key() -> String {
 
 #[tokio::test]
 async fn ids_have_the_same_bits_and_shards_in_sql_and_rust() {
-    let w = world().await;
+    let client = unchanged().await;
     let mut ids = random_ids(3_000);
     ids.extend([Uuid::nil(), Uuid::max()]);
     let sql = "select id, tramline.tail_bits(id), tramline.shard_of(id) from unnest($1::uuid[]) id";
-    for row in w.sql.query(sql, &[&ids]).await.unwrap() {
+    for row in client.query(sql, &[&ids]).await.unwrap() {
         let id: Uuid = row.get(0);
         assert_eq!(row.get::<_, i32>(1), i32::from(tail_bits(id)), "{id}");
         assert_eq!(row.get::<_, i32>(2), i32::from(shard_of(id, SHARD_COUNT)), "{id}");
@@ -46,11 +46,11 @@ async fn ids_have_the_same_bits_and_shards_in_sql_and_rust() {
 
 #[tokio::test]
 async fn keys_have_the_same_bits_and_shards_in_sql_and_rust() {
-    let w = world().await;
+    let client = unchanged().await;
     let mut keys: Vec<String> = (0..1_000).map(|_| random_key()).collect();
     keys.extend(["", "abc", "Straße 7", "\u{1f980}", "a'b\"c\\d", "a\u{1f}b"].map(str::to_owned));
     let sql = "select key, tramline.key_bits(key), tramline.key_shard(key) from unnest($1::text[]) key";
-    for row in w.sql.query(sql, &[&keys]).await.unwrap() {
+    for row in client.query(sql, &[&keys]).await.unwrap() {
         let key: String = row.get(0);
         assert_eq!(row.get::<_, i32>(1), i32::from(key_bits(&key)), "{key:?}");
         assert_eq!(
@@ -63,12 +63,12 @@ async fn keys_have_the_same_bits_and_shards_in_sql_and_rust() {
 
 #[tokio::test]
 async fn tail_bits_are_set_alike_in_sql_and_rust() {
-    let w = world().await;
+    let client = unchanged().await;
     let ids = random_ids(2_000);
     let bits: Vec<i32> = ids.iter().map(|_| rand::rng().random_range(0..1024)).collect();
     let sql =
         "select id, bits, tramline.with_tail_bits(id, bits) from unnest($1::uuid[], $2::int[]) u(id, bits)";
-    for row in w.sql.query(sql, &[&ids, &bits]).await.unwrap() {
+    for row in client.query(sql, &[&ids, &bits]).await.unwrap() {
         let (id, bits): (Uuid, i32) = (row.get(0), row.get(1));
         let moved = with_tail_bits(id, u16::try_from(bits).unwrap());
         assert_eq!(row.get::<_, Uuid>(2), moved, "{id} {bits}");
@@ -77,10 +77,10 @@ async fn tail_bits_are_set_alike_in_sql_and_rust() {
 
 #[tokio::test]
 async fn ids_made_in_sql_are_unique_v7_that_sort_by_time_and_fill_all_shards() {
-    let w = world().await;
+    let client = unchanged().await;
     let ms = "floor(extract(epoch from clock_timestamp()) * 1000)::bigint";
     let sql = format!("select {ms}, tramline.uuid_v7(), {ms} from generate_series(1, 5000)");
-    let rows = w.sql.query(&sql, &[]).await.unwrap();
+    let rows = client.query(&sql, &[]).await.unwrap();
     let mut shards = HashSet::new();
     let mut last = (0, Uuid::nil());
     for row in &rows {
@@ -99,11 +99,11 @@ async fn ids_made_in_sql_are_unique_v7_that_sort_by_time_and_fill_all_shards() {
 
 #[tokio::test]
 async fn the_border_of_an_instant_is_not_above_any_id_made_then() {
-    let w = world().await;
+    let client = unchanged().await;
     let sql = "select id, tramline.uuid_at(to_timestamp(ms / 1000.0)) from unnest($1::uuid[], $2::bigint[]) u(id, ms)";
     let ids: Vec<Uuid> = (0..500).map(|_| Uuid::now_v7()).collect();
     let millis: Vec<i64> = ids.iter().map(|id| v7_millis(*id).unwrap()).collect();
-    for row in w.sql.query(sql, &[&ids, &millis]).await.unwrap() {
+    for row in client.query(sql, &[&ids, &millis]).await.unwrap() {
         let (id, border): (Uuid, Uuid) = (row.get(0), row.get(1));
         assert!(border <= id, "{border} {id}");
         assert_eq!(border.as_bytes()[..6], id.as_bytes()[..6]);
@@ -112,19 +112,19 @@ async fn the_border_of_an_instant_is_not_above_any_id_made_then() {
 
 #[tokio::test]
 async fn the_installed_shard_count_is_the_one_of_this_build() {
-    let w = world().await;
+    let client = unchanged().await;
     let sql =
         "select count(*) from tramline.settings where name = 'shard_count' and value = to_jsonb($1::int)";
-    assert_eq!(w.value::<i64>(sql, &[&i32::from(SHARD_COUNT)]).await, 1);
-    let shards: Vec<i32> = w
-        .value("select array_agg(shard order by shard) from tramline.shards", &[])
-        .await;
+    let row = client.query_one(sql, &[&i32::from(SHARD_COUNT)]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
+    let sql = "select array_agg(shard order by shard) from tramline.shards";
+    let shards: Vec<i32> = client.query_one(sql, &[]).await.unwrap().get(0);
     assert_eq!(shards, (0..i32::from(SHARD_COUNT)).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn the_statuses_of_every_check_are_those_of_the_enums() {
-    let w = world().await;
+    let client = unchanged().await;
     let words = |of: &[&'static str]| of.iter().map(|w| (*w).to_owned()).collect::<BTreeSet<_>>();
     let runs = |terminal: bool| {
         let of: Vec<_> = RunStatus::ALL
@@ -140,7 +140,7 @@ async fn the_statuses_of_every_check_are_those_of_the_enums() {
                 where c.contype = 'c' and c.connamespace = 'tramline'::regnamespace and not c.conrelid::regclass::text ~ '_[0-9]{8}$'
                   and (a.attname, c.conrelid) in (select 'status', oid from pg_class where relname like 'run\\_%' union all select 'kind', 'tramline.timers'::regclass)";
     let mut seen = BTreeSet::new();
-    for row in w.sql.query(sql, &[]).await.unwrap() {
+    for row in client.query(sql, &[]).await.unwrap() {
         let table: String = row.get(0);
         let found: BTreeSet<String> = row.get::<_, Vec<String>>(2).into_iter().collect();
         let expected = match table.as_str() {
@@ -158,10 +158,10 @@ async fn the_statuses_of_every_check_are_those_of_the_enums() {
 
 #[tokio::test]
 async fn the_legality_table_in_sql_is_the_one_of_the_core() {
-    let w = world().await;
+    let client = unchanged().await;
     let words: Vec<&str> = RunStatus::ALL.iter().map(|s| s.as_str()).collect();
     let sql = "select f, t, tramline.may_follow(f, t) from unnest($1::text[]) f, unnest($1::text[]) t";
-    let rows = w.sql.query(sql, &[&words]).await.unwrap();
+    let rows = client.query(sql, &[&words]).await.unwrap();
     assert_eq!(rows.len(), words.len() * words.len());
     for row in rows {
         let (from, to): (String, String) = (row.get(0), row.get(1));

@@ -1,25 +1,26 @@
 //! Rules that every object of the schema keeps, read from the catalogs: what is added later is held to them too.
 
-use tramline_testkit::{TestDb, test_db};
+use tokio_postgres::Client;
+
+use crate::support::unchanged;
 
 /// Names that break a rule.
-async fn offenders(db: &TestDb, sql: &str) -> Vec<String> {
-    let rows = db.connect().await.query(sql, &[]).await.unwrap();
+async fn offenders(client: &Client, sql: &str) -> Vec<String> {
+    let rows = client.query(sql, &[]).await.unwrap();
     rows.iter().map(|r| r.get(0)).collect()
 }
 
 const OURS: &str = "n.nspname in ('ops', 'tramline')";
 
-/// One database for all rules, because nothing is changed.
 #[tokio::test]
 async fn the_schema_keeps_its_rules() {
-    let db = test_db().await;
+    let client = unchanged().await;
     let functions = format!(
         "select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace where {OURS}"
     );
     let relations =
         format!("select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace");
-    let all_functions = offenders(&db, &functions).await;
+    let all_functions = offenders(&client, &functions).await;
     assert!(all_functions.len() > 20, "the catalog is read: {all_functions:?}");
     for (rule, sql) in [
         (
@@ -78,7 +79,7 @@ async fn the_schema_keeps_its_rules() {
                 where c.relnamespace = 'tramline'::regnamespace and a.attname = 'status'".into(),
         ),
     ] {
-        let found = offenders(&db, &sql).await;
+        let found = offenders(&client, &sql).await;
         assert!(found.is_empty(), "{rule}: {found:#?}");
     }
 }

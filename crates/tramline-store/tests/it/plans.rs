@@ -77,10 +77,22 @@ async fn explain(client: &Client, name: &str, arguments: &str) -> Explained {
 /// The plan as a few words per executed node.
 fn outline(node: &Value, depth: usize) -> String {
     let fields = [
-        "Relation Name", "Index Name", "Index Cond", "Filter", "Rows Removed by Filter", "Rows Removed by Join Filter", "Actual Rows", "Actual Loops",
-        "Shared Hit Blocks", "Shared Read Blocks",
+        "Relation Name",
+        "Index Name",
+        "Index Cond",
+        "Filter",
+        "Rows Removed by Filter",
+        "Rows Removed by Join Filter",
+        "Actual Rows",
+        "Actual Loops",
+        "Shared Hit Blocks",
+        "Shared Read Blocks",
     ];
-    let mut text = format!("{}{}", "  ".repeat(depth), node["Node Type"].as_str().unwrap_or_default());
+    let mut text = format!(
+        "{}{}",
+        "  ".repeat(depth),
+        node["Node Type"].as_str().unwrap_or_default()
+    );
     for field in fields.iter().filter(|f| !node[**f].is_null()) {
         text += &format!(" {field}={}", node[*field]);
     }
@@ -194,15 +206,15 @@ async fn discovery_reads_index_ranges_and_few_pages_whatever_waits() {
         );
         let late = explain(&client, "late", &cursors(middle.parse().unwrap())).await;
         assert_eq!(late.rows, in_a_transaction);
-        late.assert_reads("late", 64 * 16 + in_a_transaction * 3);
+        late.assert_reads("late", 64 * 16 + in_a_transaction);
         // a page in the middle of the backlog: the row and the look for its end
         let page = format!("3, 2, '{middle}', '{}', {PAGE}", Uuid::nil());
         let unfinished = explain(&client, "unfinished", &page).await;
         assert_eq!(unfinished.rows, PAGE);
-        unfinished.assert_reads("unfinished", PAGE * 8);
+        unfinished.assert_reads("unfinished", PAGE * 4);
         let sweep = explain(&client, "sweep", &format!("{page}, '{}'", last.xmax)).await;
         assert_eq!(sweep.rows, PAGE);
-        sweep.assert_reads("sweep", PAGE * 16);
+        sweep.assert_reads("sweep", PAGE * 10);
         let commands = explain(
             &client,
             "commands",
@@ -225,10 +237,12 @@ async fn discovery_reads_index_ranges_and_few_pages_whatever_waits() {
         .await;
     for mode in ["force_generic_plan", "force_custom_plan"] {
         let client = w.db.connect().await;
+        // of the tables that are empty here the planner would rather read the nothing there is
+        client.batch_execute("set enable_seqscan = off").await.unwrap();
         client.batch_execute(&format!("set plan_cache_mode = {mode}; prepare by_id(uuid) as select * from ops.runs where run_id = $1")).await.unwrap();
         let found = explain(&client, "by_id", &format!("'{id}'")).await;
         assert_eq!(found.rows, 1);
-        found.assert_reads("by id", 64);
+        found.assert_reads("by id", 40);
         let today: String = w
             .value("select to_char(now() at time zone 'UTC', 'YYYYMMDD')", &[])
             .await;
@@ -244,6 +258,6 @@ async fn discovery_reads_index_ranges_and_few_pages_whatever_waits() {
             .unwrap();
         let newest = explain(&client, "newest", "").await;
         assert_eq!(newest.rows, 50);
-        newest.assert_reads("newest", 50 * 40);
+        newest.assert_reads("newest", 50 * 25);
     }
 }

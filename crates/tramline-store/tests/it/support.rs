@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use tramline_core::ids::{key_bits, shard_of, with_tail_bits};
@@ -28,7 +29,14 @@ pub struct World {
 }
 
 pub async fn world() -> World {
-    let db = test_db_with("targets", async |url| {
+    let db = new_db().await;
+    let store = Db::new(db.url(), 4).unwrap();
+    let sql = db.connect().await;
+    World { db, store, sql }
+}
+
+async fn new_db() -> TestDb {
+    test_db_with("targets", async |url| {
         tramline_store::migrate(&url).await?;
         let store = Db::new(&url, 1)?;
         api::register_functions(&store, &[function("step"), function("other")]).await?;
@@ -44,10 +52,13 @@ pub async fn world() -> World {
         .await?;
         Ok(())
     })
-    .await;
-    let store = Db::new(db.url(), 4).unwrap();
-    let sql = db.connect().await;
-    World { db, store, sql }
+    .await
+}
+
+/// A connection to one database that all tests share which change nothing.
+pub async fn unchanged() -> Client {
+    static SHARED: OnceCell<TestDb> = OnceCell::const_new();
+    SHARED.get_or_init(new_db).await.connect().await
 }
 
 pub fn function(name: &str) -> FunctionRow {
