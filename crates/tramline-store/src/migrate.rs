@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use crate::db::LOCK_TIMEOUT;
+use crate::tidy::PARTITIONS_AHEAD;
 use crate::{Db, StoreError};
 
 /// Shards of a new installation: enough for 16 nodes, few enough that a node's flush touches few rows.
@@ -112,6 +113,8 @@ async fn migrate_with(
         tx.commit().await.map_err(query)?;
         applied.push(*name);
     }
+    // A database that was left alone for days has no partitions for now: nothing may run before they are there.
+    client.execute(PARTITIONS_AHEAD, &[]).await.map_err(query)?;
     client
         .execute("select pg_advisory_unlock($1)", &[&LOCK_KEY])
         .await

@@ -18,6 +18,10 @@ pub async fn now(db: &Db) -> Result<tramline_core::Millis, StoreError> {
     Ok(crate::rows::millis(row.get::<_, jiff::Timestamp>(0)))
 }
 
+/// Yesterday for ids that are on their way, three days ahead for a node that cannot reach the database for a weekend.
+pub(crate) const PARTITIONS_AHEAD: &str =
+    "select tramline.ensure_partitions((now() at time zone 'UTC')::date + d) from generate_series(-1, 3) d";
+
 /// Makes the partitions of the coming days.
 ///
 /// # Errors
@@ -25,10 +29,7 @@ pub async fn now(db: &Db) -> Result<tramline_core::Millis, StoreError> {
 pub async fn ensure_partitions(db: &Db) -> Result<(), StoreError> {
     let client = db.get().await?;
     client
-        .execute(
-            "select tramline.ensure_partitions((now() at time zone 'UTC')::date + d) from generate_series(-1, 3) d",
-            &[],
-        )
+        .execute(PARTITIONS_AHEAD, &[])
         .await
         .map_err(|e| StoreError::query("make partitions", e))?;
     Ok(())

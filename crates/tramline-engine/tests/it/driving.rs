@@ -348,3 +348,24 @@ async fn calls_beyond_the_limit_wait_their_turn() {
     );
     engine.stop(Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_does_not_fit_fails_the_run_before_any_step() {
+    let db = test_db().await;
+    let store = register(&db, &["step"]).await;
+    publish(
+        &store,
+        json!({ "name": "strict", "input_schema": { "type": "object", "properties": { "n": { "type": "integer" } } },
+            "steps": [{ "name": "one", "function": "step", "payload_template": {} }] }),
+    )
+    .await;
+    let (handlers, mut calls) = recorded();
+    let engine = engine(db.url(), "a", handlers).await;
+    let id = engine.start_run("strict", json!({ "n": "seven" })).await.unwrap();
+    let row = ended(&engine, id).await;
+    let error = row.error.unwrap();
+    assert_eq!((row.status.as_str(), error["code"].as_str()), ("failed", Some("invalid_input")));
+    assert!(error["details"][0]["path"].as_str().unwrap().contains('n'), "{error}");
+    assert!(calls.try_recv().is_err(), "nothing was called");
+    engine.stop(Duration::from_secs(5)).await;
+}

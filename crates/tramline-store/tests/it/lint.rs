@@ -19,7 +19,7 @@ async fn the_schema_keeps_its_rules() {
         "select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace where {OURS}"
     );
     let relations =
-        format!("select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace");
+        "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace";
     let all_functions = offenders(&client, &functions).await;
     assert!(all_functions.len() > 20, "the catalog is read: {all_functions:?}");
     for (rule, sql) in [

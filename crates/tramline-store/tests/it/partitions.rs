@@ -118,6 +118,22 @@ async fn on_a_day_without_partitions_runs_are_accepted_found_and_ended() {
 }
 
 #[tokio::test]
+async fn a_node_that_starts_after_days_of_rest_makes_the_day_first() {
+    let w = world().await;
+    lose_today(&w).await;
+    assert!(
+        tramline_store::migrate(w.db.url())
+            .await
+            .unwrap()
+            .applied
+            .is_empty()
+    );
+    let native = w.run_in(5).await;
+    let sql = "select count(*) from tramline.runs where run_id = $1";
+    assert_eq!(w.value::<i64>(sql, &[&native]).await, 1);
+}
+
+#[tokio::test]
 async fn what_is_over_is_tidied_and_what_is_not_stays() {
     let w = world().await;
     let owner = Owner::of_all(&w.store).await;
