@@ -186,7 +186,7 @@ async fn the_insert_of_a_known_id_returns_the_row_of_the_first_run() {
 }
 
 async fn begin(w: &World) -> Client {
-    let client = w.db.connect().await;
+    let client = w.connect().await;
     client.batch_execute("begin").await.unwrap();
     client
 }

@@ -91,7 +91,7 @@ fn next(open: &[Cursor], page: &[Header], upto: Option<&Snapshot>) -> Vec<Cursor
 }
 
 async fn begin(w: &World) -> Client {
-    let client = w.db.connect().await;
+    let client = w.connect().await;
     client.batch_execute("begin").await.unwrap();
     client
 }

@@ -12,7 +12,7 @@ use crate::support::*;
 
 #[tokio::test]
 async fn a_new_run_is_stored_as_asked() {
-    let w = world().await;
+    let w = shared().await;
     let (id, user, parent) = (Uuid::now_v7(), Uuid::new_v4(), w.run_in(3).await);
     let accepted = w
         .enqueue(&[NewRun {
@@ -50,7 +50,7 @@ async fn a_new_run_is_stored_as_asked() {
 
 #[tokio::test]
 async fn what_the_caller_leaves_out_has_its_default() {
-    let w = world().await;
+    let w = shared().await;
     let row = w.row(w.accept(step_run()).await).await;
     let expected = json!({ "kind": "function", "version": null, "queue": "default", "priority": 2, "input": {}, "metadata": {},
         "correlation_id": null, "scheduled_at": null, "status": "queued", "source": "sql:postgres", "function_name": "step" });
@@ -61,7 +61,7 @@ async fn what_the_caller_leaves_out_has_its_default() {
 
 #[tokio::test]
 async fn ops_enqueue_stores_all_its_arguments() {
-    let w = world().await;
+    let w = shared().await;
     let id = Uuid::now_v7();
     let got: Uuid = w
         .value(
@@ -79,7 +79,7 @@ async fn ops_enqueue_stores_all_its_arguments() {
 
 #[tokio::test]
 async fn an_unknown_target_is_tl404_and_says_which() {
-    let w = world().await;
+    let w = shared().await;
     let refused = w
         .enqueue(&[NewRun {
             target: "nobody".into(),
@@ -113,7 +113,7 @@ async fn an_unknown_target_is_tl404_and_says_which() {
 
 #[tokio::test]
 async fn missing_fields_are_tl422_and_all_listed() {
-    let w = world().await;
+    let w = shared().await;
     for input in [json!({}), json!([]), json!("customer"), Value::Null] {
         let run = NewRun {
             target: "order".into(),
@@ -184,7 +184,7 @@ async fn a_refused_item_leaves_nothing_and_its_neighbours_are_accepted() {
 
 #[tokio::test]
 async fn a_refusal_by_the_sql_surface_reaches_rust_with_code_and_detail() {
-    let w = world().await;
+    let w = shared().await;
     let error = api::cancel_run(&w.store, Uuid::now_v7(), None, None)
         .await
         .unwrap_err();
@@ -196,9 +196,10 @@ async fn a_refusal_by_the_sql_surface_reaches_rust_with_code_and_detail() {
 
 #[tokio::test]
 async fn a_repeated_run_id_is_one_run_in_one_batch_and_in_many() {
-    let w = world().await;
+    let w = shared().await;
+    let id = Uuid::now_v7();
     let run = NewRun {
-        run_id: Some(Uuid::now_v7()),
+        run_id: Some(id),
         ..step_run()
     };
     let created = |answers: Vec<Result<api::Accepted, Refused>>| {
@@ -212,12 +213,13 @@ async fn a_repeated_run_id_is_one_run_in_one_batch_and_in_many() {
         [true, false]
     );
     assert_eq!(created(w.enqueue(&[run]).await), [false]);
-    assert_eq!(w.count("select count(*) from ops.runs").await, 1);
+    let made = "select count(*) from ops.runs where run_id = $1";
+    assert_eq!(w.value::<i64>(made, &[&id]).await, 1);
 }
 
 #[tokio::test]
 async fn ids_that_are_no_v7_of_about_now_live_in_the_sibling_and_none_is_refused() {
-    let w = world().await;
+    let w = shared().await;
     let day = |days: i64| {
         let at = jiff::Timestamp::now().as_second() + days * 86_400;
         Uuid::new_v7(uuid::Timestamp::from_unix_time(
@@ -280,13 +282,13 @@ async fn an_id_that_lives_on_the_other_side_is_not_doubled() {
 
 #[tokio::test]
 async fn an_empty_batch_is_answered_with_nothing() {
-    let w = world().await;
+    let w = shared().await;
     assert!(w.enqueue(&[]).await.is_empty());
 }
 
 #[tokio::test]
 async fn a_later_start_is_by_time_or_by_delay_of_the_database_clock() {
-    let w = world().await;
+    let w = shared().await;
     let at: jiff::Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
     let timed = w
         .row(
@@ -320,7 +322,7 @@ async fn a_later_start_is_by_time_or_by_delay_of_the_database_clock() {
 
 #[tokio::test]
 async fn a_priority_that_does_not_exist_is_refused() {
-    let w = world().await;
+    let w = shared().await;
     for priority in 0..4 {
         let id = w
             .accept(NewRun {
@@ -344,7 +346,7 @@ async fn a_priority_that_does_not_exist_is_refused() {
 
 #[tokio::test]
 async fn a_concurrency_key_decides_about_the_shard_on_every_way_in() {
-    let w = world().await;
+    let w = shared().await;
     for key in ["tenant-1", "tenant-2", "Mieter 3 ü"] {
         let ids = [
             w.accept(NewRun { concurrency_key: Some(key.into()), ..step_run() }).await,
@@ -368,7 +370,7 @@ async fn headers(w: &World, value: &str) {
 
 #[tokio::test]
 async fn a_run_that_a_step_starts_is_its_child_and_lives_in_its_shard() {
-    let w = world().await;
+    let w = shared().await;
     let mut family = vec![w.run_in(5).await];
     for way in [
         "select ops.enqueue('step')",
@@ -416,7 +418,7 @@ async fn a_run_that_a_step_starts_is_its_child_and_lives_in_its_shard() {
 
 #[tokio::test]
 async fn the_source_is_what_the_writer_says_else_the_function_else_the_role_else_the_session() {
-    let w = world().await;
+    let w = shared().await;
     let start = "insert into ops.runs (target) values ('step') returning source";
     assert_eq!(w.value::<String>(start, &[]).await, "sql:postgres");
     let user = Uuid::new_v4();

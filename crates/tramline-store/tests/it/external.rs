@@ -19,7 +19,7 @@ async fn ends(w: &World, id: Uuid) -> i64 {
 
 #[tokio::test]
 async fn a_worker_keeps_its_run_from_start_to_success() {
-    let w = world().await;
+    let w = shared().await;
     for table in ["ops.runs", "public.\"ops.runs\""] {
         let id = started(&w, table).await;
         let row = w.row(id).await;
@@ -64,7 +64,7 @@ async fn a_worker_keeps_its_run_from_start_to_success() {
 
 #[tokio::test]
 async fn a_run_may_be_written_when_it_is_over_already() {
-    let w = world().await;
+    let w = shared().await;
     let sql = "insert into ops.runs (kind, target, status, output, started_at, finished_at)
                values ('pipeline', 'deploy', 'success', '1', '2026-01-01 10:00Z', '2026-01-01 10:05Z') returning run_id";
     let row = w.row(w.value(sql, &[]).await).await;
@@ -76,7 +76,7 @@ async fn a_run_may_be_written_when_it_is_over_already() {
 
 #[tokio::test]
 async fn a_foreign_id_is_kept_in_the_siblings() {
-    let w = world().await;
+    let w = shared().await;
     let id = Uuid::new_v4();
     w.sql
         .execute(
@@ -97,13 +97,14 @@ async fn a_foreign_id_is_kept_in_the_siblings() {
         (&row["status"], &row["error"], &row["error_step"]),
         (&json!("failed"), &json!({ "m": 1 }), &json!("x"))
     );
-    assert_eq!(w.count("select count(*) from tramline.run_ends_foreign").await, 1);
-    assert_eq!(w.count("select count(*) from tramline.runs").await, 0);
+    assert_eq!(ends(&w, id).await, 1);
+    let sql = "select count(*) from tramline.run_ends_foreign where run_id = $1";
+    assert_eq!(w.value::<i64>(sql, &[&id]).await, 1);
 }
 
 #[tokio::test]
 async fn an_ended_run_never_changes() {
-    let w = world().await;
+    let w = shared().await;
     for terminal in ["completed", "failed", "cancelled", "skipped", "success"] {
         let id = started(&w, "ops.runs").await;
         w.sql
@@ -132,7 +133,7 @@ async fn an_ended_run_never_changes() {
 
 #[tokio::test]
 async fn only_legal_changes_of_status_are_kept() {
-    let w = world().await;
+    let w = shared().await;
     let id = started(&w, "ops.runs").await;
     for wrong in ["scheduled", "claimed", "done", ""] {
         let sql = format!("update ops.runs set status = '{wrong}' where run_id = $1");
@@ -166,7 +167,7 @@ async fn only_legal_changes_of_status_are_kept() {
 
 #[tokio::test]
 async fn what_cannot_be_kept_is_refused_and_not_dropped() {
-    let w = world().await;
+    let w = shared().await;
     let id = started(&w, "ops.runs").await;
     for set in [
         "target = 'x'",
@@ -187,7 +188,7 @@ async fn what_cannot_be_kept_is_refused_and_not_dropped() {
 async fn of_two_ends_at_once_the_first_stands() {
     let w = world().await;
     let id = started(&w, "ops.runs").await;
-    let (one, two) = (w.db.connect().await, w.db.connect().await);
+    let (one, two) = (w.connect().await, w.connect().await);
     one.batch_execute("begin").await.unwrap();
     let sql = |status: &str| format!("update ops.runs set status = '{status}' where run_id = $1");
     one.execute(&sql("success"), &[&id]).await.unwrap();
@@ -203,7 +204,7 @@ async fn of_two_ends_at_once_the_first_stands() {
 
 #[tokio::test]
 async fn a_cancel_ends_an_external_run_at_once() {
-    let w = world().await;
+    let w = shared().await;
     let id = started(&w, "ops.runs").await;
     assert!(
         w.value::<bool>("select ops.cancel_run($1, 'enough')", &[&id])
@@ -216,5 +217,6 @@ async fn a_cancel_ends_an_external_run_at_once() {
     );
     assert!(!w.value::<bool>("select ops.cancel_run($1)", &[&id]).await);
     assert_eq!(w.refusal("select ops.retry_run($1)", &[&id]).await, "TL400");
-    assert_eq!(w.count("select count(*) from tramline.commands").await, 0);
+    let sql = "select count(*) from tramline.commands where subject_id = $1";
+    assert_eq!(w.value::<i64>(sql, &[&id.to_string()]).await, 0);
 }

@@ -333,7 +333,7 @@ async fn a_broken_connection_leaves_the_outcome_unknown_and_the_same_batch_settl
     let id = w.run_in(1).await;
     let mut batch = owner.batch();
     batch.push(first(id), &end(RunStatus::Completed), NOW, 1);
-    let holder = w.db.connect().await;
+    let holder = w.connect().await;
     holder
         .batch_execute("begin; select from tramline.shards where shard = 3 for update")
         .await

@@ -25,7 +25,7 @@ async fn two_flushes_over_the_same_shards_in_opposite_order_do_not_deadlock() {
     };
     let (up, down) = (batch([1, 2, 3], one), batch([3, 2, 1], two));
     // whoever comes second would hold the far end and wait for the near one
-    let holder = w.db.connect().await;
+    let holder = w.connect().await;
     holder
         .batch_execute("begin; select from tramline.shards where shard = 2 for update")
         .await
@@ -58,7 +58,7 @@ async fn a_heartbeat_and_a_flush_in_opposite_order_do_not_deadlock() {
         .rev()
         .map(|(shard, epoch)| (*shard, *epoch, 1))
         .collect();
-    let holder = w.db.connect().await;
+    let holder = w.connect().await;
     holder
         .batch_execute("begin; select from tramline.shards where shard = 2 for update")
         .await
@@ -91,7 +91,7 @@ async fn a_flush_behind_a_takeover_waits_and_finds_itself_lost() {
     let id = w.run_in(5).await;
     let mut batch = old.batch();
     batch.push(first(id), &end(RunStatus::Completed), NOW, 1);
-    let taker = w.db.connect().await;
+    let taker = w.connect().await;
     taker.batch_execute("begin; update tramline.shards set owner = gen_random_uuid(), epoch = epoch + 1, beat = 0 where shard = 5").await.unwrap();
     let (flushed, ()) = tokio::join!(old.send(&batch), async {
         waiting_for_locks(&w.sql, 1).await;
@@ -108,7 +108,7 @@ async fn a_flush_behind_a_takeover_that_rolls_back_is_written() {
     let id = w.run_in(5).await;
     let mut batch = old.batch();
     batch.push(first(id), &end(RunStatus::Completed), NOW, 1);
-    let taker = w.db.connect().await;
+    let taker = w.connect().await;
     taker
         .batch_execute("begin; update tramline.shards set epoch = epoch + 1 where shard = 5")
         .await
@@ -127,7 +127,7 @@ async fn a_takeover_behind_a_flush_sees_what_it_wrote() {
     let w = world().await;
     let old = Owner::of(&w.store, [5]).await;
     let id = w.run_in(5).await;
-    let flushing = w.db.connect().await;
+    let flushing = w.connect().await;
     flushing.batch_execute("begin").await.unwrap();
     let held: Vec<i32> = flushing
         .query_one(OPEN_FLUSH, &[&old.node, &vec![5], &vec![old.epochs[&5]], &id])
@@ -169,7 +169,7 @@ async fn locks_on_runs_do_not_hold_a_flush_up() {
     let w = world().await;
     let owner = Owner::of_all(&w.store).await;
     let id = w.run_in(1).await;
-    let holder = w.db.connect().await;
+    let holder = w.connect().await;
     holder
         .batch_execute(
             "begin; select from tramline.runs for update; update ops.runs set status = 'cancelled'",

@@ -9,7 +9,7 @@ use tramline_core::status::{RunStatus, StepStatus, run_transition};
 use tramline_store::SHARD_COUNT;
 use uuid::Uuid;
 
-use crate::support::unchanged;
+use crate::support::shared;
 
 fn random_ids(count: usize) -> Vec<Uuid> {
     (0..count)
@@ -33,7 +33,7 @@ fn random_key() -> String {
 
 #[tokio::test]
 async fn ids_have_the_same_bits_and_shards_in_sql_and_rust() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let mut ids = random_ids(3_000);
     ids.extend([Uuid::nil(), Uuid::max()]);
     let sql = "select id, tramline.tail_bits(id), tramline.shard_of(id) from unnest($1::uuid[]) id";
@@ -46,7 +46,7 @@ async fn ids_have_the_same_bits_and_shards_in_sql_and_rust() {
 
 #[tokio::test]
 async fn keys_have_the_same_bits_and_shards_in_sql_and_rust() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let mut keys: Vec<String> = (0..1_000).map(|_| random_key()).collect();
     keys.extend(["", "abc", "Straße 7", "\u{1f980}", "a'b\"c\\d", "a\u{1f}b"].map(str::to_owned));
     let sql = "select key, tramline.key_bits(key), tramline.key_shard(key) from unnest($1::text[]) key";
@@ -63,7 +63,7 @@ async fn keys_have_the_same_bits_and_shards_in_sql_and_rust() {
 
 #[tokio::test]
 async fn tail_bits_are_set_alike_in_sql_and_rust() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let ids = random_ids(2_000);
     let bits: Vec<i32> = ids.iter().map(|_| rand::rng().random_range(0..1024)).collect();
     let sql =
@@ -77,7 +77,7 @@ async fn tail_bits_are_set_alike_in_sql_and_rust() {
 
 #[tokio::test]
 async fn ids_made_in_sql_are_unique_v7_that_sort_by_time_and_fill_all_shards() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let ms = "floor(extract(epoch from clock_timestamp()) * 1000)::bigint";
     let sql = format!("select {ms}, tramline.uuid_v7(), {ms} from generate_series(1, 5000)");
     let rows = client.query(&sql, &[]).await.unwrap();
@@ -99,7 +99,7 @@ async fn ids_made_in_sql_are_unique_v7_that_sort_by_time_and_fill_all_shards() {
 
 #[tokio::test]
 async fn the_border_of_an_instant_is_not_above_any_id_made_then() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let sql = "select id, tramline.uuid_at(to_timestamp(ms / 1000.0)) from unnest($1::uuid[], $2::bigint[]) u(id, ms)";
     let ids: Vec<Uuid> = (0..500).map(|_| Uuid::now_v7()).collect();
     let millis: Vec<i64> = ids.iter().map(|id| v7_millis(*id).unwrap()).collect();
@@ -112,7 +112,7 @@ async fn the_border_of_an_instant_is_not_above_any_id_made_then() {
 
 #[tokio::test]
 async fn the_installed_shard_count_is_the_one_of_this_build() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let sql =
         "select count(*) from tramline.settings where name = 'shard_count' and value = to_jsonb($1::int)";
     let row = client.query_one(sql, &[&i32::from(SHARD_COUNT)]).await.unwrap();
@@ -124,7 +124,7 @@ async fn the_installed_shard_count_is_the_one_of_this_build() {
 
 #[tokio::test]
 async fn the_statuses_of_every_check_are_those_of_the_enums() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let words = |of: &[&'static str]| of.iter().map(|w| (*w).to_owned()).collect::<BTreeSet<_>>();
     let runs = |terminal: bool| {
         let of: Vec<_> = RunStatus::ALL
@@ -158,7 +158,7 @@ async fn the_statuses_of_every_check_are_those_of_the_enums() {
 
 #[tokio::test]
 async fn the_legality_table_in_sql_is_the_one_of_the_core() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let words: Vec<&str> = RunStatus::ALL.iter().map(|s| s.as_str()).collect();
     let sql = "select f, t, tramline.may_follow(f, t) from unnest($1::text[]) f, unnest($1::text[]) t";
     let rows = client.query(sql, &[&words]).await.unwrap();

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use crate::support::unchanged;
+use crate::support::shared;
 
 /// Names that break a rule.
 async fn offenders(client: &Client, sql: &str) -> Vec<String> {
@@ -14,7 +14,7 @@ const OURS: &str = "n.nspname in ('ops', 'tramline')";
 
 #[tokio::test]
 async fn the_schema_keeps_its_rules() {
-    let client = unchanged().await;
+    let client = shared().await.sql;
     let functions = format!(
         "select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace where {OURS}"
     );

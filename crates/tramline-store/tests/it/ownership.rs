@@ -221,7 +221,7 @@ async fn a_mark_of_another_cluster_or_of_a_lost_future_is_ignored() {
 async fn a_row_that_is_locked_is_left_for_another_time() {
     let w = world().await;
     let taker = keeper(&w.store, Uuid::now_v7()).await;
-    let holder = w.db.connect().await;
+    let holder = w.connect().await;
     holder
         .batch_execute("begin; select from tramline.shards where shard = 4 for update")
         .await

@@ -22,7 +22,7 @@ async fn the_days_around_now_are_there_after_installation() {
 async fn a_day_is_made_once_whoever_asks_at_the_same_time() {
     let w = world().await;
     let sql = format!("select tramline.ensure_partitions({DAY} + 9)");
-    let other = w.db.connect().await;
+    let other = w.connect().await;
     let (one, two) = tokio::join!(w.sql.query_one(&sql, &[]), other.query_one(&sql, &[]));
     let made = [one.unwrap().get::<_, bool>(0), two.unwrap().get::<_, bool>(0)];
     assert!(made[0] != made[1], "{made:?}");
@@ -121,13 +121,7 @@ async fn on_a_day_without_partitions_runs_are_accepted_found_and_ended() {
 async fn a_node_that_starts_after_days_of_rest_makes_the_day_first() {
     let w = world().await;
     lose_today(&w).await;
-    assert!(
-        tramline_store::migrate(w.db.url())
-            .await
-            .unwrap()
-            .applied
-            .is_empty()
-    );
+    assert!(tramline_store::migrate(&w.url).await.unwrap().applied.is_empty());
     let native = w.run_in(5).await;
     let sql = "select count(*) from tramline.runs where run_id = $1";
     assert_eq!(w.value::<i64>(sql, &[&native]).await, 1);

@@ -167,7 +167,7 @@ fn cursors(xid: u64) -> String {
 async fn discovery_reads_index_ranges_and_few_pages_whatever_waits() {
     let w = world().await;
     backlog(&w).await;
-    let client = w.db.connect().await;
+    let client = w.connect().await;
     client.batch_execute(SETTINGS).await.unwrap();
     let sql = Sql::default();
     for (name, text) in [
@@ -236,7 +236,7 @@ async fn discovery_reads_index_ranges_and_few_pages_whatever_waits() {
         .value("select run_id from tramline.run_ends offset 50 limit 1", &[])
         .await;
     for mode in ["force_generic_plan", "force_custom_plan"] {
-        let client = w.db.connect().await;
+        let client = w.connect().await;
         // of the tables that are empty here the planner would rather read the nothing there is
         client.batch_execute("set enable_seqscan = off").await.unwrap();
         client.batch_execute(&format!("set plan_cache_mode = {mode}; prepare by_id(uuid) as select * from ops.runs where run_id = $1")).await.unwrap();

@@ -14,14 +14,14 @@ use crate::support::*;
 
 /// A session of a role.
 async fn act(w: &World, role: &str) -> Client {
-    let client = w.db.connect().await;
+    let client = w.connect().await;
     client.batch_execute(&format!("set role {role}")).await.unwrap();
     client
 }
 
 /// A pool whose connections are sessions of a role.
 fn store_as(w: &World, role: &str) -> Db {
-    Db::new(&format!("{}?options=-c%20role%3D{role}", w.db.url()), 4).unwrap()
+    Db::new(&format!("{}?options=-c%20role%3D{role}", &w.url), 4).unwrap()
 }
 
 #[tokio::test]

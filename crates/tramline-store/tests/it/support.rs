@@ -15,24 +15,26 @@ use tramline_store::api::{self, Accepted, FunctionRow, NewRun, Refused};
 use tramline_store::flush::{Batch, Flushed, Flusher, Subject};
 use tramline_store::shards::Keeper;
 use tramline_store::{Db, SHARD_COUNT};
-use tramline_testkit::{TestDb, test_db_with};
+use tramline_testkit::{TestDb, connect, test_db_with};
 use uuid::Uuid;
 
 /// Longest wait for something that must happen; reached only when it does not.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A database of one test, with the function `step` and the workflow `order`, which needs `amount` and `customer`.
+/// A database with the function `step` and the workflow `order`, which needs `amount` and `customer`.
 pub struct World {
-    pub db: TestDb,
+    pub url: String,
     pub store: Db,
     pub sql: Client,
+    own: Option<TestDb>,
 }
 
+/// A database of one test.
 pub async fn world() -> World {
     let db = new_db().await;
-    let store = Db::new(db.url(), 4).unwrap();
-    let sql = db.connect().await;
-    World { db, store, sql }
+    let mut world = World::of(&db).await;
+    world.own = Some(db);
+    world
 }
 
 async fn new_db() -> TestDb {
@@ -55,10 +57,10 @@ async fn new_db() -> TestDb {
     .await
 }
 
-/// A connection to one database that all tests share which change nothing.
-pub async fn unchanged() -> Client {
+/// The one database that tests share which look at nothing but their own runs: making one is most of a test's time.
+pub async fn shared() -> World {
     static SHARED: OnceCell<TestDb> = OnceCell::const_new();
-    SHARED.get_or_init(new_db).await.connect().await
+    World::of(SHARED.get_or_init(new_db).await).await
 }
 
 pub fn function(name: &str) -> FunctionRow {
@@ -82,6 +84,20 @@ pub fn step_run() -> NewRun {
 }
 
 impl World {
+    async fn of(db: &TestDb) -> Self {
+        Self {
+            url: db.url().to_owned(),
+            store: Db::new(db.url(), 4).unwrap(),
+            sql: db.connect().await,
+            own: None,
+        }
+    }
+
+    /// Another connection.
+    pub async fn connect(&self) -> Client {
+        connect(&self.url).await
+    }
+
     pub async fn enqueue(&self, runs: &[NewRun]) -> Vec<Result<Accepted, Refused>> {
         api::enqueue(&self.store, runs).await.unwrap()
     }

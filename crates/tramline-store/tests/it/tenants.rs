@@ -84,7 +84,7 @@ async fn tenants() -> Tenants {
 }
 
 async fn session(t: &Tenants, role: &str, user: Option<Uuid>) -> Client {
-    let client = t.w.db.connect().await;
+    let client = t.w.connect().await;
     let claims = json!({ "role": role, "sub": user }).to_string();
     client
         .execute("select set_config('request.jwt.claims', $1, false)", &[&claims])
