@@ -364,8 +364,14 @@ async fn an_input_that_does_not_fit_fails_the_run_before_any_step() {
     let id = engine.start_run("strict", json!({ "n": "seven" })).await.unwrap();
     let row = ended(&engine, id).await;
     let error = row.error.unwrap();
-    assert_eq!((row.status.as_str(), error["code"].as_str()), ("failed", Some("invalid_input")));
-    assert!(error["details"][0]["path"].as_str().unwrap().contains('n'), "{error}");
+    assert_eq!(
+        (row.status.as_str(), error["code"].as_str()),
+        ("failed", Some("invalid_input"))
+    );
+    assert!(
+        error["details"][0]["path"].as_str().unwrap().contains('n'),
+        "{error}"
+    );
     assert!(calls.try_recv().is_err(), "nothing was called");
     engine.stop(Duration::from_secs(5)).await;
 }
