@@ -154,8 +154,22 @@ fn write_canonical(value: &Value, out: &mut String) {
             }
             out.push('}');
         }
+        Value::Number(number) => out.push_str(&canonical_number(number)),
         leaf => out.push_str(&leaf.to_string()),
     }
+}
+
+/// Integers as they are, other numbers as the shortest text of their double: `1.50` and `1.5` are the same number,
+/// whether or not the JSON library keeps numbers as they were written.
+fn canonical_number(number: &serde_json::Number) -> String {
+    if number.is_i64() || number.is_u64() {
+        return number.to_string();
+    }
+    let double = number
+        .as_f64()
+        .filter(|double| double.is_finite())
+        .and_then(serde_json::Number::from_f64);
+    double.map_or_else(|| number.to_string(), |double| double.to_string())
 }
 
 #[cfg(test)]

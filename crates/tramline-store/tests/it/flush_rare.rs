@@ -136,6 +136,52 @@ async fn runs_are_parked_and_unparked_and_the_last_word_of_a_batch_counts() {
 }
 
 #[tokio::test]
+async fn a_lost_shard_keeps_its_timers_and_parked_runs() {
+    let w = world().await;
+    let old = Owner::of(&w.store, [6, 7]).await;
+    let timer = || (TimerKind::Sleep, "s".to_owned(), 1, NOW);
+    for id in [w.run_in(6).await, w.run_in(7).await] {
+        let (kind, step, attempt, due_at) = timer();
+        let set = Row::TimerSet {
+            kind,
+            step,
+            attempt,
+            due_at,
+        };
+        old.record(first(id), &[set, Row::Parked { why: "x" }]).await;
+    }
+    let _new = Owner::of(&w.store, [6]).await;
+    let mut batch = old.batch();
+    for row in w
+        .sql
+        .query("select run_id from tramline.timers", &[])
+        .await
+        .unwrap()
+    {
+        let (kind, step, attempt, due_at) = timer();
+        batch.push(
+            first(row.get(0)),
+            &Row::TimerClear {
+                kind,
+                step,
+                attempt,
+                due_at,
+            },
+            NOW,
+            1,
+        );
+        batch.push(first(row.get(0)), &Row::Unparked, NOW, 1);
+    }
+    assert_eq!(old.send(&batch).await.held, [7]);
+    for table in ["timers", "parked"] {
+        let left: Vec<i32> = w
+            .value(&format!("select array_agg(shard) from tramline.{table}"), &[])
+            .await;
+        assert_eq!(left, [6], "{table}");
+    }
+}
+
+#[tokio::test]
 async fn an_applied_command_goes_with_its_effect_and_only_by_its_owner() {
     let w = world().await;
     let owner = Owner::of(&w.store, [6]).await;
@@ -265,6 +311,8 @@ async fn the_outcome_of_a_period_is_recorded_once() {
         batch.period_outcome("nightly", NOW, started_at, outcome, None);
         owner.send(&batch).await;
     }
+    // the flush that prepared it, sent again late, takes nothing back
+    owner.send(&period(&owner, "nightly", NOW, id)).await;
     let periods = schedules::periods(&w.store, "nightly", 10).await.unwrap();
     assert_eq!(
         (periods[0].outcome.as_str(), periods[0].drift_ms),
