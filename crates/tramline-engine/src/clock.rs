@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 /// A sample that is behind the estimate by less than this is late, not the sign of a clock that was set back.
-const LATE_MS: Millis = 1_000;
+const LATE_MS: Millis = 10_000;
 
 use tramline_core::Millis;
 

@@ -9,7 +9,7 @@ use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
-use crate::rows::millis;
+use crate::rows::{millis, millis_up};
 use crate::{Db, NIL, StoreError};
 
 /// Rows of one page of one shard and class: large enough that a backlog is read at full speed, small enough that an
@@ -431,7 +431,7 @@ fn header(row: &Row, at: usize) -> Result<Header, StoreError> {
         run_id: row.get(at),
         shard: u16::try_from(row.get::<_, i32>(at + 1)).unwrap_or_default(),
         priority: u8::try_from(row.get::<_, i16>(at + 2)).unwrap_or_default(),
-        scheduled_at: row.get::<_, Option<Timestamp>>(at + 3).map(millis),
+        scheduled_at: row.get::<_, Option<Timestamp>>(at + 3).map(millis_up),
         xid: parse_xid(row.get(at + 4))?,
         foreign: row.get(at + 5),
     })

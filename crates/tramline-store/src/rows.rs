@@ -40,6 +40,16 @@ pub fn timestamp(at: Millis) -> Timestamp {
     Timestamp::from_millisecond(at).unwrap_or(if at < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
 
+/// The first millisecond that is not before a point in time: what is due then may not start earlier.
+pub fn millis_up(at: Timestamp) -> Millis {
+    let down = at.as_millisecond();
+    if at.as_microsecond() > down.saturating_mul(1000) {
+        down + 1
+    } else {
+        down
+    }
+}
+
 /// A point in time as the core wants it.
 pub fn millis(at: Timestamp) -> Millis {
     at.as_millisecond()

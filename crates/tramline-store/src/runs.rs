@@ -9,7 +9,7 @@ use tramline_core::Millis;
 use tramline_core::machine::{Past, PastMark, PastStep, TimerKind};
 use uuid::Uuid;
 
-use crate::rows::millis;
+use crate::rows::{millis, millis_up};
 use crate::{Db, StoreError};
 
 /// The row of a run, as far as its owner needs it.
@@ -138,7 +138,7 @@ impl Loader {
                 correlation_id: r.get(5),
                 source: r.get(6),
                 queued_at: millis(r.get::<_, Timestamp>(7)),
-                scheduled_at: r.get::<_, Option<Timestamp>>(8).map(millis),
+                scheduled_at: r.get::<_, Option<Timestamp>>(8).map(millis_up),
                 metadata: r.get(9),
                 parent_run_id: r.get(10),
                 foreign,
