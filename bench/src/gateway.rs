@@ -25,6 +25,8 @@ const SETTINGS: &str =
     "[functions.open]\nauth = \"public\"\nreason = \"the benchmark measures it without a token\"\n";
 /// Longest wait for a node that must start; the first time Postgres and Deno may have to be fetched.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest wait for its functions, which are bundled meanwhile.
+const FUNCTIONS_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Measures in turns.
@@ -168,7 +170,7 @@ impl Node {
 
     /// Both functions answer: bundled and started.
     async fn wait_for_functions(&self) -> Result<()> {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + FUNCTIONS_PATIENCE;
         for (function, bearer) in [("open", None), ("guarded", Some(format!("Bearer {}", self.key)))] {
             let path = format!("/functions/v1/{function}");
             let target = Target {

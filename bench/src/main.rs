@@ -37,7 +37,7 @@ struct Args {
     /// Fewer jobs and shorter runs: to see that it works
     #[arg(long)]
     quick: bool,
-    /// Leave the peers out: for work on tramline itself
+    /// Leave the peers out and write no results: for work on tramline itself
     #[arg(long)]
     no_peers: bool,
     /// Show the statements that cost Postgres most in each measurement of the engine (slows everything a little)
@@ -179,8 +179,11 @@ async fn run(args: &Args) -> Result<()> {
         "median (min-max) of {} turns; a ratio above 1 means that tramline is ahead",
         args.repeats
     );
-    let path = figures.write(&place.bench.join("results"))?;
-    println!("written to {}", path.display());
+    // Without peers there are no ratios, and those of the run before are worth more.
+    if wanted.peers {
+        let path = figures.write(&place.bench.join("results"))?;
+        println!("written to {}", path.display());
+    }
     Ok(())
 }
 

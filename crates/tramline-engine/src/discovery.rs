@@ -336,12 +336,21 @@ impl Discovery {
             return Ok(false);
         }
         let found = !page.headers.is_empty();
-        let mut headers = page.headers;
-        let next = next_cursors(&cursors, &headers);
+        let next = next_cursors(&cursors, &page.headers);
+        if found {
+            // Work first: what else this tick reads takes further round trips.
+            let headers = self.unscanned(page.headers);
+            self.deliver(Discovered {
+                headers,
+                now: Some(now),
+                ..Discovered::default()
+            })
+            .await;
+        }
+        let late = self.read_late(&fresh, &page.snapshot).await?;
         for class in 0..self.classes.len() {
             let mine = |c: &&Cursor| usize::from(c.priority) == class;
             if fresh.contains(&class) {
-                headers.extend(self.read_late(class, &page.snapshot).await?);
                 let open: Vec<Cursor> = next
                     .iter()
                     .filter(mine)
@@ -373,11 +382,7 @@ impl Discovery {
                 .await?
         };
         self.commands_seen = page.snapshot.clone();
-        headers.retain(|h| {
-            self.shards
-                .get(&h.shard)
-                .is_some_and(|scanned| !scanned.sees(h.xid))
-        });
+        let headers = self.unscanned(late);
         self.note_open(&page.snapshot);
         let more = found || !commands.is_empty() || self.is_paging();
         let settled = Some(self.settled());
@@ -394,28 +399,39 @@ impl Discovery {
         Ok(more)
     }
 
-    /// Runs of transactions that were in progress at the last tick of a class and have ended since.
-    async fn read_late(&self, class: usize, now: &Snapshot) -> Result<Vec<Header>, StoreError> {
-        let late = self.classes[class].last.late_in(now);
+    /// Without the runs that the scan of their shard has delivered.
+    fn unscanned(&self, mut headers: Vec<Header>) -> Vec<Header> {
+        headers.retain(|h| {
+            self.shards
+                .get(&h.shard)
+                .is_some_and(|scanned| !scanned.sees(h.xid))
+        });
+        headers
+    }
+
+    /// Runs of transactions that were in progress at the last tick of these classes and have ended since.
+    async fn read_late(&self, classes: &[usize], now: &Snapshot) -> Result<Vec<Header>, StoreError> {
+        let late: Vec<(usize, u64)> = classes
+            .iter()
+            .flat_map(|class| {
+                let xids = self.classes[*class].last.late_in(now);
+                xids.into_iter().map(|xid| (*class, xid))
+            })
+            .collect();
         let mut found = Vec::new();
-        let old = |xid: &u64| {
+        let is_old = |xid: u64| {
             self.first_open
-                .get(xid)
+                .get(&xid)
                 .is_some_and(|at| at.elapsed() > LOOK_BACK / 4)
         };
-        for (xids, bound) in [
-            (
-                late.iter().copied().filter(|x| !old(x)).collect::<Vec<_>>(),
-                self.bound(),
-            ),
-            (late.iter().copied().filter(old).collect::<Vec<_>>(), NIL),
-        ] {
-            let mut open: Vec<Cursor> = xids
+        for (old, bound) in [(false, self.bound()), (true, NIL)] {
+            let mut open: Vec<Cursor> = late
                 .iter()
-                .flat_map(|xid| {
+                .filter(|(_, xid)| is_old(*xid) == old)
+                .flat_map(|(class, xid)| {
                     self.shards.keys().map(|shard| Cursor {
                         shard: *shard,
-                        priority: class as u8,
+                        priority: *class as u8,
                         xid: *xid,
                         run_id: NIL,
                         upto: None,
@@ -427,7 +443,9 @@ impl Discovery {
                 open = open
                     .into_iter()
                     .filter_map(|c| {
-                        let mine = headers.iter().filter(|h| h.xid == c.xid && h.shard == c.shard);
+                        let mine = headers
+                            .iter()
+                            .filter(|h| h.xid == c.xid && h.shard == c.shard && h.priority == c.priority);
                         let (count, last) =
                             mine.fold((0, c.run_id), |(n, last), h| (n + 1, last.max(h.run_id)));
                         (count >= PAGE).then_some(Cursor { run_id: last, ..c })

@@ -26,7 +26,7 @@ $$;
 
 -- Smallest v7 id of an instant: the border of a partition, and a bound for scans.
 create function tramline.uuid_at(p_at timestamptz) returns uuid language sql immutable strict parallel safe as $$
-  select (lpad(to_hex(floor(extract(epoch from p_at) * 1000)::bigint), 12, '0') || '00000000000000000000')::uuid
+  select (lpad(to_hex(floor(extract(epoch from p_at at time zone 'UTC') * 1000)::bigint), 12, '0') || '00000000000000000000')::uuid
 $$;
 -- A UUIDv7 made here, for plain SQL that gives no id. (Postgres has one of its own from 18 on.)
 create function tramline.uuid_v7() returns uuid language sql volatile parallel safe as $$

@@ -18,6 +18,13 @@ exception when others then
   return null;                                       -- not a UUID: nobody's child
 end $$;
 
+-- Is there a run of this id in the partitions? Not inlined on purpose: as part of a statement that hardly ever asks, opening every
+-- partition would cost more than all of the rest.
+create function tramline.is_in_partitions(p_id uuid, p_shard int) returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return nullif(exists (select from tramline.runs x where x.run_id = p_id and x.shard = p_shard), false);
+end $$;
+
 -- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
 -- opts: kind, queue, priority, run_at, delay_ms, concurrency_key, source, created_by, triggered_by, parent_run_id, root_run_id, project_id, env,
 -- git_sha, git_ref, context, metadata.
@@ -27,7 +34,7 @@ end $$;
 -- Locks: correlations in key order, then runs in the order of their ids, so that two batches cannot deadlock.
 create function tramline.enqueue_many(p_run_id uuid[], p_target text[], p_input jsonb[], p_correlation_id text[], p_opts jsonb[])
 returns table (ord int, run_id uuid, created boolean, code text, detail jsonb)
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   v_rows tramline.enqueue_row[];
@@ -120,7 +127,7 @@ begin
            coalesce((r.opts ->> 'run_at')::timestamptz, now() + (r.opts ->> 'delay_ms')::bigint * interval '1 millisecond') as scheduled_at, r.native,
            -- Where an id belongs changes with time; sent again much later, it still names the run that exists.
            case when r.native then (select true from tramline.runs_foreign x where x.run_id = r.run_id and x.shard = r.shard limit 1)
-                else (select true from tramline.runs x where x.run_id = r.run_id and x.shard = r.shard limit 1) end as elsewhere
+                else tramline.is_in_partitions(r.run_id, r.shard) end as elsewhere
       from (select u.*, tramline.shard_of(u.run_id) as shard,
                      (get_byte(uuid_send(u.run_id), 6) >> 4) = 7
                      and exists (select from unnest(v_lo, v_hi) as w(lo, hi) where u.run_id >= w.lo and u.run_id < w.hi) as native

@@ -1,11 +1,13 @@
 //! Connections. The engine's hot path holds connections of its own; everything else borrows from a small pool.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::StoreError;
+use crate::api::Coalescer;
 
 /// A node uses at most 20 connections in all: this many for the API, four for the engine, the rest for `/rest/v1`.
 pub const POOL_MAX: usize = 8;
@@ -21,6 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Db {
     pool: Pool,
     config: Config,
+    coalescer: Arc<Coalescer>,
 }
 
 impl std::fmt::Debug for Db {
@@ -58,7 +61,16 @@ impl Db {
             .map_err(|e| StoreError::Config {
                 reason: e.to_string(),
             })?;
-        Ok(Self { pool, config })
+        Ok(Self {
+            pool,
+            config,
+            coalescer: Arc::default(),
+        })
+    }
+
+    /// Enqueue calls that share statements.
+    pub(crate) fn coalescer(&self) -> &Arc<Coalescer> {
+        &self.coalescer
     }
 
     /// A connection of the pool.

@@ -36,6 +36,9 @@ pub enum StoreError {
         "the database runs with {setting} = off; tramline promises that nothing accepted is lost, so turn it on"
     )]
     NotDurable { setting: String },
+    /// The failure of a statement that several callers shared.
+    #[error(transparent)]
+    Shared(std::sync::Arc<StoreError>),
 }
 
 impl StoreError {
@@ -59,6 +62,7 @@ impl StoreError {
             StoreError::Query { source, .. } | StoreError::Connect { source } => {
                 source.code().map(|c| c.code())
             }
+            StoreError::Shared(error) => error.sqlstate(),
             _ => None,
         }
     }
@@ -76,6 +80,7 @@ impl StoreError {
                     || code.starts_with("55")
             }),
             StoreError::Connect { .. } | StoreError::Pool(_) => true,
+            StoreError::Shared(error) => error.is_unknown_outcome(),
             _ => false,
         }
     }

@@ -99,9 +99,18 @@ pub struct Bundler {
     timeout: Duration,
     children: TaskTracker,
     turn: Semaphore,
+    /// Held by a bundling that may have to fetch esbuild: two at once get into each other's way.
+    first: tokio::sync::Mutex<()>,
 }
 
 impl Bundler {
+    /// Whether Deno has fetched its bundler before.
+    fn has_esbuild(&self) -> bool {
+        let fetched = std::fs::read_dir(self.state_dir.join("deno").join("dl"));
+        fetched.is_ok_and(|mut entries| {
+            entries.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("esbuild-")))
+        })
+    }
     /// `state_dir` and `project` are canonical.
     pub fn new(
         deno: PathBuf,
@@ -117,6 +126,7 @@ impl Bundler {
             timeout,
             children,
             turn: Semaphore::new(BUNDLES_AT_ONCE),
+            first: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -157,12 +167,27 @@ impl Bundler {
             .strip_prefix(&self.project)
             .ok()
             .map(|below| below.components().count());
-        let made = run::run(self, &plan, &stage.0, depth).await?;
+        let alone = match self.has_esbuild() {
+            true => None,
+            false => Some(self.first.lock().await),
+        };
+        let made = match run::run(self, &plan, &stage.0, depth).await {
+            // Two bundlers that fetch esbuild into an empty folder at once get into each other's way; the second try finds it.
+            Err(BundleError::Deno { output }) if output.contains(ESBUILD_COPY) => {
+                tracing::debug!(function = %spec.name, "bundling once more: esbuild was being fetched by another");
+                run::run(self, &plan, &stage.0, depth).await?
+            }
+            made => made?,
+        };
+        drop(alone);
         let bundle = blocking(move || store(&folder, &plan, &made)).await?;
         tracing::info!(function = %spec.name, version = %bundle.sha256, "bundled");
         Ok(bundle)
     }
 }
+
+/// What Deno says when another of its processes has taken away the file that it was about to rename.
+const ESBUILD_COPY: &str = "failed to copy esbuild binary";
 
 /// A folder that goes away with its owner.
 struct Stage(PathBuf);

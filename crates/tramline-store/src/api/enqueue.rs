@@ -1,11 +1,13 @@
 //! Starting runs, and asking their owners for something.
 
+use std::ops::Range;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use tokio_postgres::Client;
 use tramline_core::ids::{key_bits, tail_bits, with_tail_bits};
 use uuid::Uuid;
 
+use super::coalesce;
 use crate::rows::Jsonb;
 use crate::{Db, StoreError};
 
@@ -50,30 +52,96 @@ pub struct Refused {
     pub detail: Value,
 }
 
-/// Enqueues runs in one statement and one commit; one answer per item, in order.
+/// Enqueues runs in one statement and one commit; one answer per item, in order. Calls that arrive while others are
+/// being committed may share a statement.
 ///
 /// # Errors
 /// When the database cannot be reached; nothing is known about the batch then. Sent again with the same run ids or
 /// correlation ids, it makes no second run.
-pub async fn enqueue(db: &Db, runs: &[NewRun]) -> Result<Vec<Result<Accepted, Refused>>, StoreError> {
-    let client = db.get().await?;
-    enqueue_on(&client, runs).await
+pub async fn enqueue(db: &Db, runs: &[NewRun]) -> Result<Answers, StoreError> {
+    let items = Items::of(runs);
+    // A key that another transaction holds is waited for: that must not hold up other callers.
+    if runs.len() >= ALONE_FROM || items.correlations.iter().any(Option::is_some) {
+        let whole = 0..items.len();
+        return send(db, &items, whole).await;
+    }
+    coalesce::enqueue(db, items).await
 }
 
-async fn enqueue_on(client: &Client, runs: &[NewRun]) -> Result<Vec<Result<Accepted, Refused>>, StoreError> {
-    // Made here, an id costs nothing and names the run even when the answer is lost.
-    let ids: Vec<Uuid> = runs.iter().map(run_id).collect();
-    let targets: Vec<&str> = runs.iter().map(|r| r.target.as_str()).collect();
-    let inputs: Vec<Jsonb> = runs.iter().map(|r| Jsonb::of(&r.input)).collect();
-    let correlations: Vec<Option<&str>> = runs.iter().map(|r| r.correlation_id.as_deref()).collect();
-    let options: Vec<Option<Jsonb>> = runs.iter().map(options).collect();
+/// From this size on a call gains nothing from sharing its statement.
+const ALONE_FROM: usize = 100;
+
+/// One answer per item.
+pub(super) type Answers = Vec<Result<Accepted, Refused>>;
+
+/// Runs as the columns of the statement.
+#[derive(Default)]
+pub(super) struct Items {
+    ids: Vec<Uuid>,
+    targets: Vec<String>,
+    inputs: Vec<Jsonb>,
+    correlations: Vec<Option<String>>,
+    options: Vec<Option<Jsonb>>,
+}
+
+impl Items {
+    fn of(runs: &[NewRun]) -> Self {
+        Self {
+            // Made here, an id costs nothing and names the run even when the answer is lost.
+            ids: runs.iter().map(run_id).collect(),
+            targets: runs.iter().map(|r| r.target.clone()).collect(),
+            inputs: runs.iter().map(|r| Jsonb::of(&r.input)).collect(),
+            correlations: runs.iter().map(|r| r.correlation_id.clone()).collect(),
+            options: runs.iter().map(options).collect(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.inputs
+            .iter()
+            .chain(self.options.iter().flatten())
+            .map(|json| json.0.len())
+            .sum()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = Uuid> {
+        self.ids.iter().copied()
+    }
+
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.ids.append(&mut other.ids);
+        self.targets.append(&mut other.targets);
+        self.inputs.append(&mut other.inputs);
+        self.correlations.append(&mut other.correlations);
+        self.options.append(&mut other.options);
+    }
+}
+
+/// Sends a part of the items in one statement.
+pub(super) async fn send(db: &Db, items: &Items, part: Range<usize>) -> Result<Answers, StoreError> {
+    let query = |e| StoreError::query("enqueue", e);
+    let client = db.get().await?;
+    let statement = client
+        .prepare_cached("select run_id, created, code, detail from tramline.enqueue_many($1, $2, $3, $4, $5) order by ord")
+        .await
+        .map_err(query)?;
     let rows = client
         .query(
-            "select run_id, created, code, detail from tramline.enqueue_many($1, $2, $3, $4, $5) order by ord",
-            &[&ids, &targets, &inputs, &correlations, &options],
+            &statement,
+            &[
+                &&items.ids[part.clone()],
+                &&items.targets[part.clone()],
+                &&items.inputs[part.clone()],
+                &&items.correlations[part.clone()],
+                &&items.options[part],
+            ],
         )
         .await
-        .map_err(|e| StoreError::query("enqueue", e))?;
+        .map_err(query)?;
     Ok(rows
         .iter()
         .map(|r| match r.get::<_, Option<String>>(2) {

@@ -35,7 +35,7 @@ async fn the_schema_keeps_its_rules() {
         ),
         (
             "a definer function has a fixed search path that ends with pg_temp",
-            format!("{functions} and p.prosecdef and p.proconfig is distinct from array['search_path=pg_catalog, pg_temp']"),
+            format!("{functions} and p.prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)"),
         ),
         (
             "a view asks with the rights of its reader",
