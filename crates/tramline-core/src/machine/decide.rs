@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Action, CRASHES_MAX, Call, Decision, EndRow, Event, Failure, Outcome, Plan, Refusal, Row, Run, StepRow,
-    StepState, TimerKind,
+    TimerKind,
 };
 use crate::Millis;
 use crate::definition::{DURATION_MAX_MS, OnFailure, StepKind, sleep_ms, wake_at};
@@ -85,7 +85,7 @@ impl Run {
         matches!(self.status, RunStatus::Running | RunStatus::Waiting)
     }
 
-    fn go(&mut self, to: RunStatus) -> Result<(), Refusal> {
+    pub(super) fn go(&mut self, to: RunStatus) -> Result<(), Refusal> {
         if self.status != to {
             run_transition(self.status, to)?;
             self.status = to;
@@ -93,7 +93,7 @@ impl Run {
         Ok(())
     }
 
-    fn begin(&mut self, now: Millis, d: &mut Decision) -> Result<(), Refusal> {
+    pub(super) fn begin(&mut self, now: Millis, d: &mut Decision) -> Result<(), Refusal> {
         self.refuse_ended()?;
         if self.status == RunStatus::Paused {
             return Err(Refusal::Stale);
@@ -243,149 +243,6 @@ impl Run {
         if self.status == RunStatus::Running && now.saturating_sub(started_at) >= MARK_AFTER_MS {
             self.mark(RunStatus::Running, d);
         }
-    }
-
-    fn cancel(
-        &mut self,
-        reason: Option<String>,
-        actor: Option<String>,
-        now: Millis,
-        d: &mut Decision,
-    ) -> Result<(), Refusal> {
-        self.refuse_ended()?;
-        let message = reason.unwrap_or_else(|| "cancelled on request".to_owned());
-        d.rows
-            .push(event("cancelled", message.clone(), json!({ "actor": actor })));
-        let error = Arc::new(json!({ "code": "cancelled", "message": message, "actor": actor }));
-        self.end(RunStatus::Cancelled, None, Some(error), None, now, d);
-        Ok(())
-    }
-
-    fn pause(&mut self, actor: Option<String>, d: &mut Decision) -> Result<(), Refusal> {
-        self.refuse_ended()?;
-        // Pausing twice is refused: `go` would let it pass.
-        run_transition(self.status, RunStatus::Paused)?;
-        self.go(RunStatus::Paused)?;
-        self.mark(RunStatus::Paused, d);
-        self.park("paused", d);
-        d.rows.push(event(
-            "paused",
-            "paused on request".into(),
-            json!({ "actor": actor }),
-        ));
-        Ok(())
-    }
-
-    fn resume(&mut self, actor: Option<String>, now: Millis, d: &mut Decision) -> Result<(), Refusal> {
-        self.refuse_ended()?;
-        if self.status != RunStatus::Paused {
-            return Err(Refusal::NotPaused);
-        }
-        d.rows.push(event(
-            "resumed",
-            "resumed on request".into(),
-            json!({ "actor": actor }),
-        ));
-        self.go(RunStatus::Queued)?;
-        if let Some(due_at) = self.start_timer() {
-            // It was paused before its start time: the timer still stands.
-            self.go(RunStatus::Scheduled)?;
-            self.mark(RunStatus::Scheduled, d);
-            d.then.push(Action::SleepUntil {
-                kind: TimerKind::Start,
-                step: 0,
-                attempt: 0,
-                due_at,
-            });
-            return Ok(());
-        }
-        self.mark(RunStatus::Queued, d);
-        self.begin(now, d)
-    }
-
-    fn retry(
-        &mut self,
-        generation: Option<u32>,
-        from_step: Option<&str>,
-        input: Option<Value>,
-        actor: Option<String>,
-        d: &mut Decision,
-    ) -> Result<(), Refusal> {
-        if let Some(asked) = generation
-            && asked != self.generation
-        {
-            return Err(Refusal::StaleGeneration {
-                asked,
-                current: self.generation,
-            });
-        }
-        match self.status {
-            RunStatus::Completed => return Err(Refusal::Completed),
-            // It did nothing on purpose: a new run is meant.
-            RunStatus::Skipped => return Err(Refusal::AlreadyEnded(RunStatus::Skipped)),
-            status if !status.is_terminal() => return Err(Refusal::NotEnded),
-            _ => {}
-        }
-        let from = match from_step {
-            Some(name) => Some(
-                self.plan
-                    .step_by_name(name)
-                    .ok_or_else(|| Refusal::UnknownStep(name.to_owned()))?,
-            ),
-            None => None,
-        };
-        self.reopen(self.generation + 1, from);
-        if let Some(input) = &input {
-            self.input = Arc::new(input.clone());
-        }
-        d.rows.push(Row::Mark {
-            status: RunStatus::Queued,
-            input,
-            metadata: from_step.map(|name| json!({ "from_step": name })),
-        });
-        self.marked = Some(RunStatus::Queued);
-        self.park("reopened", d);
-        let message = format!("re-opened as generation {}", self.generation);
-        d.rows.push(event(
-            "retried",
-            message,
-            json!({ "actor": actor, "from_step": from_step }),
-        ));
-        d.then.push(Action::Begin);
-        Ok(())
-    }
-
-    /// Starts the next generation: completed steps stand, except `from` and what comes after it. So do failed steps that
-    /// a standing step has built on: repeated beside it, they would change what their other dependants are called with.
-    pub(super) fn reopen(&mut self, generation: u32, from: Option<usize>) {
-        self.generation = generation;
-        self.status = RunStatus::Queued;
-        self.started_at = None;
-        let again = self.steps_from(from);
-        let mut stands: Vec<bool> = (0..self.steps.len())
-            .map(|i| matches!(self.steps[i].status, StepStatus::Completed | StepStatus::Skipped) && !again[i])
-            .collect();
-        if let Plan::Workflow(workflow) = &self.plan {
-            for i in (0..stands.len()).filter(|i| stands[*i]).collect::<Vec<_>>() {
-                for ancestor in &workflow.steps[i].ancestors {
-                    stands[*ancestor] = true;
-                }
-            }
-        }
-        for (slot, _) in self.steps.iter_mut().zip(stands).filter(|(_, stands)| !stands) {
-            *slot = StepState::default();
-        }
-    }
-
-    /// Which steps a retry from this one repeats: it and all that depend on it.
-    fn steps_from(&self, from: Option<usize>) -> Vec<bool> {
-        (0..self.steps.len())
-            .map(|i| match (&self.plan, from) {
-                (_, None) => false,
-                (Plan::Function { .. }, Some(from)) => i == from,
-                (Plan::Workflow(w), Some(from)) => i == from || w.steps[i].ancestors.contains(&from),
-            })
-            .collect()
     }
 
     /// Starts every step that may start, and ends the run when nothing is left.
@@ -690,7 +547,7 @@ impl Run {
         slot.due_at = None;
     }
 
-    fn end(
+    pub(super) fn end(
         &mut self,
         status: RunStatus,
         output: Option<Arc<Value>>,
@@ -800,14 +657,14 @@ impl Run {
     }
 
     /// Names the run by a row: the low-water mark may have passed it, and now no timer names it any more.
-    fn park(&mut self, why: &'static str, d: &mut Decision) {
+    pub(super) fn park(&mut self, why: &'static str, d: &mut Decision) {
         if !std::mem::replace(&mut self.parked, true) {
             d.rows.push(Row::Parked { why });
         }
     }
 
     /// Shows a status in the ledger, once per change.
-    fn mark(&mut self, status: RunStatus, d: &mut Decision) {
+    pub(super) fn mark(&mut self, status: RunStatus, d: &mut Decision) {
         if self.marked != Some(status) {
             self.marked = Some(status);
             d.rows.push(Row::Mark {
@@ -819,7 +676,7 @@ impl Run {
     }
 
     /// Due time of the delayed start, which is kept with the first step.
-    fn start_timer(&self) -> Option<Millis> {
+    pub(super) fn start_timer(&self) -> Option<Millis> {
         let slot = self.steps.first()?;
         (slot.status == StepStatus::Pending)
             .then_some(slot.due_at)
@@ -827,7 +684,7 @@ impl Run {
     }
 
     /// Takes the timer of a delayed start away; false when there is none.
-    fn clear_start_timer(&mut self, d: &mut Decision) -> bool {
+    pub(super) fn clear_start_timer(&mut self, d: &mut Decision) -> bool {
         let Some(due_at) = self.start_timer() else {
             return false;
         };
@@ -841,7 +698,7 @@ impl Run {
         true
     }
 
-    fn refuse_ended(&self) -> Result<(), Refusal> {
+    pub(super) fn refuse_ended(&self) -> Result<(), Refusal> {
         if self.status.is_terminal() {
             Err(Refusal::AlreadyEnded(self.status))
         } else {
@@ -871,13 +728,4 @@ pub(super) fn is_final(code: &str) -> bool {
         RenderCode::TooLarge,
     ];
     matches!(code, "invalid_duration" | "invalid_time") || RENDERED.iter().any(|c| c.as_str() == code)
-}
-
-fn event(event_type: &'static str, message: String, payload: Value) -> Row {
-    Row::Event {
-        event_type,
-        level: "info",
-        message,
-        payload: Some(payload),
-    }
 }

@@ -8,6 +8,7 @@
 
 mod decide;
 mod recover;
+mod requests;
 mod view;
 
 #[cfg(test)]
