@@ -30,6 +30,10 @@ pub enum StoreError {
         "the database holds schema version {found}, this binary knows up to {known}; install a newer tramline or use another database"
     )]
     NewerSchema { found: i32, known: i32 },
+    #[error(
+        "the database was made by a development version of tramline whose migration {name} was another; start over with `tramline dev --reset`, or use the version that made it"
+    )]
+    ChangedSchema { name: String },
     #[error("apply migration {name}: {message}")]
     Migration { name: &'static str, message: String },
     #[error(

@@ -1,5 +1,6 @@
 //! Migrations of tramline's own schema: forward only, each in one transaction, under a lock, once.
 
+use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
 use crate::db::LOCK_TIMEOUT;
@@ -36,9 +37,11 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0008_definitions_and_schedules",
         include_str!("../migrations/0008_definitions_and_schedules.sql"),
     ),
+    ("0009_queues", include_str!("../migrations/0009_queues.sql")),
+    // Last, because it names all the others' tables.
     (
-        "0009_grants_and_policies",
-        include_str!("../migrations/0009_grants_and_policies.sql"),
+        "0020_grants_and_policies",
+        include_str!("../migrations/0020_grants_and_policies.sql"),
     ),
 ];
 
@@ -83,21 +86,16 @@ async fn migrate_with(
         .batch_execute(
             "create schema if not exists tramline;
              create table if not exists tramline.migrations (
-               version int primary key, name text not null, applied_at timestamptz not null default now())",
+               version int primary key, name text not null, checksum text, applied_at timestamptz not null default now());
+             alter table tramline.migrations add column if not exists checksum text",
         )
         .await
         .map_err(query)?;
-    let row = client
-        .query_one("select coalesce(max(version), 0) from tramline.migrations", &[])
-        .await
-        .map_err(query)?;
-    let found: i32 = row.get(0);
+    let found = check_applied(client, migrations).await?;
     let known = i32::try_from(migrations.len()).unwrap_or(i32::MAX);
-    if found > known {
-        return Err(StoreError::NewerSchema { found, known });
-    }
     let mut applied = Vec::new();
     for (version, (name, sql)) in (1i32..).zip(migrations).skip(usize::try_from(found).unwrap_or(0)) {
+        let sql_as_shipped = sql;
         let sql = sql.replace("{{shard_count}}", &SHARD_COUNT.to_string());
         let tx = client.transaction().await.map_err(query)?;
         tx.batch_execute(&sql).await.map_err(|e| StoreError::Migration {
@@ -105,8 +103,8 @@ async fn migrate_with(
             message: describe(&e, &sql),
         })?;
         tx.execute(
-            "insert into tramline.migrations (version, name) values ($1, $2)",
-            &[&version, name],
+            "insert into tramline.migrations (version, name, checksum) values ($1, $2, $3)",
+            &[&version, name, &checksum(sql_as_shipped)],
         )
         .await
         .map_err(query)?;
@@ -123,6 +121,36 @@ async fn migrate_with(
         applied,
         version: known,
     })
+}
+
+/// The version that the database has; refused when it was not made by the migrations that this binary knows.
+async fn check_applied(
+    client: &Client,
+    migrations: &[(&'static str, &'static str)],
+) -> Result<i32, StoreError> {
+    let rows = client
+        .query(
+            "select version, name, checksum from tramline.migrations order by version",
+            &[],
+        )
+        .await
+        .map_err(|e| StoreError::query("migrations", e))?;
+    let known = i32::try_from(migrations.len()).unwrap_or(i32::MAX);
+    let found = rows.last().map_or(0, |row| row.get(0));
+    if found > known {
+        return Err(StoreError::NewerSchema { found, known });
+    }
+    for (row, (name, sql)) in rows.iter().zip(migrations) {
+        let (applied, sum): (String, Option<String>) = (row.get(1), row.get(2));
+        if applied != *name || sum.as_deref() != Some(&checksum(sql)) {
+            return Err(StoreError::ChangedSchema { name: applied });
+        }
+    }
+    Ok(found)
+}
+
+fn checksum(sql: &str) -> String {
+    hex::encode(Sha256::digest(sql))
 }
 
 /// The database's words with the line they are about.

@@ -65,6 +65,26 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_schema_made_by_other_migrations_is_refused_by_name() {
+    let db = empty_db().await;
+    migrate(db.url()).await.unwrap();
+    let client = db.connect().await;
+    client
+        .execute(
+            "update tramline.migrations set checksum = null where version = 3",
+            &[],
+        )
+        .await
+        .unwrap();
+    let error = migrate(db.url()).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::ChangedSchema { name } if name == "0003_ledger_tables"),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("dev --reset"), "{error}");
+}
+
+#[tokio::test]
 async fn a_migration_that_fails_leaves_nothing_of_itself_and_names_the_place() {
     let db = empty_db().await;
     let client = db.connect().await;

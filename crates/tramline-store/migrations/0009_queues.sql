@@ -1,0 +1,28 @@
+-- Queues: the named lines that runs wait in. A name without a row here is an ordinary queue without limits.
+create table tramline.queues (
+  name text primary key check (name ~ '^[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,127}$'),
+  mode text not null default 'engine' check (mode in ('engine', 'pull')),  -- who executes its runs: our nodes, or workers that claim them
+  paused boolean not null default false,
+  concurrency int check (concurrency > 0),           -- of its runs at once, over all nodes; null = no limit
+  description text,
+  revision bigint not null default 1,                -- rises with every change, so that owners notice
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+insert into tramline.queues (name, mode) values ('default', 'engine'), ('ops', 'pull');
+
+-- The mode decides where a run is kept from its insert on: it cannot change under the runs that are there.
+create function tramline.queue_guard() returns trigger language plpgsql as $$
+begin
+  if new.mode <> old.mode then
+    raise exception using errcode = 'TL400', message = format('the mode of queue "%s" is %s and cannot be changed', old.name, old.mode),
+      hint = 'make another queue';
+  end if;
+  new.revision := old.revision + 1;
+  new.updated_at := now();
+  return new;
+end $$;
+create trigger queue_guard before update on tramline.queues for each row execute function tramline.queue_guard();
+
+create view ops.queues with (security_invoker = true) as
+select name, mode, paused, concurrency, description, created_at, updated_at from tramline.queues;
