@@ -15,7 +15,7 @@ use super::enqueue::{Answers, Items, send};
 use crate::{Db, StoreError};
 
 /// Statements under way at once: the next batch is read while the one before waits for the disk.
-const SENDERS_MAX: usize = 2;
+const SENDERS_MAX: usize = 1;
 /// Items of one statement: a commit of this size takes some tens of milliseconds.
 const ITEMS_MAX: usize = 1_000;
 /// Bytes of one statement, so that the largest inputs allowed do not add up to one of gigabytes.

@@ -6,6 +6,15 @@ use uuid::Uuid;
 
 use crate::support::*;
 
+/// Run id, target, input, correlation id, options.
+type Case = (
+    Option<Uuid>,
+    &'static str,
+    Option<Value>,
+    Option<&'static str>,
+    Option<Value>,
+);
+
 /// What a way of enqueueing answered, and what it stored, without what differs by its nature.
 async fn outcome(w: &mut World, call: &str, args: &[&(dyn ToSql + Sync)]) -> Value {
     let given: Option<Uuid> = w
@@ -65,7 +74,7 @@ async fn one_run_is_enqueued_as_a_batch_of_one() {
     let full = json!({ "queue": "q", "priority": 3, "source": "s", "created_by": Uuid::new_v4(), "triggered_by": "t", "project_id": "p",
         "env": "e", "git_sha": "g", "git_ref": "r", "context": { "c": null }, "metadata": { "m": 1 }, "run_at": "2100-01-01T00:00:00Z" });
     let order = json!({ "amount": 1, "customer": "c" });
-    let mut cases: Vec<(Option<Uuid>, &str, Option<Value>, Option<&str>, Option<Value>)> = Vec::new();
+    let mut cases: Vec<Case> = Vec::new();
     for run_id in [None, Some(first), Some(now), Some(old), Some(Uuid::new_v4())] {
         for (target, input) in [
             ("step", None),
