@@ -7,8 +7,10 @@
 //! A run of a plain function is a plan with one step whose end is the end of the run; it records no step row.
 
 mod decide;
+mod ending;
 mod recover;
 mod requests;
+mod starting;
 mod view;
 
 #[cfg(test)]
