@@ -7,7 +7,9 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
             when m.status is not null then m.status
             when r.scheduled_at > now() then 'scheduled'
             else 'queued' end as status,
-       r.queue, r.priority,
+       r.queue,
+       coalesce((select x.priority from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.priority is not null
+                  order by x.generation desc, x.seq desc limit 1), r.priority) as priority,
        coalesce((select x.input from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.input is not null
                   order by x.generation desc, x.seq desc limit 1), r.input) as input, r.context,
        e.output, e.error, e.error_step, r.correlation_id, r.concurrency_key, r.source, r.created_by, r.triggered_by,
@@ -29,7 +31,7 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
   left join lateral (select * from tramline.all_ends x where x.run_id = r.run_id and x.shard = r.shard
                       order by x.generation desc limit 1) e on true
   left join lateral (select x.generation, x.status, x.node from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard
-                      order by x.generation desc, x.seq desc limit 1) m on true;
+                        and x.priority is null order by x.generation desc, x.seq desc limit 1) m on true;
 
 create view ops.run_steps with (security_invoker = true) as
 select run_id, step, step_index, generation, attempt, status, function_name, output, error, started_at, finished_at,
@@ -226,6 +228,10 @@ begin
     end case;
   end if;
   if new.priority is distinct from old.priority then
+    if new.priority is null or new.priority not between 0 and 3 then
+      raise exception using errcode = 'TL400', message = format('priority %s does not exist', coalesce(new.priority::text, 'null')),
+        hint = '0 (urgent) to 3';
+    end if;
     perform tramline.request(old.run_id, 'priority', to_jsonb(new.priority), 'update of ops.runs');
   end if;
   if new.metadata is distinct from old.metadata then

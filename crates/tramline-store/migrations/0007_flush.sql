@@ -123,14 +123,14 @@ create function tramline.flush_cold(p_node text, p_held int[], p_epoch bigint[],
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if p ? 'marks' then
-    insert into tramline.run_marks (run_id, shard, generation, seq, status, at, node, input, metadata)
-    select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata
-      from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb)
+    insert into tramline.run_marks (run_id, shard, generation, seq, status, at, node, input, metadata, priority)
+    select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata, r.priority
+      from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb, priority smallint)
      where tramline.shard_of(r.run_id) = any (p_held) and (p_foreign is null or r.run_id <> all (p_foreign)) on conflict do nothing;
     if p_foreign is not null then
-      insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, at, node, input, metadata)
-      select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata
-        from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb)
+      insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, at, node, input, metadata, priority)
+      select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata, r.priority
+        from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb, priority smallint)
        where tramline.shard_of(r.run_id) = any (p_held) and r.run_id = any (p_foreign) on conflict do nothing;
     end if;
   end if;

@@ -121,6 +121,12 @@ impl Batch {
             Row::Unparked => {
                 self.parked.insert(run_id, None);
             }
+            // a mark of its own, which says nothing about the run's course
+            Row::Priority { priority } => self.cold(
+                "marks",
+                json!({ "run_id": run_id, "generation": of.generation, "seq": seq, "status": "queued",
+                        "at": timestamp(now).to_string(), "priority": priority }),
+            ),
             Row::DeadLetter { reason } => self.cold(
                 "dead_letters",
                 json!({ "run_id": run_id, "generation": of.generation, "reason": reason, "payload": null }),
