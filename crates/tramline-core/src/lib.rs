@@ -11,6 +11,7 @@ pub mod json;
 pub mod machine;
 pub mod ownership;
 pub mod retry;
+pub mod schedule;
 pub mod schema;
 pub mod snapshot;
 pub mod status;
