@@ -26,6 +26,8 @@ pub struct Body {
     pub scheduled_at: Option<Millis>,
     pub metadata: Option<Value>,
     pub parent_run_id: Option<Uuid>,
+    /// Policy of a function's run, as it was accepted.
+    pub retry: Option<Value>,
     pub foreign: bool,
 }
 
@@ -54,7 +56,7 @@ pub struct Loader {
 const PARKED: &str = "select p.run_id from unnest($1::uuid[]) as i(id) \
     join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id where i.id between $2 and $3";
 
-const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id";
+const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id, retry";
 
 impl Loader {
     /// Connects.
@@ -96,7 +98,7 @@ impl Loader {
             marks: prepare(
                 "past marks",
                 past(
-                    "run_id, generation, seq, status, input, metadata ->> 'from_step'",
+                    "run_id, generation, seq, status, input, metadata ->> 'from_step', at",
                     "all_marks",
                 ),
             )
@@ -141,6 +143,7 @@ impl Loader {
                 scheduled_at: r.get::<_, Option<Timestamp>>(8).map(millis_up),
                 metadata: r.get(9),
                 parent_run_id: r.get(10),
+                retry: r.get(11),
                 foreign,
             })
             .collect())
@@ -220,6 +223,7 @@ impl Loader {
                     status,
                     input: r.get(4),
                     from_step: r.get(5),
+                    at: millis(r.get::<_, Timestamp>(6)),
                 });
             });
         }

@@ -143,8 +143,12 @@ impl History<'_> {
             "{most} starts: {:?}",
             self.ledger
         );
-        let has_deadline = self.people && self.model.workflow.timeout_ms.is_some();
-        if self.run.status == RunStatus::Cancelled || is_dead_letter || has_deadline {
+        // Its timer ends it also when nobody looks.
+        let overran = self.model.workflow.timeout_ms.is_some_and(|timeout_ms| {
+            let began_at = self.run.started_at.unwrap_or(self.now);
+            self.people || self.now >= began_at.saturating_add_unsigned(timeout_ms)
+        });
+        if self.run.status == RunStatus::Cancelled || is_dead_letter || overran {
             return;
         }
         let prediction = self.prediction();
