@@ -386,7 +386,8 @@ impl Reader {
             .transpose()
     }
 
-    /// Headers of the runs that a `parked` row names: the low-water mark may have passed them.
+    /// Headers of the runs that a `parked` row names: the low-water mark may have passed them, or their priority is not that
+    /// of their row any more.
     ///
     /// # Errors
     /// When the connection broke.
@@ -394,7 +395,9 @@ impl Reader {
         let rows = self
             .client
             .query(
-                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid::text, r.is_foreign
+                "select r.run_id, r.shard, coalesce((select m.priority from tramline.all_marks m where m.run_id = r.run_id and m.shard = r.shard
+                          and m.priority is not null order by m.generation desc, m.seq desc limit 1), r.priority),
+                        r.scheduled_at, r.enqueued_xid::text, r.is_foreign
                    from tramline.parked p join tramline.all_runs r on r.run_id = p.run_id and r.shard = p.shard where p.shard = $1",
                 &[&i32::from(shard)],
             )

@@ -100,13 +100,13 @@ impl Loader {
                 past(
                     "run_id, generation, seq, status, input, metadata ->> 'from_step', at",
                     "all_marks",
-                ),
+                ) + " and priority is null",
             )
             .await?,
             ends: prepare("past ends", past("run_id, generation, status", "all_ends")).await?,
             timers: prepare(
                 "timers of runs",
-                past("run_id, kind, step, attempt, due_at", "timers"),
+                past("run_id, kind, step, attempt, due_at, created_at", "timers"),
             )
             .await?,
             starts: prepare("starts of steps", past("run_id, step, generation", "step_starts")).await?,
@@ -243,7 +243,13 @@ impl Loader {
                 number(r.get(3)),
                 millis(r.get::<_, Timestamp>(4)),
             );
-            past(&mut pasts, r.get(0), &mut |p| p.timers.push(timer.clone()));
+            let set_at = millis(r.get::<_, Timestamp>(5));
+            past(&mut pasts, r.get(0), &mut |p| {
+                if kind == TimerKind::Sleep {
+                    p.slept_from.push((timer.1.clone(), set_at));
+                }
+                p.timers.push(timer.clone());
+            });
         }
         for r in &starts {
             past(&mut pasts, r.get(0), &mut |p| {

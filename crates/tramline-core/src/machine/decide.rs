@@ -52,6 +52,7 @@ impl Run {
             Event::Cancel { reason, actor, now } => self.cancel(reason, actor, now, &mut d)?,
             Event::Pause { actor, now: _ } => self.pause(actor, &mut d)?,
             Event::Resume { actor, now } => self.resume(actor, now, &mut d)?,
+            Event::Priority { priority } => self.set_priority(priority, &mut d)?,
             Event::Retry {
                 generation,
                 from_step,
@@ -205,7 +206,8 @@ impl Run {
         self.park("woken", d);
         match kind {
             TimerKind::Sleep => {
-                self.record_step(step, StepStatus::Completed, None, None, now, now, d);
+                let since = self.steps[step].slept_from.take().map_or(now, |at| at.min(now));
+                self.record_step(step, StepStatus::Completed, None, None, since, now, d);
                 self.finish_step(step, StepStatus::Completed, None, None);
             }
             TimerKind::Retry | TimerKind::Start | TimerKind::Deadline => {

@@ -28,10 +28,14 @@ use crate::retry::RetryPolicy;
 use crate::status::{IllegalTransition, RunStatus, StepStatus};
 
 pub use recover::{Past, PastMark, PastStep};
+pub use requests::{PRIORITY_PARKS, asked_priority};
 
 /// Unclean takeovers in the middle of one step before the run is given up as a dead letter: a step that kills its node
 /// leaves no result, so its starts are counted instead.
 pub const CRASHES_MAX: u32 = 3;
+
+/// The least urgent of the priority classes; 0 is the most urgent.
+pub const PRIORITY_MAX: u8 = 3;
 
 /// What a run executes.
 #[derive(Debug, Clone)]
@@ -115,6 +119,8 @@ pub struct StepState {
     pub ended_at: Option<Millis>,
     /// Due time of the timer that the step waits for.
     pub due_at: Option<Millis>,
+    /// Since when a sleeping step sleeps.
+    pub slept_from: Option<Millis>,
     /// Starts recorded after unclean takeovers.
     pub crashes: u32,
     /// A call is out.
@@ -130,6 +136,7 @@ impl Default for StepState {
             error: None,
             ended_at: None,
             due_at: None,
+            slept_from: None,
             crashes: 0,
             in_flight: false,
         }
@@ -227,6 +234,10 @@ pub enum Event {
         actor: Option<String>,
         now: Millis,
     },
+    /// Start it in this priority class.
+    Priority {
+        priority: u8,
+    },
     /// Re-open an ended run with the next generation. `generation` is the one the caller saw.
     Retry {
         generation: Option<u32>,
@@ -317,6 +328,10 @@ pub enum Row {
         generation: u32,
         actor: Option<String>,
         reason: Option<String>,
+    },
+    /// Another priority class, asked for before the run began.
+    Priority {
+        priority: u8,
     },
 }
 
@@ -412,6 +427,10 @@ pub enum Refusal {
     StaleGeneration { asked: u32, current: u32 },
     #[error("the run is not paused")]
     NotPaused,
+    #[error("the run has been started; only the priority of a run that waits for its start can be changed")]
+    Started,
+    #[error("the priority must be a whole number from 0 (urgent) to {max}")]
+    UnknownPriority { max: u8 },
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
     #[error("the workflow has no step \"{0}\"")]

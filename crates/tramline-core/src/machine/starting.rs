@@ -178,6 +178,7 @@ impl Run {
             Err(failure) => return self.fail_before_call(step, failure, now, d),
         };
         self.steps[step].attempt += 1;
+        self.steps[step].slept_from = Some(now);
         self.wait(step, due_at, d);
     }
 

@@ -59,6 +59,10 @@ impl Driver {
                 entry.foreign = Some(header.foreign);
                 shard.note_xid(header.xid);
             }
+            if past {
+                // A scan reads the classes that were asked for after those of the rows.
+                self.move_to_class(header.run_id, header.priority);
+            }
             return;
         }
         if swept {
@@ -176,15 +180,16 @@ impl Driver {
     }
 
     fn pop_ready(&mut self) -> Option<Uuid> {
-        self.state.starts += 1;
-        let fair = self.state.starts.is_multiple_of(FAIR_EVERY);
+        let fair = (self.state.starts + 1).is_multiple_of(FAIR_EVERY);
         let mut order: [usize; CLASSES] = std::array::from_fn(|i| i);
         if fair {
             order.reverse();
         }
-        order
+        let id = order
             .into_iter()
-            .find_map(|class| self.state.ready[class].pop_front())
+            .find_map(|class| self.state.ready[class].pop_front())?;
+        self.state.starts += 1;
+        Some(id)
     }
 
     pub(super) fn load(&mut self, ids: Vec<LoadId>, past: bool) {
@@ -257,7 +262,7 @@ impl Driver {
             return;
         };
         let waiting = std::mem::take(&mut entry.waiting);
-        let status = run.status;
+        let (status, generation) = (run.status, run.generation);
         entry.foreign = Some(foreign);
         entry.stage = Stage::Live(Box::new(Live {
             run,
@@ -277,12 +282,14 @@ impl Driver {
                 Waiting::Timer(timer) => self.apply_timer(run_id, &timer),
             }
         }
-        // What was decided just now goes on after its commit; everything else is begun, or begun again.
+        // What was decided just now goes on after its commit; everything else is begun, or begun again: also a run of which
+        // only something was noted (its metadata, a refusal).
         if let Some(Entry {
             stage: Stage::Live(live),
-            units: 0,
+            units,
             ..
         }) = self.state.entries.get(&run_id)
+            && (*units == 0 || (live.run.status, live.run.generation) == (status, generation))
         {
             let event = match (live.run.status, scheduled_at.filter(|at| *at > now)) {
                 (RunStatus::Queued, Some(until)) if live.run.generation == 1 => {
@@ -293,6 +300,9 @@ impl Driver {
                 }
                 _ => None,
             };
+            if event.is_some() && self.goes_back_to_its_queue(run_id, scheduled_at, now) {
+                return;
+            }
             if let Some(event) = event {
                 self.feed(run_id, event);
             }

@@ -8,6 +8,7 @@ mod apply;
 mod commands;
 mod commit;
 mod intake;
+mod priority;
 mod schedules;
 mod timers;
 

@@ -56,7 +56,7 @@ fn a_policy_that_cannot_work_is_refused_with_its_place() {
         (
             json!({ "on": [true] }),
             "retry.on[0]",
-            "must be a code or an HTTP status, not true or false",
+            "must be a code or an HTTP status, not a boolean",
         ),
         (
             json!({ "not_on": [503, "503"] }),
@@ -66,7 +66,11 @@ fn a_policy_that_cannot_work_is_refused_with_its_place() {
     ] {
         assert_eq!(refused(value), (place.to_owned(), words.to_owned()));
     }
-    assert!(refused(json!({ "on": ["two words"] })).1.starts_with("must be a code"));
+    assert!(
+        refused(json!({ "on": ["two words"] }))
+            .1
+            .starts_with("must be a code")
+    );
 }
 
 #[test]

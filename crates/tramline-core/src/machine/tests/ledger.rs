@@ -141,7 +141,7 @@ impl Ledger {
                 Row::DeadLetter(letter) if letter.reason == "crash_loop" => {
                     self.dead_letters.push(generation);
                 }
-                Row::DeadLetter(_) | Row::Redriven { .. } => {}
+                Row::DeadLetter(_) | Row::Redriven { .. } | Row::Priority { .. } => {}
             }
         }
     }

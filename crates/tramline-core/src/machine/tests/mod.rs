@@ -82,7 +82,7 @@ impl Driven {
 
     /// What the event led to, in words.
     fn feed(&mut self, event: Event) -> String {
-        self.ledger.now = now_of(&event);
+        self.ledger.now = now_of(&event).unwrap_or(self.ledger.now);
         let result = decide_legally(&mut self.run, event);
         if let Ok(decision) = &result {
             self.ledger.commit(self.run.generation, &decision.rows);
@@ -175,8 +175,8 @@ impl Driven {
     }
 }
 
-/// When an event happens.
-fn now_of(event: &Event) -> Millis {
+/// When an event happens, if that matters to it.
+fn now_of(event: &Event) -> Option<Millis> {
     match event {
         Event::Begin { now }
         | Event::Delay { now, .. }
@@ -186,7 +186,8 @@ fn now_of(event: &Event) -> Millis {
         | Event::Cancel { now, .. }
         | Event::Pause { now, .. }
         | Event::Resume { now, .. }
-        | Event::Retry { now, .. } => *now,
+        | Event::Retry { now, .. } => Some(*now),
+        Event::Priority { .. } => None,
     }
 }
 

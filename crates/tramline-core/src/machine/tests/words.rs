@@ -66,6 +66,7 @@ fn row(row: &Row) -> String {
         Row::Unparked => "unparked".into(),
         Row::DeadLetter(letter) => format!("dead letter {}", letter.reason),
         Row::Redriven { generation, .. } => format!("redriven {generation}"),
+        Row::Priority { priority } => format!("priority {priority}"),
     }
 }
 
