@@ -6,6 +6,7 @@ mod commands;
 mod driving;
 mod hazards;
 mod nodes;
+mod pull;
 mod schedules;
 mod support;
 mod torture;
