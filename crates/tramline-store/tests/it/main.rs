@@ -26,3 +26,4 @@ mod roles;
 mod runs_view;
 mod support;
 mod tenants;
+mod tls;

@@ -208,8 +208,7 @@ fn user() -> Check {
 
 /// What confines functions here: only what is really applied to every one of them.
 fn sandbox() -> Check {
-    const LAYERS: &str =
-        "Deno's permissions, an own process group, no_new_privs, limits on memory and files";
+    const LAYERS: &str = "Deno's permissions, an own process group, no_new_privs, limits on memory and files";
     Check::new("sandbox", State::Ok, LAYERS)
 }
 

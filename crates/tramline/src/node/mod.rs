@@ -20,7 +20,7 @@ use std::time::Duration;
 use tramline_engine::{Engine, EngineHandle, EngineStats};
 use tramline_gateway::{ApiPolicy, Gateway, GatewayConfig, GatewayHandle, Guard, Secret, StartError};
 use tramline_host::{Host, HostConfig};
-use tramline_store::{Db, POOL_MAX, api};
+use tramline_store::{DatabaseUrl, Db, POOL_MAX, api};
 use tramline_supabase::rest::Rest;
 use tramline_supabase::{VerifiedClaims, auth};
 
@@ -74,6 +74,8 @@ impl Node {
         // before the migrations of the project: its seed may start runs
         let published = publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
         let mut warnings = setup.warnings.clone();
+        let url = DatabaseUrl::parse(&config.db_url).or_exit(Exit::Usage)?;
+        warnings.extend(url.pooler_warning());
         warnings.extend(plan.warnings.iter().cloned());
         progress("applying the project's migrations");
         let migrated = database::migrate_project(&config.db_url, setup, &mut warnings).await?;
