@@ -56,6 +56,8 @@ pub struct NewRun {
     pub metadata: Map<String, Value>,
     /// The run in whose invocation the call was made.
     pub parent_run_id: Option<Uuid>,
+    /// The function that made the call.
+    pub calling_function: Option<String>,
     /// The user, for `authenticated` callers.
     pub created_by: Option<String>,
 }

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use self::control::{Actor, Control, RunVerb, ScheduleVerb};
 use crate::auth::{Caller, Guard};
 use crate::body::{Body, full};
+use crate::call_token::CallOrigin;
 use crate::config::ApiPolicy;
 use crate::error::Fault;
 use crate::functions::Functions;
@@ -151,8 +152,8 @@ pub(crate) struct ApiCall<'a> {
     pub(crate) user: Option<String>,
     /// The targets that this caller may start; none means all.
     pub(crate) targets: Option<&'a [String]>,
-    /// The run in whose invocation the call was made.
-    pub(crate) parent_run_id: Option<Uuid>,
+    /// The function's call in which this one was made.
+    pub(crate) origin: Option<CallOrigin>,
 }
 
 /// The surroundings of a call that do not depend on the caller.
@@ -162,7 +163,7 @@ pub(crate) struct ApiParts<'a> {
     pub(crate) guards: Arc<BTreeMap<String, Guard>>,
     pub(crate) policy: &'a ApiPolicy,
     pub(crate) stop: CancellationToken,
-    pub(crate) parent_run_id: Option<Uuid>,
+    pub(crate) origin: Option<CallOrigin>,
 }
 
 /// Answers one request whose caller is verified.
@@ -201,7 +202,7 @@ pub(crate) async fn handle(
         },
         user,
         targets,
-        parent_run_id: parts.parent_run_id,
+        origin: parts.origin,
     };
     run(route, &call, &name, request).await
 }

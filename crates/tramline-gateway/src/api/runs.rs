@@ -155,7 +155,8 @@ fn new_run(
         start: start_time(&mut fields),
         run_id,
         metadata: metadata(&mut fields)?,
-        parent_run_id: call.parent_run_id,
+        parent_run_id: call.origin.as_ref().and_then(|origin| origin.run),
+        calling_function: call.origin.as_ref().map(|origin| origin.function.clone()),
         created_by: call.user.clone(),
     };
     if let Some(targets) = call.targets

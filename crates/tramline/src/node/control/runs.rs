@@ -212,7 +212,10 @@ fn new_run(run: NewRun, actor: &Actor) -> Result<api::NewRun, ControlError> {
         priority: run.priority,
         run_at,
         delay,
-        source: Some(format!("api:{}", actor.role)),
+        source: Some(match run.calling_function {
+            Some(function) => format!("function:{function}"),
+            None => format!("api:{}", actor.role),
+        }),
         created_by: run
             .created_by
             .as_deref()
