@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tramline_core::Millis;
 use tramline_store::api::{self, RunRow};
@@ -13,12 +13,13 @@ use tramline_store::{Db, check_durable};
 use uuid::Uuid;
 
 use crate::config::EngineConfig;
-use crate::discovery::{self, Shared};
+use crate::discovery::{self, Shared, Wake};
 use crate::driver::{Driver, State};
 use crate::invoke::Invoke;
 use crate::message::Message;
 use crate::ownership::Ownership;
-use crate::{EngineError, flushing, loading, maintenance};
+use crate::trouble::FlushStall;
+use crate::{EngineError, flushing, loading, maintenance, stuck};
 
 /// Messages to the driver that may wait: results of calls beyond this hold their tasks back.
 const INBOX_MAX: usize = 16_384;
@@ -59,12 +60,30 @@ pub struct EngineStats {
     pub ended: u64,
     /// Flushes answered.
     pub flushes: u64,
+    /// Attempts of flushes that the database did not answer, or refused for a reason that is not the data's.
+    pub flush_failures: u64,
+    /// The flush whose attempts fail at present: nothing is recorded until it is settled.
+    pub flush_stalled: Option<FlushStall>,
     /// Discovery statements sent.
     pub polls: u64,
     /// Scans of unfinished runs after the discovery connection broke.
     pub rescans: u64,
     /// Unfinished runs that only the sweep found; anything but 0 is a bug of discovery.
     pub missed: u64,
+    /// Runs of this node's shards, and shards without an owner, that do not move although they should.
+    pub stuck: u64,
+    /// Events `run.stuck` that this node has raised.
+    pub stuck_raised: u64,
+}
+
+/// One reason why a run does not move that only the memory of its owner knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveReason {
+    /// A stable word, such as `in_line` or `call_out`.
+    pub code: &'static str,
+    /// For people.
+    pub sentence: String,
+    pub detail: Value,
 }
 
 /// What the driver shows of itself.
@@ -74,6 +93,8 @@ pub(crate) struct Shown {
     pub(crate) active: AtomicU64,
     pub(crate) ended: AtomicU64,
     pub(crate) missed: AtomicU64,
+    pub(crate) stuck: AtomicU64,
+    pub(crate) stuck_raised: AtomicU64,
     pub(crate) shards: std::sync::Mutex<Vec<u16>>,
 }
 
@@ -94,7 +115,7 @@ pub struct Engine;
 pub struct EngineHandle {
     node: Uuid,
     db: Db,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     own: mpsc::Sender<Message>,
     updates: broadcast::Sender<RunUpdate>,
     shared: Arc<Shared>,
@@ -127,7 +148,7 @@ impl Engine {
         let (assign, assigned) = mpsc::channel(CHORES_MAX);
         let (updates, _) = broadcast::channel(UPDATES_MAX);
         let (stop_ownership, ownership_stop) = oneshot::channel();
-        let wake = Arc::new(Notify::new());
+        let wake = Arc::new(Wake::default());
         let shared = Arc::new(Shared::default());
         let shown = Arc::new(Shown::default());
         let name = config.node_name.clone();
@@ -155,7 +176,15 @@ impl Engine {
         let tasks = vec![
             tokio::spawn(driver.run()),
             tokio::spawn(ownership.run(ownership_stop)),
-            tokio::spawn(flushing::run(db.clone(), node, name, flush_jobs, own.clone())),
+            tokio::spawn(stuck::run(db.clone(), config.clone(), shown.clone())),
+            tokio::spawn(flushing::run(
+                db.clone(),
+                node,
+                name,
+                flush_jobs,
+                own.clone(),
+                shared.clone(),
+            )),
             tokio::spawn(loading::run(
                 db.clone(),
                 config.function_timeout,
@@ -202,7 +231,13 @@ impl EngineHandle {
 
     /// Looks for new runs now: call it after a commit that enqueued some.
     pub fn wake(&self) {
-        self.wake.notify_one();
+        self.wake.wake();
+    }
+
+    /// Tells discovery which runs have been enqueued by this node just now, so that it need not search for them.
+    pub fn wake_for(&self, answers: &[Result<api::Accepted, api::Refused>]) {
+        let made = answers.iter().flatten().filter(|a| a.created).map(|a| a.run_id);
+        self.wake.wake_for(made);
     }
 
     /// What happens to runs from now on. A watcher that falls behind misses some; the ledger has them all.
@@ -218,10 +253,25 @@ impl EngineHandle {
             active: self.shown.active.load(Ordering::Relaxed),
             ended: self.shown.ended.load(Ordering::Relaxed),
             flushes: self.shared.flushes.load(Ordering::Relaxed),
+            flush_failures: self.shared.trouble.failures(),
+            flush_stalled: self.shared.trouble.stalled(),
             polls: self.shared.polls.load(Ordering::Relaxed),
             rescans: self.shared.rescans.load(Ordering::Relaxed),
             missed: self.shown.missed.load(Ordering::Relaxed),
+            stuck: self.shown.stuck.load(Ordering::Relaxed),
+            stuck_raised: self.shown.stuck_raised.load(Ordering::Relaxed),
         }
+    }
+
+    /// What this node's memory knows about a run that does not move; nothing when another node owns it.
+    ///
+    /// # Errors
+    /// When the engine has stopped.
+    pub async fn explain(&self, run_id: Uuid) -> Result<Vec<LiveReason>, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.own.send(Message::Explain { run_id, reply }).await;
+        asked.map_err(|_| EngineError::Stopped)?;
+        answer.await.map_err(|_| EngineError::Stopped)
     }
 
     /// Waits until a run has ended, wherever it is driven.
@@ -301,7 +351,7 @@ impl EngineHandle {
         runs: &[api::NewRun],
     ) -> Result<Vec<Result<api::Accepted, api::Refused>>, EngineError> {
         let answers = api::enqueue(&self.db, runs).await?;
-        self.wake();
+        self.wake_for(&answers);
         Ok(answers)
     }
 

@@ -10,6 +10,7 @@ use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
 use crate::rows::{millis, millis_up};
+use crate::runs::{BODY, Body, body_of};
 use crate::{Db, NIL, StoreError};
 
 /// Rows of one page of one shard and class: large enough that a backlog is read at full speed, small enough that an
@@ -28,6 +29,8 @@ pub struct Header {
     pub xid: u64,
     /// Lives in the `*_foreign` siblings.
     pub foreign: bool,
+    /// Its row, where that was read with the header: for runs that start at once.
+    pub body: Option<Box<Body>>,
 }
 
 /// Where reading goes on in one shard and class.
@@ -74,6 +77,7 @@ pub struct Reader {
     commands: Statement,
     unfinished: Statement,
     unnamed: Statement,
+    named: Statement,
 }
 
 /// Settings of the connection that discovers. Index ranges only: the table is partitioned and may be huge, so no plan but
@@ -96,6 +100,8 @@ pub struct Sql {
     pub unfinished: String,
     /// Parameters as of `unfinished`, then the transaction up to which ticks have passed.
     pub unnamed: String,
+    /// Parameters: ids, the smallest and the largest of them.
+    pub named: String,
 }
 
 impl Default for Sql {
@@ -158,7 +164,12 @@ impl Default for Sql {
             " and r.enqueued_xid < $6::text::xid8 and not exists (select from tramline.timers t where t.run_id = r.run_id)
               and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)",
         );
+        let named = format!(
+            "select run_id, shard, priority, scheduled_at, enqueued_xid::text, false, {BODY} from tramline.runs
+              where run_id = any ($1) and run_id between $2 and $3 and executor = 'engine'"
+        );
         Self {
+            named,
             poll,
             late,
             commands: commands.to_owned(),
@@ -190,6 +201,7 @@ impl Reader {
             commands: prepare("discovery commands", sql.commands).await?,
             unfinished: prepare("discovery unfinished", sql.unfinished).await?,
             unnamed: prepare("discovery sweep", sql.unnamed).await?,
+            named: prepare("discovery of named runs", sql.named).await?,
             client,
         })
     }
@@ -248,6 +260,30 @@ impl Reader {
             now,
             headers,
         })
+    }
+
+    /// Headers with bodies of native runs that somebody has just enqueued. Says nothing about what was recorded of them: only
+    /// for runs whose transaction no completed tick has seen.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn named(&self, ids: &[Uuid]) -> Result<Vec<Header>, StoreError> {
+        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else {
+            return Ok(Vec::new());
+        };
+        let rows = self
+            .client
+            .query(&self.named, &[&ids, low, high])
+            .await
+            .map_err(|e| StoreError::query("discovery of named runs", e))?;
+        rows.iter()
+            .map(|r| {
+                Ok(Header {
+                    body: Some(Box::new(body_of(r, 6, false))),
+                    ..header(r, 0)?
+                })
+            })
+            .collect()
     }
 
     /// One page of runs enqueued by exactly these transactions, which were in progress at the last tick.
@@ -437,6 +473,7 @@ fn header(row: &Row, at: usize) -> Result<Header, StoreError> {
         scheduled_at: row.get::<_, Option<Timestamp>>(at + 3).map(millis_up),
         xid: parse_xid(row.get(at + 4))?,
         foreign: row.get(at + 5),
+        body: None,
     })
 }
 

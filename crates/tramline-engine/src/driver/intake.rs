@@ -45,7 +45,7 @@ impl Driver {
         }
     }
 
-    fn on_header(&mut self, header: Header, past: bool, swept: bool) {
+    fn on_header(&mut self, mut header: Header, past: bool, swept: bool) {
         let Some(shard) = self.state.shards.get_mut(&header.shard) else {
             return;
         };
@@ -79,6 +79,11 @@ impl Driver {
             priority,
             foreign: Some(header.foreign),
             past,
+            // In a long queue headers have to do.
+            body: header
+                .body
+                .take()
+                .filter(|_| self.state.ready[usize::from(priority)].len() < LOAD_BATCH),
             stage: Stage::Ready,
             waiting: Vec::new(),
             units: 0,
@@ -134,7 +139,11 @@ impl Driver {
                 .loads_wanted
                 .split_off(self.state.loads_wanted.len().min(LOAD_BATCH));
             let ids = std::mem::replace(&mut self.state.loads_wanted, rest);
-            self.load(ids, true);
+            self.load(LoadJob {
+                ids,
+                bodies: Vec::new(),
+                past: true,
+            });
         }
         if !self.state.trusted || self.state.stopping.is_some() {
             return;
@@ -146,6 +155,7 @@ impl Driver {
                 .saturating_sub(self.state.active + self.state.loads_out * LOAD_BATCH);
             let mut fresh = Vec::new();
             let mut known = Vec::new();
+            let mut bodies = Vec::new();
             while fresh.len() + known.len() < room.min(LOAD_BATCH) {
                 let Some(id) = self.pop_ready() else { break };
                 let Some(entry) = self.state.entries.get_mut(&id) else {
@@ -165,16 +175,26 @@ impl Driver {
                 if entry.past {
                     known.push(load)
                 } else {
+                    bodies.extend(entry.body.take().map(|body| *body));
                     fresh.push(load)
                 }
             }
             if fresh.is_empty() && known.is_empty() {
                 return;
             }
-            for (ids, past) in [(fresh, false), (known, true)] {
-                if !ids.is_empty() {
-                    self.load(ids, past);
-                }
+            if !fresh.is_empty() {
+                self.load(LoadJob {
+                    ids: fresh,
+                    bodies,
+                    past: false,
+                });
+            }
+            if !known.is_empty() {
+                self.load(LoadJob {
+                    ids: known,
+                    bodies: Vec::new(),
+                    past: true,
+                });
             }
         }
     }
@@ -192,9 +212,9 @@ impl Driver {
         Some(id)
     }
 
-    pub(super) fn load(&mut self, ids: Vec<LoadId>, past: bool) {
+    fn load(&mut self, job: LoadJob) {
         self.state.loads_out += 1;
-        if self.loads.try_send(LoadJob { ids, past }).is_err() {
+        if self.loads.try_send(job).is_err() {
             // The loader is gone: the engine is stopping.
             self.state.loads_out -= 1;
         }
@@ -208,6 +228,7 @@ impl Driver {
             priority: 1,
             foreign: None,
             past: true,
+            body: None,
             stage: Stage::Ready,
             waiting: Vec::new(),
             units: 0,

@@ -7,6 +7,7 @@
 mod apply;
 mod commands;
 mod commit;
+mod explain;
 mod intake;
 mod priority;
 mod schedules;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tramline_core::Millis;
 use tramline_core::machine::{self, Action, Run};
 use tramline_store::discovery::Command;
+use tramline_store::runs::Body;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -112,6 +114,8 @@ struct Entry {
     foreign: Option<bool>,
     /// Something may be recorded about it.
     past: bool,
+    /// Its row, if that was read with the header.
+    body: Option<Box<Body>>,
     stage: Stage,
     /// What happened before it was loaded.
     waiting: Vec<Waiting>,
@@ -263,6 +267,10 @@ impl Driver {
                 complete,
             } => self.on_timers(shard, timers, complete),
             Message::Schedules(list) => self.on_schedules(list),
+            Message::Explain { run_id, reply } => {
+                // The asker may have given up waiting.
+                let _ = reply.send(self.explain(run_id));
+            }
             Message::Stop { drain, done } => {
                 self.state.stopping = Some((Instant::now() + drain, Some(done)));
             }
