@@ -3,6 +3,7 @@
 pub mod control;
 mod fields;
 mod functions;
+mod operations;
 mod runs;
 mod schedules;
 mod workflows;
@@ -62,6 +63,13 @@ enum Does {
     RunSteps,
     RunEvents,
     ChangeRun(RunVerb),
+    BulkRuns,
+    WhyRun,
+    WhyQueue,
+    ListDeadLetters,
+    GetDeadLetter,
+    Redrive,
+    RedriveMany,
     ListWorkflows,
     PublishWorkflow,
     ValidateWorkflow,
@@ -102,6 +110,25 @@ pub const ROUTES: &[Route] = &[
         Right::Service,
         Does::ChangeRun(RunVerb::Retry),
     ),
+    route(
+        "POST",
+        "/runs/{}/pause",
+        Right::Service,
+        Does::ChangeRun(RunVerb::Pause),
+    ),
+    route(
+        "POST",
+        "/runs/{}/resume",
+        Right::Service,
+        Does::ChangeRun(RunVerb::Resume),
+    ),
+    route("POST", "/runs/bulk", Right::Service, Does::BulkRuns),
+    route("GET", "/runs/{}/why", Right::Service, Does::WhyRun),
+    route("GET", "/queues/{}/why", Right::Service, Does::WhyQueue),
+    route("GET", "/dead-letters", Right::Service, Does::ListDeadLetters),
+    route("POST", "/dead-letters/redrive", Right::Service, Does::RedriveMany),
+    route("GET", "/dead-letters/{}", Right::Service, Does::GetDeadLetter),
+    route("POST", "/dead-letters/{}/redrive", Right::Service, Does::Redrive),
     route("GET", "/workflows", Right::Service, Does::ListWorkflows),
     route("POST", "/workflows", Right::Service, Does::PublishWorkflow),
     route(
@@ -220,6 +247,13 @@ async fn run(
         Does::RunSteps => runs::steps(call, name).await,
         Does::RunEvents => runs::events(call, name).await,
         Does::ChangeRun(verb) => runs::change(call, name, verb, request).await,
+        Does::BulkRuns => operations::bulk_runs(call, request).await,
+        Does::WhyRun => operations::why_run(call, name).await,
+        Does::WhyQueue => operations::why_queue(call, name).await,
+        Does::ListDeadLetters => operations::dead_letters(call, request).await,
+        Does::GetDeadLetter => operations::dead_letter(call, name).await,
+        Does::Redrive => operations::redrive(call, name, request).await,
+        Does::RedriveMany => operations::redrive_many(call, request).await,
         Does::ListWorkflows => workflows::list(call).await,
         Does::PublishWorkflow => workflows::publish(call, request).await,
         Does::ValidateWorkflow => workflows::validate(call, request).await,

@@ -200,6 +200,9 @@ pub struct ScriptedControl {
     pub started: Mutex<Vec<NewRun>>,
     pub filters: Mutex<Vec<RunFilter>>,
     pub changes: Mutex<Vec<(Uuid, RunVerb, Option<String>, Actor)>>,
+    pub bulks: Mutex<Vec<(BulkRequest, Actor)>>,
+    pub redriven: Mutex<Vec<(Uuid, Option<Value>, Option<String>, Actor)>>,
+    pub letter_filters: Mutex<Vec<DeadLetterFilter>>,
     pub fail_with: Mutex<Option<ControlError>>,
     pub existing: Mutex<bool>,
     pub wait_status: Mutex<Option<RunStatus>>,
@@ -282,6 +285,58 @@ impl Control for ScriptedControl {
     fn wait_run(&self, run_id: Uuid, _: Duration) -> Answer<Run> {
         let status = self.wait_status.lock().unwrap().unwrap_or(RunStatus::Completed);
         self.answer(sample_run(run_id, status))
+    }
+
+    fn bulk_runs(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        self.bulks.lock().unwrap().push((bulk, actor));
+        self.answer(json!({ "matched": 1 }))
+    }
+
+    fn list_dead_letters(&self, filter: DeadLetterFilter) -> Answer<Vec<Value>> {
+        self.letter_filters.lock().unwrap().push(filter);
+        self.answer(vec![json!({ "run_id": OWN_RUN })])
+    }
+
+    fn dead_letters_of(&self, run_id: Uuid) -> Answer<Vec<Value>> {
+        let letters = (run_id == OWN_RUN).then(|| json!({ "run_id": run_id }));
+        self.answer(letters.into_iter().collect())
+    }
+
+    fn redrive(
+        &self,
+        run_id: Uuid,
+        input: Option<Value>,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Run> {
+        self.redriven.lock().unwrap().push((run_id, input, reason, actor));
+        self.answer(sample_run(run_id, RunStatus::Queued))
+    }
+
+    fn redrive_many(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        self.bulk_runs(bulk, actor)
+    }
+
+    fn why_run(&self, run_id: Uuid) -> Answer<Why> {
+        let reason = WhyReason {
+            code: "sleep".into(),
+            since: Some(1_700_000_000_000),
+            sentence: "it sleeps".into(),
+            detail: json!({ "step": "nap" }),
+        };
+        self.answer(Why {
+            subject: run_id.to_string(),
+            status: Some(RunStatus::Waiting),
+            reasons: vec![reason],
+        })
+    }
+
+    fn why_queue(&self, queue: String) -> Answer<Why> {
+        self.answer(Why {
+            subject: queue,
+            status: None,
+            reasons: Vec::new(),
+        })
     }
 
     fn list_runs(&self, filter: RunFilter) -> Answer<Vec<Run>> {

@@ -73,6 +73,7 @@ impl Node {
         let db = Db::new(&config.db_url, POOL_MAX).or_exit(Exit::Usage)?;
         let plan = setup.functions(&config.gateway_url, &config.db_url, &config.cron_secret);
         register_planned(&db, &plan).await?;
+        publish::store_policies(&db, setup).await?;
         // before the migrations of the project: its seed may start runs
         let published = publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
         let mut warnings = setup.warnings.clone();
