@@ -122,22 +122,26 @@ async fn settle(
     let batch = build(items);
     let mut pause = RETRY_FIRST;
     let mut warned = false;
+    let mut again = false;
     loop {
         let answer = match flusher.as_ref().filter(|f| !f.is_closed()) {
-            Some(open) => open.send(node, name, &batch).await,
+            Some(open) => open.send(node, name, &batch, again).await,
             None => match Flusher::connect(db).await {
-                Ok(new) => flusher.insert(new).send(node, name, &batch).await,
+                Ok(new) => flusher.insert(new).send(node, name, &batch, again).await,
                 Err(error) => Err(error),
             },
         };
         match answer {
             Ok(flushed) => return Ok(flushed),
+            // Somebody else's row, an end for example: now the answer says which.
+            Err(error) if error.is_duplicate() && !std::mem::replace(&mut again, true) => {}
             Err(error) if error.is_poison() => return Err(error),
             Err(error) => {
                 if !std::mem::replace(&mut warned, true) {
                     tracing::warn!(error = %words_of(&error), rows = batch.len(), "outcome of a flush is unknown; sending it again");
                 }
                 *flusher = None;
+                again = true;
                 let jitter = Duration::from_millis(rand::rng().random_range(0..10));
                 tokio::time::sleep(pause + jitter).await;
                 pause = (pause * 2).min(RETRY_MAX);

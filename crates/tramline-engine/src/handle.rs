@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tramline_core::Millis;
 use tramline_store::api::{self, RunRow};
@@ -13,7 +13,7 @@ use tramline_store::{Db, check_durable};
 use uuid::Uuid;
 
 use crate::config::EngineConfig;
-use crate::discovery::{self, Shared};
+use crate::discovery::{self, Shared, Wake};
 use crate::driver::{Driver, State};
 use crate::invoke::Invoke;
 use crate::message::Message;
@@ -94,7 +94,7 @@ pub struct Engine;
 pub struct EngineHandle {
     node: Uuid,
     db: Db,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     own: mpsc::Sender<Message>,
     updates: broadcast::Sender<RunUpdate>,
     shared: Arc<Shared>,
@@ -127,7 +127,7 @@ impl Engine {
         let (assign, assigned) = mpsc::channel(CHORES_MAX);
         let (updates, _) = broadcast::channel(UPDATES_MAX);
         let (stop_ownership, ownership_stop) = oneshot::channel();
-        let wake = Arc::new(Notify::new());
+        let wake = Arc::new(Wake::default());
         let shared = Arc::new(Shared::default());
         let shown = Arc::new(Shown::default());
         let name = config.node_name.clone();
@@ -202,7 +202,13 @@ impl EngineHandle {
 
     /// Looks for new runs now: call it after a commit that enqueued some.
     pub fn wake(&self) {
-        self.wake.notify_one();
+        self.wake.wake();
+    }
+
+    /// Tells discovery which runs have been enqueued by this node just now, so that it need not search for them.
+    pub fn wake_for(&self, answers: &[Result<api::Accepted, api::Refused>]) {
+        let made = answers.iter().flatten().filter(|a| a.created).map(|a| a.run_id);
+        self.wake.wake_for(made);
     }
 
     /// What happens to runs from now on. A watcher that falls behind misses some; the ledger has them all.
@@ -301,7 +307,7 @@ impl EngineHandle {
         runs: &[api::NewRun],
     ) -> Result<Vec<Result<api::Accepted, api::Refused>>, EngineError> {
         let answers = api::enqueue(&self.db, runs).await?;
-        self.wake();
+        self.wake_for(&answers);
         Ok(answers)
     }
 

@@ -1,6 +1,6 @@
 //! Reading runs into memory: bodies, pasts, definitions. Builds the machine's runs, so that the driver only drives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ const DEFINITIONS_MAX: usize = 1_000;
 /// Runs to read.
 pub(crate) struct LoadJob {
     pub(crate) ids: Vec<LoadId>,
+    /// Rows of some of them that have been read already.
+    pub(crate) bodies: Vec<Body>,
     /// Something may be recorded about them.
     pub(crate) past: bool,
 }
@@ -56,9 +58,9 @@ pub(crate) async fn run(
         definitions: HashMap::new(),
         function_timeout_ms,
     };
-    while let Some(job) = jobs.recv().await {
+    while let Some(mut job) = jobs.recv().await {
         let loaded = loop {
-            match loading.load(&db, &job).await {
+            match loading.load(&db, &mut job).await {
                 Ok(loaded) => break loaded,
                 Err(error) => {
                     tracing::warn!(error = %words_of(&error), "runs cannot be read; trying again");
@@ -77,7 +79,8 @@ pub(crate) async fn run(
 }
 
 impl Loading {
-    async fn load(&mut self, db: &Db, job: &LoadJob) -> Result<Vec<LoadedRun>, StoreError> {
+    async fn load(&mut self, db: &Db, job: &mut LoadJob) -> Result<Vec<LoadedRun>, StoreError> {
+        let read: HashSet<Uuid> = job.bodies.iter().map(|b| b.run_id).collect();
         if self.loader.is_none() {
             self.loader = Some(Loader::connect(db).await?);
         }
@@ -87,7 +90,7 @@ impl Loading {
         let mut native: Vec<Uuid> = job
             .ids
             .iter()
-            .filter(|i| i.foreign == Some(false))
+            .filter(|i| i.foreign == Some(false) && !read.contains(&i.run_id))
             .map(|i| i.run_id)
             .collect();
         let mut foreign: Vec<Uuid> = job
@@ -118,8 +121,7 @@ impl Loading {
         } else {
             HashMap::new()
         };
-        let mut bodies: HashMap<Uuid, Body> = a.into_iter().chain(b).map(|b| (b.run_id, b)).collect();
-        for body in bodies.values() {
+        for body in a.iter().chain(&b).chain(&job.bodies) {
             let Some(version) = body.version else { continue };
             let key = (body.target.clone(), version);
             if !self.definitions.contains_key(&key) {
@@ -135,6 +137,8 @@ impl Loading {
                 self.definitions.insert(key, compiled);
             }
         }
+        let bodies = a.into_iter().chain(b).chain(job.bodies.drain(..));
+        let mut bodies: HashMap<Uuid, Body> = bodies.map(|b| (b.run_id, b)).collect();
         Ok(job
             .ids
             .iter()

@@ -63,6 +63,7 @@ create table tramline.run_marks (
   node text,
   input jsonb,
   metadata jsonb,
+  priority smallint check (priority between 0 and 3), -- set: the run was given this class before it began; the mark says nothing else
   primary key (run_id, shard, generation, seq)
 ) partition by range (run_id);
 create table tramline.run_marks_foreign (like tramline.run_marks including all);

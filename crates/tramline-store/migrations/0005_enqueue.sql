@@ -157,6 +157,56 @@ begin
    order by r.ord;
 end $$;
 
+-- The same for one run, as plain statements: a call of enqueue_many costs some 300 µs whatever it holds, this one a third of it.
+-- Takes the common case, with the rules of enqueue_many (a test compares the two), and hands everything else over to it.
+-- Called by definer functions with a fixed search_path and generic plans: settings of its own would cost as much as its first statement.
+create function tramline.enqueue_one(p_run_id uuid, p_target text, p_input jsonb, p_correlation_id text, p_opts jsonb,
+  out run_id uuid, out created boolean, out code text, out detail jsonb)
+language plpgsql as $$
+declare
+  v_id uuid := coalesce(p_run_id, tramline.uuid_v7());
+  v_shard int := tramline.shard_of(v_id);
+  v_input jsonb := coalesce(p_input, '{}');
+  v_queue text := coalesce(p_opts ->> 'queue', 'default');
+  v record;
+begin
+  select d.version, d.required_inputs as required, f.name is not null as is_function,
+         (get_byte(uuid_send(v_id), 6) >> 4) = 7 and exists (select from tramline.native_days p where v_id >= p.lo and v_id < p.hi)
+           and not exists (select from tramline.runs_foreign x where x.run_id = v_id and x.shard = v_shard) as native,
+         exists (select from tramline.queues q where q.name = v_queue and (q.mode <> 'engine' or q.concurrency is not null)) as special
+    into v
+    from (values (p_target)) as t(name)
+    left join lateral (select w.version, w.required_inputs from tramline.workflow_definitions w
+                        where w.name = t.name and w.status = 'published' order by w.version desc limit 1) d on true
+    left join tramline.functions f on f.name = t.name;
+  if (v.version is not null or v.is_function) and v.native and not v.special
+     and coalesce(not p_opts ?| array['kind', 'concurrency_key', 'parent_run_id', 'root_run_id'], true)
+     and coalesce(strpos(current_setting('request.headers', true), 'x-tramline-') = 0, true)
+     and (v.required is null or v.required = '{}' or jsonb_typeof(v_input) = 'object' and v_input ?& v.required) then
+    if p_correlation_id is not null then
+      insert into tramline.correlations (shard, target, correlation_id, run_id, input_hash, expires_at)
+      values (tramline.key_shard(p_target || chr(31) || p_correlation_id), p_target, p_correlation_id, v_id,
+              sha256(convert_to(v_input::text, 'UTF8')), now() + interval '30 days') on conflict do nothing;
+    end if;
+    if p_correlation_id is null or found then
+      insert into tramline.runs (run_id, shard, kind, target, version, input, correlation_id, queue, priority, source, created_by, triggered_by,
+             project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at)
+      values (v_id, v_shard, case when v.version is null then 'function' else 'workflow' end, p_target, v.version, v_input, p_correlation_id, v_queue,
+              coalesce((p_opts ->> 'priority')::smallint, 2::smallint), coalesce(p_opts ->> 'source', tramline.derived_source()),
+              coalesce((p_opts ->> 'created_by')::uuid, auth.uid()), p_opts ->> 'triggered_by', p_opts ->> 'project_id', p_opts ->> 'env',
+              p_opts ->> 'git_sha', p_opts ->> 'git_ref', case when v.version is null then p_target end,
+              nullif(p_opts -> 'context', 'null'), nullif(p_opts -> 'metadata', 'null'),
+              coalesce((p_opts ->> 'run_at')::timestamptz, now() + (p_opts ->> 'delay_ms')::bigint * interval '1 millisecond'))
+      on conflict do nothing;
+      run_id := v_id;
+      created := found;
+      return;
+    end if;
+  end if;
+  select m.run_id, m.created, m.code, m.detail into run_id, created, code, detail
+    from tramline.enqueue_many(array[p_run_id], array[p_target], array[p_input], array[p_correlation_id], array[p_opts]) m;
+end $$;
+
 -- Raises what enqueue_many found wrong with one item.
 create function tramline.raise_refusal(p_code text, p_detail jsonb) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -179,12 +229,13 @@ end $$;
 create function ops.enqueue(p_target text, p_input jsonb default '{}', p_correlation_id text default null, p_run_at timestamptz default null,
   p_queue text default 'default', p_priority int default 2, p_concurrency_key text default null, p_run_id uuid default null,
   p_metadata jsonb default null, p_source text default null)
-returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan as $$
 declare v record;
 begin
-  select * into v from tramline.enqueue_many(array[p_run_id], array[p_target], array[p_input], array[p_correlation_id],
-    array[jsonb_strip_nulls(jsonb_build_object('queue', p_queue, 'priority', p_priority, 'concurrency_key', p_concurrency_key,
-      'run_at', p_run_at, 'source', p_source)) || jsonb_build_object('metadata', p_metadata)]);
+  select * into v from tramline.enqueue_one(p_run_id, p_target, p_input, p_correlation_id,
+    jsonb_strip_nulls(jsonb_build_object('queue', p_queue, 'priority', p_priority, 'concurrency_key', p_concurrency_key,
+      'run_at', p_run_at, 'source', p_source)) || jsonb_build_object('metadata', p_metadata));
   if v.code is not null then
     perform tramline.raise_refusal(v.code, v.detail);
   end if;

@@ -9,7 +9,9 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
             when m.status is not null then m.status
             when r.scheduled_at > now() then 'scheduled'
             else 'queued' end as status,
-       r.queue, coalesce(p.priority, r.priority) as priority,
+       r.queue,
+       coalesce(p.priority, (select x.priority from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.priority is not null
+                  order by x.generation desc, x.seq desc limit 1), r.priority) as priority,
        coalesce((select x.input from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.input is not null
                   order by x.generation desc, x.seq desc limit 1), r.input) as input, r.context,
        e.output, e.error, e.error_step, r.correlation_id, r.concurrency_key, r.source, r.created_by, r.triggered_by,
@@ -33,7 +35,7 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
   left join lateral (select * from tramline.all_ends x where x.run_id = r.run_id and x.shard = r.shard
                       order by x.generation desc limit 1) e on true
   left join lateral (select x.generation, x.status, x.node from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard
-                      order by x.generation desc, x.seq desc limit 1) m on true
+                        and x.priority is null order by x.generation desc, x.seq desc limit 1) m on true
   left join lateral (select * from ops.pull_runs x where r.executor = 'pull' and x.run_id = r.run_id limit 1) p on true;
 
 create view ops.run_steps with (security_invoker = true) as
@@ -78,7 +80,8 @@ create function tramline.may_follow(p_from text, p_to text) returns boolean lang
     end), false)
 $$;
 
-create function tramline.runs_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+create function tramline.runs_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan as $$
 declare
   v record;
   v_status text := coalesce(new.status, 'queued');
@@ -89,17 +92,30 @@ begin
   end if;
   if v_status in ('queued', 'scheduled') then
     -- Without an id of the writer's own, the key or the parent decides about the shard.
-    select * into v from tramline.enqueue_many(array[new.run_id], array[coalesce(new.target, new.function_name)], array[new.input],
-      array[new.correlation_id],
-      array[jsonb_strip_nulls(jsonb_build_object('kind', new.kind, 'queue', new.queue, 'priority', new.priority, 'run_at', new.scheduled_at,
+    select * into v from tramline.enqueue_one(new.run_id, coalesce(new.target, new.function_name), new.input, new.correlation_id,
+      jsonb_strip_nulls(jsonb_build_object('kind', new.kind, 'queue', new.queue, 'priority', new.priority, 'run_at', new.scheduled_at,
         'concurrency_key', new.concurrency_key, 'source', new.source, 'created_by', new.created_by, 'triggered_by', new.triggered_by,
         'parent_run_id', new.parent_run_id, 'root_run_id', new.root_run_id, 'project_id', new.project_id, 'env', new.env,
         'git_sha', new.git_sha, 'git_ref', new.git_ref))
-        || jsonb_build_object('context', new.context, 'metadata', new.metadata)]);
+        || jsonb_build_object('context', new.context, 'metadata', new.metadata));
     if v.code is not null then
       perform tramline.raise_refusal(v.code, v.detail);
     end if;
     new.run_id := v.run_id;
+    if v.created then
+      -- What the view shows of a run that has just been made, without asking all the tables that can say more of older ones.
+      select r.kind, r.target, r.version, r.executor, case when r.scheduled_at > now() then 'scheduled' else 'queued' end, r.queue, r.priority,
+             r.input, r.concurrency_key, r.source, r.created_by, r.parent_run_id, r.root_run_id, r.function_name, 0, 1, null, r.queued_at,
+             r.scheduled_at, null, null, null, null, null, null, coalesce(r.metadata, '{}')
+        into new.kind, new.target, new.version, new.executor, new.status, new.queue, new.priority,
+             new.input, new.concurrency_key, new.source, new.created_by, new.parent_run_id, new.root_run_id, new.function_name, new.attempt,
+             new.generation, new.claimed_by, new.queued_at, new.scheduled_at, new.started_at, new.finished_at, new.completed_at, new.output,
+             new.error, new.error_step, new.metadata
+        from tramline.runs r where r.run_id = new.run_id and r.shard = tramline.shard_of(new.run_id);
+      if found then
+        return new;
+      end if;
+    end if;
   else
     -- The worker pattern: the writer executes the run and keeps its row; no node takes part.
     if v_status not in ('claimed', 'running', 'waiting', 'paused', 'compensating', 'completed', 'failed', 'cancelled', 'skipped') then
@@ -220,6 +236,10 @@ begin
     end case;
   end if;
   if new.priority is distinct from old.priority then
+    if new.priority is null or new.priority not between 0 and 3 then
+      raise exception using errcode = 'TL400', message = format('priority %s does not exist', coalesce(new.priority::text, 'null')),
+        hint = '0 (urgent) to 3';
+    end if;
     perform tramline.request(old.run_id, 'priority', to_jsonb(new.priority), 'update of ops.runs');
   end if;
   if new.metadata is distinct from old.metadata then

@@ -50,6 +50,8 @@ grant insert, update, delete on ops.artifacts, public."ops.artifacts", tramline.
 revoke execute on all functions in schema ops, tramline from public;
 grant execute on all functions in schema tramline to tramline_engine;
 grant execute on all functions in schema ops to service_role, tramline_api, tramline_engine;
+-- The API takes runs by the thousand; ops.enqueue, which it may call as well, is the same for one.
+grant execute on function tramline.enqueue_many(uuid[], text[], jsonb[], text[], jsonb[]) to tramline_api;
 -- Pure helpers that views, defaults and policies call with the caller's rights.
 grant execute on function tramline.tail_bits(uuid), tramline.shard_of(uuid), tramline.key_bits(text), tramline.key_shard(text),
   tramline.with_tail_bits(uuid, int), tramline.uuid_at(timestamptz), tramline.uuid_v7() to authenticated, service_role, tramline_api, tramline_dashboard;

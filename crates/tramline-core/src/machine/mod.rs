@@ -7,8 +7,10 @@
 //! A run of a plain function is a plan with one step whose end is the end of the run; it records no step row.
 
 mod decide;
+mod ending;
 mod recover;
 mod requests;
+mod starting;
 mod view;
 
 #[cfg(test)]
@@ -24,10 +26,14 @@ use crate::definition::Workflow;
 use crate::status::{IllegalTransition, RunStatus, StepStatus};
 
 pub use recover::{Past, PastMark, PastStep};
+pub use requests::{PRIORITY_PARKS, asked_priority};
 
 /// Unclean takeovers in the middle of one step before the run is given up as a dead letter: a step that kills its node
 /// leaves no result, so its starts are counted instead.
 pub const CRASHES_MAX: u32 = 3;
+
+/// The least urgent of the priority classes; 0 is the most urgent.
+pub const PRIORITY_MAX: u8 = 3;
 
 /// What a run executes.
 #[derive(Debug, Clone)]
@@ -104,6 +110,8 @@ pub struct StepState {
     pub ended_at: Option<Millis>,
     /// Due time of the timer that the step waits for.
     pub due_at: Option<Millis>,
+    /// Since when a sleeping step sleeps.
+    pub slept_from: Option<Millis>,
     /// Starts recorded after unclean takeovers.
     pub crashes: u32,
     /// A call is out.
@@ -119,6 +127,7 @@ impl Default for StepState {
             error: None,
             ended_at: None,
             due_at: None,
+            slept_from: None,
             crashes: 0,
             in_flight: false,
         }
@@ -207,6 +216,10 @@ pub enum Event {
         actor: Option<String>,
         now: Millis,
     },
+    /// Start it in this priority class.
+    Priority {
+        priority: u8,
+    },
     /// Re-open an ended run with the next generation. `generation` is the one the caller saw.
     Retry {
         generation: Option<u32>,
@@ -284,6 +297,10 @@ pub enum Row {
     Unparked,
     DeadLetter {
         reason: String,
+    },
+    /// Another priority class, asked for before the run began.
+    Priority {
+        priority: u8,
     },
 }
 
@@ -365,6 +382,10 @@ pub enum Refusal {
     StaleGeneration { asked: u32, current: u32 },
     #[error("the run is not paused")]
     NotPaused,
+    #[error("the run has been started; only the priority of a run that waits for its start can be changed")]
+    Started,
+    #[error("the priority must be a whole number from 0 (urgent) to {max}")]
+    UnknownPriority { max: u8 },
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
     #[error("the workflow has no step \"{0}\"")]

@@ -43,6 +43,8 @@ pub struct Past {
     pub ends: Vec<(u32, RunStatus)>,
     /// Timers that stand: kind, step, attempt, due time.
     pub timers: Vec<(TimerKind, String, u32, Millis)>,
+    /// When the timers of sleeping steps were set, by step.
+    pub slept_from: Vec<(String, Millis)>,
     /// Starts recorded after unclean takeovers, by step and generation.
     pub starts: Vec<(String, u32)>,
     /// A row of `parked` names the run.
@@ -107,6 +109,11 @@ impl Run {
             }
             for (kind, step, attempt, due_at) in past.timers {
                 self.replay_timer(kind, &step, attempt, due_at);
+            }
+            for (step, at) in past.slept_from {
+                if let Some(i) = self.plan.step_by_name(&step) {
+                    self.steps[i].slept_from = Some(at);
+                }
             }
         }
         self.parked = past.parked;

@@ -1,7 +1,7 @@
 //! Requests of people and of other parts to the owner of a run: applied or refused, with an event in either case.
 
 use serde_json::{Value, json};
-use tramline_core::machine::{Decision, Event, Row};
+use tramline_core::machine::{self, Decision, Event, Row};
 use tramline_store::discovery::Command;
 use uuid::Uuid;
 
@@ -36,6 +36,9 @@ impl Driver {
                 stage: Stage::Live(_),
                 ..
             }) => self.apply_command(run_id, command),
+            Some(entry) if command.verb == "priority" && entry.waits_for_start() => {
+                self.change_class(run_id, command);
+            }
             _ => self.load_for(run_id, command.shard, Waiting::Command(command)),
         }
     }
@@ -44,6 +47,7 @@ impl Driver {
         let now = self.state.clock.now();
         let Some(Entry {
             stage: Stage::Live(live),
+            priority: class,
             ..
         }) = self.state.entries.get_mut(&run_id)
         else {
@@ -105,15 +109,11 @@ impl Driver {
                     "the engine drives it; a lost node's runs go on by themselves",
                 );
             }
-            "priority" => {
-                return self.refuse(
-                    run_id,
-                    command_id,
-                    &verb,
-                    actor,
-                    "the priority of an accepted run cannot be changed",
-                );
-            }
+            "priority" => machine::asked_priority(args.as_ref()).and_then(|priority| {
+                let decision = live.run.decide(Event::Priority { priority })?;
+                *class = priority;
+                Ok(decision)
+            }),
             _ => return self.refuse(run_id, command_id, &verb, actor, "no such request"),
         };
         match decided {

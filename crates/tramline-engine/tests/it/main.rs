@@ -5,6 +5,7 @@
 mod commands;
 mod driving;
 mod hazards;
+mod hazards_flush;
 mod nodes;
 mod pull;
 mod schedules;

@@ -114,8 +114,7 @@ pub async fn settle_definition(
         Ok((checksum, required)) => {
             client
                 .execute(
-                    "update tramline.workflow_definitions set status = 'published', checksum = $3, required_inputs = $4, published_at = now()
-                      where name = $1 and version = $2 and status = 'submitted'",
+                    "select tramline.settle_definition($1, $2, $3, $4)",
                     &[&name, &version, &checksum, &required],
                 )
                 .await

@@ -4,18 +4,15 @@
 //! a node are put together; a call that comes alone is sent at once. Each caller still gets the answers of its own
 //! items after their commit, and only a batch that Postgres refused as a whole is taken apart again.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 use super::enqueue::{Answers, Items, send};
 use crate::{Db, StoreError};
 
-/// Statements under way at once: the next batch is read while the one before waits for the disk.
-const SENDERS_MAX: usize = 2;
 /// Items of one statement: a commit of this size takes some tens of milliseconds.
 const ITEMS_MAX: usize = 1_000;
 /// Bytes of one statement, so that the largest inputs allowed do not add up to one of gigabytes.
@@ -24,7 +21,8 @@ const BYTES_MAX: usize = 8 << 20;
 /// Where the answers of one call go.
 type Caller = oneshot::Sender<Result<Answers, StoreError>>;
 
-/// The calls that wait for the next statement.
+/// The calls that wait for the next statement. One is under way at a time: a second would halve the batches, and what a
+/// statement costs hardly depends on its size.
 #[derive(Default)]
 pub(crate) struct Coalescer {
     state: Mutex<State>,
@@ -33,7 +31,7 @@ pub(crate) struct Coalescer {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
-    senders: usize,
+    sending: bool,
 }
 
 struct Waiting {
@@ -49,9 +47,7 @@ pub(super) async fn enqueue(db: &Db, items: Items) -> Result<Answers, StoreError
     let starts = {
         let mut state = coalescer.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.waiting.push_back(Waiting { items, answer });
-        let starts = state.senders < SENDERS_MAX;
-        state.senders += usize::from(starts);
-        starts
+        !std::mem::replace(&mut state.sending, true)
     };
     if starts {
         let db = db.clone();
@@ -68,16 +64,13 @@ pub(super) async fn enqueue(db: &Db, items: Items) -> Result<Answers, StoreError
 }
 
 impl Coalescer {
-    /// What waits, up to the size of a statement; `None` ends the sender that asked.
+    /// What waits, up to the size of a statement; `None` ends the sender.
     fn next_batch(&self) -> Option<Vec<Waiting>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut batch, mut items, mut bytes) = (Vec::new(), 0, 0);
-        let mut ids: HashSet<Uuid> = HashSet::new();
         while let Some(next) = state.waiting.front() {
             let fits = items + next.items.len() <= ITEMS_MAX && bytes + next.items.bytes() <= BYTES_MAX;
-            // The same id twice would be answered as made twice.
-            let repeats = next.items.ids().any(|id| !ids.insert(id));
-            if !batch.is_empty() && (!fits || repeats) {
+            if !batch.is_empty() && !fits {
                 break;
             }
             items += next.items.len();
@@ -85,7 +78,7 @@ impl Coalescer {
             batch.extend(state.waiting.pop_front());
         }
         if batch.is_empty() {
-            state.senders -= 1;
+            state.sending = false;
             return None;
         }
         Some(batch)

@@ -61,7 +61,8 @@ pub struct Refused {
 pub async fn enqueue(db: &Db, runs: &[NewRun]) -> Result<Answers, StoreError> {
     let items = Items::of(runs);
     // A key that another transaction holds is waited for: that must not hold up other callers.
-    if runs.len() >= ALONE_FROM || items.correlations.iter().any(Option::is_some) {
+    let waits = |run: &NewRun| run.run_id.is_some() || run.correlation_id.is_some();
+    if runs.len() >= ALONE_FROM || runs.iter().any(waits) {
         let whole = 0..items.len();
         return send(db, &items, whole).await;
     }
@@ -106,10 +107,6 @@ impl Items {
             .chain(self.options.iter().flatten())
             .map(|json| json.0.len())
             .sum()
-    }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = Uuid> {
-        self.ids.iter().copied()
     }
 
     pub(super) fn append(&mut self, mut other: Self) {

@@ -10,6 +10,7 @@ mod commands;
 mod correlations;
 mod discovery;
 mod enqueue;
+mod enqueue_one;
 mod external;
 mod flush;
 mod flush_races;

@@ -223,7 +223,11 @@ impl Owner {
     }
 
     pub async fn send(&self, batch: &Batch) -> Flushed {
-        self.flusher.send(self.node, "n", batch).await.unwrap()
+        match self.flusher.send(self.node, "n", batch, false).await {
+            Err(error) if error.is_duplicate() => self.flusher.send(self.node, "n", batch, true).await,
+            answer => answer,
+        }
+        .unwrap()
     }
 
     /// Flushes rows of one run.

@@ -136,6 +136,7 @@ impl Ledger {
                 }
                 Row::Unparked => past.parked = false,
                 Row::DeadLetter { .. } => self.dead_letters.push(generation),
+                Row::Priority { .. } => {}
             }
         }
     }

@@ -65,6 +65,7 @@ fn row(row: &Row) -> String {
         Row::Parked { why } => format!("parked {why}"),
         Row::Unparked => "unparked".into(),
         Row::DeadLetter { .. } => "dead letter".into(),
+        Row::Priority { priority } => format!("priority {priority}"),
     }
 }
 
