@@ -20,6 +20,10 @@ fn name_for(route: &Route) -> String {
 fn body_for(route: &Route) -> Value {
     match (route.method, route.pattern) {
         ("POST", "/runs") => json!({ "target": "hello" }),
+        ("POST", "/queues/{}/claim" | "/runs/{}/heartbeat") => json!({ "worker_id": "w" }),
+        ("POST", "/runs/{}/finish") => json!({ "status": "success" }),
+        ("POST", "/runs/{}/events") => json!({ "message": "m" }),
+        ("POST", "/runs/{}/artifacts") => json!({ "name": "n" }),
         ("POST", "/workflows" | "/workflows/validate") => json!({ "name": "w", "steps": [] }),
         _ => Value::Null,
     }

@@ -18,3 +18,4 @@ mod proxying;
 mod server;
 mod streaming;
 mod support;
+mod workers;

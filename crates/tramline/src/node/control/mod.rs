@@ -3,6 +3,7 @@
 mod catalog;
 mod convert;
 mod runs;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ struct Inner {
     /// None on a node without the engine role: runs are driven elsewhere.
     engine: Option<EngineHandle>,
     started: Instant,
+    /// Told when runs were queued through this node.
+    queued: tokio::sync::Notify,
 }
 
 impl NodeControl {
@@ -37,6 +40,7 @@ impl NodeControl {
                 db,
                 engine,
                 started: Instant::now(),
+                queued: tokio::sync::Notify::new(),
             }),
         }
     }
