@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::config::EngineConfig;
 use crate::flushing::words_of;
 use crate::message::{Discovered, Message};
+use crate::trouble::FlushTrouble;
 
 /// Priority classes.
 const CLASSES: u8 = 4;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     /// Reads of the unfinished after a broken connection.
     pub(crate) rescans: AtomicU64,
     pub(crate) polls: AtomicU64,
+    pub(crate) trouble: FlushTrouble,
 }
 
 /// Calls discovery before its time.

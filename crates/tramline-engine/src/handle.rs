@@ -18,6 +18,7 @@ use crate::driver::{Driver, State};
 use crate::invoke::Invoke;
 use crate::message::Message;
 use crate::ownership::Ownership;
+use crate::trouble::FlushStall;
 use crate::{EngineError, flushing, loading, maintenance};
 
 /// Messages to the driver that may wait: results of calls beyond this hold their tasks back.
@@ -59,6 +60,10 @@ pub struct EngineStats {
     pub ended: u64,
     /// Flushes answered.
     pub flushes: u64,
+    /// Attempts of flushes that the database did not answer, or refused for a reason that is not the data's.
+    pub flush_failures: u64,
+    /// The flush whose attempts fail at present: nothing is recorded until it is settled.
+    pub flush_stalled: Option<FlushStall>,
     /// Discovery statements sent.
     pub polls: u64,
     /// Scans of unfinished runs after the discovery connection broke.
@@ -155,7 +160,14 @@ impl Engine {
         let tasks = vec![
             tokio::spawn(driver.run()),
             tokio::spawn(ownership.run(ownership_stop)),
-            tokio::spawn(flushing::run(db.clone(), node, name, flush_jobs, own.clone())),
+            tokio::spawn(flushing::run(
+                db.clone(),
+                node,
+                name,
+                flush_jobs,
+                own.clone(),
+                shared.clone(),
+            )),
             tokio::spawn(loading::run(
                 db.clone(),
                 config.function_timeout,
@@ -224,6 +236,8 @@ impl EngineHandle {
             active: self.shown.active.load(Ordering::Relaxed),
             ended: self.shown.ended.load(Ordering::Relaxed),
             flushes: self.shared.flushes.load(Ordering::Relaxed),
+            flush_failures: self.shared.trouble.failures(),
+            flush_stalled: self.shared.trouble.stalled(),
             polls: self.shared.polls.load(Ordering::Relaxed),
             rescans: self.shared.rescans.load(Ordering::Relaxed),
             missed: self.shown.missed.load(Ordering::Relaxed),

@@ -44,7 +44,7 @@ create table tramline.timers (
   due_at timestamptz not null,
   run_id uuid not null,
   generation int not null,
-  kind text not null check (kind in ('start', 'retry', 'sleep')),
+  kind text not null check (kind in ('start', 'retry', 'sleep', 'deadline')),
   step text not null default '',
   attempt int not null default 0,
   created_at timestamptz not null default now(),
@@ -105,6 +105,7 @@ create table tramline.workflow_definitions (
   status text not null default 'submitted' check (status in ('submitted', 'draft', 'published', 'refused', 'retired')),
   problems jsonb,
   required_inputs text[] not null default '{}',
+  retention interval,                                -- how long its correlation ids hold; null = 30 days
   created_by text not null default current_user,
   created_at timestamptz not null default now(),
   published_at timestamptz,
@@ -118,6 +119,8 @@ create table tramline.functions (
   auth text,
   state text not null default 'pending',
   reason text,
+  retry jsonb,                                       -- policy of its runs, unless a run brings its own
+  retention interval,                                -- how long its correlation ids hold; null = 30 days
   updated_at timestamptz not null default now()
 );
 

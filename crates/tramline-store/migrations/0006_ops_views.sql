@@ -46,7 +46,8 @@ create view ops.run_events with (security_invoker = true) as
 select event_id, run_id, event_type, level, message, payload, created_at from tramline.all_events;
 create view ops.artifacts with (security_invoker = true) as select * from tramline.artifacts;
 create view ops.dead_letters with (security_invoker = true) as
-select run_id, generation, reason, payload, created_at from tramline.dead_letters;
+select run_id, generation, target, queue, reason, message, step, attempt, attempts, error, payload, created_at, redriven_at, redriven_by, redrive_reason
+  from tramline.dead_letters;
 create view ops.workflow_definitions with (security_invoker = true) as
 select name, version, definition, checksum, status, problems, required_inputs, created_by, created_at, published_at from tramline.workflow_definitions;
 create view ops.workflow_executions with (security_invoker = true) as
@@ -251,6 +252,14 @@ end $$;
 create trigger runs_insert instead of insert on ops.runs for each row execute function tramline.runs_insert();
 create trigger runs_update instead of update on ops.runs for each row execute function tramline.runs_update();
 
+-- Writes down what somebody did to a run that no node drives: who, when, why.
+create function tramline.note_act(p_run_id uuid, p_event_type text, p_reason text, p_actor text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform ops.append_event(p_run_id, 'info', coalesce(p_reason, p_event_type || ' on request'),
+    jsonb_build_object('actor', coalesce(p_actor, auth.uid()::text, auth.role(), session_user), 'reason', p_reason), p_event_type);
+end $$;
+
 -- Cancels a run; true when it was still to be cancelled. An external run ends at once, any other by its owner.
 create function ops.cancel_run(p_run_id uuid, p_reason text default null, p_actor text default null) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -265,6 +274,7 @@ begin
   end if;
   if v.executor = 'external' then
     update ops.runs set status = 'cancelled', error = jsonb_build_object('code', 'cancelled', 'message', p_reason) where run_id = p_run_id;
+    perform tramline.note_act(p_run_id, 'cancelled', p_reason, p_actor);
   elsif v.executor = 'pull' then
     return tramline.cancel_pull_run(p_run_id, p_reason, p_actor);
   else

@@ -43,6 +43,11 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../migrations/0010_pull_queues.sql"),
     ),
     (
+        "0012_operations",
+        include_str!("../migrations/0012_operations.sql"),
+    ),
+    ("0012b_reasons", include_str!("../migrations/0012b_reasons.sql")),
+    (
         "0017_pull_requests",
         include_str!("../migrations/0017_pull_requests.sql"),
     ),

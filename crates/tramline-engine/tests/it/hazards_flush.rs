@@ -271,3 +271,46 @@ async fn f7_cut_connections_lose_nothing_and_double_nothing() {
     until_count(&client, "select count(*) from tramline.run_steps", 600).await;
     engine.stop(Duration::from_secs(5)).await;
 }
+
+/// A flush that cannot be settled is repeated without end, and everybody can see it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_fails_again_and_again_is_shown_until_it_is_answered() {
+    let db = test_db().await;
+    register(&db, &["step"]).await;
+    let proxy = ChaosProxy::start(db.url()).await;
+    let (reached, mut called) = tokio::sync::mpsc::unbounded_channel();
+    let release = Arc::new(tokio::sync::Notify::new());
+    let go = release.clone();
+    let handlers = Handlers::default().with("step", move |_| {
+        let (reached, go) = (reached.clone(), go.clone());
+        async move {
+            let _ = reached.send(());
+            go.notified().await;
+            Outcome::Completed(json!(true))
+        }
+    });
+    let engine = engine(proxy.url(), "a", handlers).await;
+    let id = engine.start_run("step", json!({})).await.unwrap();
+    called.recv().await.unwrap();
+    assert_eq!(engine.stats().flush_stalled, None);
+    proxy.break_connections();
+    release.notify_one();
+    let stalled = async {
+        while engine
+            .stats()
+            .flush_stalled
+            .is_none_or(|stall| stall.attempts < 3)
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stalled).await.unwrap();
+    proxy.restore();
+    let client = db.connect().await;
+    until_count(&client, "select count(*) from tramline.run_ends", 1).await;
+    assert_eq!(ended(&engine, id).await.status, "completed");
+    let stats = engine.stats();
+    assert_eq!(stats.flush_stalled, None);
+    assert!(stats.flush_failures >= 3, "{}", stats.flush_failures);
+    engine.stop(Duration::from_secs(5)).await;
+}

@@ -239,7 +239,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
                 deadline: NOW,
             },
             Row::Parked { why: "x" },
-            Row::DeadLetter { reason: "r".into() },
+            letter(),
             end(RunStatus::Failed),
         ]
     };

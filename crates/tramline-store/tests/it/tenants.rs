@@ -64,7 +64,7 @@ async fn tenants() -> Tenants {
                     payload: None,
                 },
                 end(RunStatus::Failed),
-                Row::DeadLetter { reason: "r".into() },
+                letter(),
             ];
             owner.record(of, &rows).await;
             ids.push(run_id);

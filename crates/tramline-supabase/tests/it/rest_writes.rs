@@ -191,3 +191,15 @@ async fn functions_are_called_by_name() {
         (StatusCode::NOT_FOUND, &json!("PGRST202"))
     );
 }
+
+/// The gateway lets bodies of functions and of this surface be equally large; here they must fit as well.
+#[tokio::test]
+async fn a_body_as_large_as_the_gateway_lets_through_is_taken() {
+    let (_db, client) = library().await;
+    let room = tramline_core::limits::REQUEST_BODY_MAX_BYTES - 100;
+    let body = json!({ "id": 7, "owner": ANN, "body": "x".repeat(room) });
+    let written = client.send(Method::POST, "notes", &[], Some(body)).await;
+    assert_eq!(written.status, StatusCode::CREATED, "{}", written.body);
+    let notes = client.get("notes?id=eq.7&select=body").await;
+    assert_eq!(notes.body[0]["body"].as_str().unwrap().len(), room);
+}
