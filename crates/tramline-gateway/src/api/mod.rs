@@ -6,6 +6,7 @@ mod functions;
 mod operations;
 mod runs;
 mod schedules;
+mod workers;
 mod workflows;
 
 use std::collections::BTreeMap;
@@ -62,6 +63,12 @@ enum Does {
     GetRun,
     RunSteps,
     RunEvents,
+    RunArtifacts,
+    ClaimRuns,
+    Heartbeat,
+    FinishRun,
+    AppendEvent,
+    AddArtifact,
     ChangeRun(RunVerb),
     BulkRuns,
     WhyRun,
@@ -129,6 +136,12 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/dead-letters/redrive", Right::Service, Does::RedriveMany),
     route("GET", "/dead-letters/{}", Right::Service, Does::GetDeadLetter),
     route("POST", "/dead-letters/{}/redrive", Right::Service, Does::Redrive),
+    route("GET", "/runs/{}/artifacts", Right::OwnRuns, Does::RunArtifacts),
+    route("POST", "/queues/{}/claim", Right::Service, Does::ClaimRuns),
+    route("POST", "/runs/{}/heartbeat", Right::Service, Does::Heartbeat),
+    route("POST", "/runs/{}/finish", Right::Service, Does::FinishRun),
+    route("POST", "/runs/{}/events", Right::Service, Does::AppendEvent),
+    route("POST", "/runs/{}/artifacts", Right::Service, Does::AddArtifact),
     route("GET", "/workflows", Right::Service, Does::ListWorkflows),
     route("POST", "/workflows", Right::Service, Does::PublishWorkflow),
     route(
@@ -246,6 +259,12 @@ async fn run(
         Does::GetRun => runs::get(call, name).await,
         Does::RunSteps => runs::steps(call, name).await,
         Does::RunEvents => runs::events(call, name).await,
+        Does::RunArtifacts => workers::artifacts(call, name).await,
+        Does::ClaimRuns => workers::claim(call, name, request).await,
+        Does::Heartbeat => workers::heartbeat(call, name, request).await,
+        Does::FinishRun => workers::finish(call, name, request).await,
+        Does::AppendEvent => workers::append_event(call, name, request).await,
+        Does::AddArtifact => workers::add_artifact(call, name, request).await,
         Does::ChangeRun(verb) => runs::change(call, name, verb, request).await,
         Does::BulkRuns => operations::bulk_runs(call, request).await,
         Does::WhyRun => operations::why_run(call, name).await,

@@ -312,7 +312,11 @@ async fn sizes_and_content_types_are_checked() {
         .await;
     assert_eq!(reply.status, 201);
     let many = Value::Array(vec![json!({ "target": "x" }); 1_001]);
-    assert_eq!(gate.service("POST", "/api/v1/runs", &many).await.status, 400);
+    let reply = gate.service("POST", "/api/v1/runs", &many).await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.code().as_str()),
+        (413, "PAYLOAD_TOO_LARGE")
+    );
     assert_eq!(gate.service("POST", "/api/v1/runs", &json!([])).await.status, 400);
     let form = [
         ("apikey", SECRET_KEY),

@@ -1,6 +1,6 @@
 //! A gateway with scripted neighbours, and a small client.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -206,6 +206,10 @@ pub struct ScriptedControl {
     pub fail_with: Mutex<Option<ControlError>>,
     pub existing: Mutex<bool>,
     pub wait_status: Mutex<Option<RunStatus>>,
+    /// What workers asked for, as text.
+    pub workers: Mutex<Vec<String>>,
+    /// Answers to claims, one after the other; nothing when there are none left.
+    pub claims: Mutex<VecDeque<Vec<Value>>>,
 }
 
 impl ScriptedControl {
@@ -213,7 +217,7 @@ impl ScriptedControl {
         *self.fail_with.lock().unwrap() = Some(error);
     }
 
-    fn answer<T: Send + 'static>(&self, value: T) -> Answer<T> {
+    pub fn answer<T: Send + 'static>(&self, value: T) -> Answer<T> {
         let failure = self.fail_with.lock().unwrap().clone();
         Box::pin(async move { failure.map_or(Ok(value), Err) })
     }

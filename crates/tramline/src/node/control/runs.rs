@@ -33,6 +33,9 @@ impl NodeControl {
         if let Some(engine) = self.engine() {
             engine.wake_for(&answers);
         }
+        if rows.iter().any(|row| row.queue.is_some()) {
+            self.inner.queued.notify_waiters();
+        }
         let now = Timestamp::now();
         let mut started: Vec<Result<Started, ControlError>> = answers
             .into_iter()
