@@ -4,6 +4,7 @@
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
 mod reader;
+mod sandbox;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
-use tramline_host::Policy;
+use tramline_host::{Egress, Policy, SandboxConfig};
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
@@ -33,6 +34,7 @@ pub struct Config {
     pub gateway: GatewaySettings,
     pub engine: EngineSettings,
     pub host: HostSettings,
+    pub sandbox: SandboxConfig,
     pub postgres: PostgresSettings,
 }
 
@@ -48,6 +50,8 @@ pub struct FunctionSettings {
     pub timeout_seconds: Option<u64>,
     /// When calls share an instance; config.toml's policy when not given.
     pub policy: Option<Policy>,
+    /// Where it may connect to.
+    pub egress: Option<Egress>,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
     pub withhold_service_role_key: bool,
     /// `tramline.toml:12`, for messages.
@@ -145,6 +149,7 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         gateway: read_gateway(&top.section("gateway")),
         engine: read_engine(&top.section("engine")),
         host: read_host(&top.section("host")),
+        sandbox: sandbox::read_sandbox(&top.section("sandbox")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
     top.finish();
@@ -199,6 +204,7 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                     ("oneshot", Policy::Oneshot),
                 ],
             ),
+            egress: sandbox::read_egress(&block),
             withhold_service_role_key: block.flag("withhold_service_role_key").unwrap_or(false),
             place: source.place(offset),
         };
