@@ -163,7 +163,7 @@ pub enum HostError {
     Sandbox(String),
     #[error("two functions are named `{0}`; rename one of them")]
     DuplicateName(String),
-    #[error("`{0}` is not a function name; use a letter, then letters, digits, `_` and `-`")]
+    #[error("`{0}` is not a function name; use {rule}", rule = tramline_core::limits::FUNCTION_NAME_RULE)]
     BadName(String),
 }
 

@@ -8,6 +8,7 @@ mod apply;
 mod commands;
 mod commit;
 mod intake;
+mod priority;
 mod schedules;
 mod timers;
 
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use tramline_core::Millis;
 use tramline_core::machine::{self, Action, Run};
 use tramline_store::discovery::Command;
+use tramline_store::runs::Body;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -111,6 +113,8 @@ struct Entry {
     foreign: Option<bool>,
     /// Something may be recorded about it.
     past: bool,
+    /// Its row, if that was read with the header.
+    body: Option<Box<Body>>,
     stage: Stage,
     /// What happened before it was loaded.
     waiting: Vec<Waiting>,
