@@ -156,6 +156,7 @@ async fn call(host: &Host, name: &str) -> Result<()> {
         .body(body)?;
     let context = CallContext {
         run_id: None,
+        call_token: None,
         request_id: "bench".into(),
         wall_ms: 0,
     };

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod machine;
 pub mod ownership;
 pub mod retry;
+pub mod schedule;
 pub mod schema;
 pub mod snapshot;
 pub mod status;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tramline_core::definition::{self, Workflow};
 use tramline_core::machine::{Failure, Past, Plan, Run};
+use tramline_core::retry::RetryPolicy;
 use tramline_store::runs::{Body, Loader};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
@@ -154,9 +155,24 @@ impl Loading {
 
     fn build(&self, body: Body, past: Option<Past>, unclean: bool) -> Loaded {
         let mut defect = None;
+        let mut retry = RetryPolicy::default();
+        match body
+            .retry
+            .as_ref()
+            .map(|policy| definition::parse_retry(policy, "retry"))
+        {
+            Some(_) if body.version.is_some() => {
+                let message = "retry: is for runs of functions; the steps of a workflow carry their own";
+                defect = Some(Failure::new("invalid_input", message));
+            }
+            Some(Ok(policy)) => retry = policy,
+            Some(Err(found)) => defect = Some(Failure::new("invalid_input", problems(&found))),
+            None => {}
+        }
         let function = |name: &str| Plan::Function {
             name: name.to_owned(),
             timeout_ms: self.function_timeout_ms,
+            retry: retry.clone(),
         };
         let plan = match body.version {
             None => function(&body.target),

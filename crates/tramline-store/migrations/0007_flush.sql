@@ -6,8 +6,8 @@
 -- either this commits before the epoch rises, or it waits, reads the row again and finds that it is no longer the owner.
 --
 -- p_foreign names the runs of this batch that live in the *_foreign siblings; null when there is none, which is nearly always.
--- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, commands_done, dead_letters, periods,
--- period_starts. Answers the shards that were still held, and the ends that were not ours to write (somebody else's end exists).
+-- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, commands_done, dead_letters, redriven,
+-- periods, period_starts. Answers the shards that were still held, and the ends that were not ours to write (somebody else's end exists).
 create function tramline.flush(
   p_owner uuid, p_node text, p_shards int[], p_epochs bigint[],
   p_step_run uuid[], p_step_name text[], p_step_generation int[], p_step_attempt int[], p_step_status text[], p_step_function text[],
@@ -173,10 +173,13 @@ begin
      where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
   end if;
   if p ? 'dead_letters' then
-    insert into tramline.dead_letters (run_id, shard, generation, reason, payload)
-    select r.run_id, tramline.shard_of(r.run_id), r.generation, r.reason, r.payload
-      from jsonb_to_recordset(p -> 'dead_letters') as r(run_id uuid, generation int, reason text, payload jsonb)
-     where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
+    perform tramline.file_dead_letters(p -> 'dead_letters', p_held);
+  end if;
+  if p ? 'redriven' then
+    update tramline.dead_letters d set redriven_at = r.at, redriven_by = r.actor, redrive_reason = r.reason
+      from jsonb_to_recordset(p -> 'redriven') as r(run_id uuid, generation int, at timestamptz, actor text, reason text)
+     where d.run_id = r.run_id and d.shard = tramline.shard_of(r.run_id) and d.generation = r.generation and d.redriven_at is null
+       and d.shard = any (p_held);
   end if;
   if p ? 'commands_done' then
     delete from tramline.commands c using jsonb_to_recordset(p -> 'commands_done') as r(shard int, command_id uuid)
@@ -194,10 +197,11 @@ begin
     last as (
       update tramline.schedules s set last_due = greatest(s.last_due, m.due_at)
         from (select schedule, max(due_at) as due_at from made group by schedule) m where s.name = m.schedule)
-    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, scheduled_at)
+    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, scheduled_at, retry)
     select m.run_id, tramline.shard_of(m.run_id), case when d.version is null then 'function' else 'workflow' end, s.target, d.version, s.input,
            s.queue, s.priority, 'schedule:' || s.name, 'schedule', case when d.version is null then s.target end,
-           jsonb_build_object('schedule', s.name, 'period', m.due_at), m.due_at
+           jsonb_build_object('schedule', s.name, 'period', m.due_at), m.due_at,
+           case when d.version is null then (select f.retry from tramline.functions f where f.name = s.target) end
       from made m join tramline.schedules s on s.name = m.schedule
       left join lateral (select w.version from tramline.workflow_definitions w where w.name = s.target and w.status = 'published'
                           order by w.version desc limit 1) d on true

@@ -1,6 +1,18 @@
 -- Definitions and schedules by SQL. A definition inserted by hand is "submitted": only a node can compile it, and makes it published
 -- or refused with the places. Publishing through a node stores the compiled outcome at once.
 
+-- What a definition says about its correlation ids. A text that a node would refuse is nobody's promise yet.
+create function tramline.definition_retention() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare v jsonb := new.definition #> '{idempotency,retention}';
+begin
+  new.retention := case jsonb_typeof(v) when 'number' then ((v #>> '{}') || ' seconds')::interval when 'string' then (v #>> '{}')::interval end;
+  return new;
+exception when others then
+  new.retention := null;
+  return new;
+end $$;
+create trigger definition_retention before insert on tramline.workflow_definitions for each row execute function tramline.definition_retention();
+
 -- Stores a definition that a node has compiled. An equal checksum makes no new version. Returns the version and whether it is new.
 create function tramline.store_definition(p_name text, p_definition jsonb, p_checksum text, p_required text[], p_by text)
 returns table (version int, created boolean) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

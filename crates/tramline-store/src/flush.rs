@@ -127,9 +127,15 @@ impl Batch {
                 json!({ "run_id": run_id, "generation": of.generation, "seq": seq, "status": "queued",
                         "at": timestamp(now).to_string(), "priority": priority }),
             ),
-            Row::DeadLetter { reason } => self.cold(
+            Row::DeadLetter(letter) => self.cold(
                 "dead_letters",
-                json!({ "run_id": run_id, "generation": of.generation, "reason": reason, "payload": null }),
+                json!({ "run_id": run_id, "generation": of.generation, "reason": letter.reason, "message": letter.message,
+                        "step": letter.step, "attempt": letter.attempts, "payload": &*letter.payload }),
+            ),
+            Row::Redriven { generation, actor, reason } => self.cold(
+                "redriven",
+                json!({ "run_id": run_id, "generation": generation, "actor": actor, "reason": reason,
+                        "at": timestamp(now).to_string() }),
             ),
         }
     }

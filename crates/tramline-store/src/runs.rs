@@ -26,6 +26,8 @@ pub struct Body {
     pub scheduled_at: Option<Millis>,
     pub metadata: Option<Value>,
     pub parent_run_id: Option<Uuid>,
+    /// Policy of a function's run, as it was accepted.
+    pub retry: Option<Value>,
     pub foreign: bool,
 }
 
@@ -55,7 +57,7 @@ const PARKED: &str = "select p.run_id from unnest($1::uuid[]) as i(id) \
     join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id where i.id between $2 and $3";
 
 /// The columns of a body, in the order in which [`body_of`] reads them.
-pub(crate) const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id";
+pub(crate) const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id, retry";
 
 impl Loader {
     /// Connects.
@@ -97,7 +99,7 @@ impl Loader {
             marks: prepare(
                 "past marks",
                 past(
-                    "run_id, generation, seq, status, input, metadata ->> 'from_step'",
+                    "run_id, generation, seq, status, input, metadata ->> 'from_step', at",
                     "all_marks",
                 ) + " and priority is null",
             )
@@ -205,6 +207,7 @@ impl Loader {
                     status,
                     input: r.get(4),
                     from_step: r.get(5),
+                    at: millis(r.get::<_, Timestamp>(6)),
                 });
             });
         }
@@ -278,6 +281,7 @@ pub(crate) fn body_of(r: &Row, at: usize, foreign: bool) -> Body {
         scheduled_at: r.get::<_, Option<Timestamp>>(at + 8).map(millis_up),
         metadata: r.get(at + 9),
         parent_run_id: r.get(at + 10),
+        retry: r.get(at + 11),
         foreign,
     }
 }

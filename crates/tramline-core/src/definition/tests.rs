@@ -5,6 +5,7 @@ use crate::status::StepStatus;
 use proptest::prelude::*;
 use serde_json::json;
 
+mod policies;
 mod refusals;
 mod refused_values;
 
@@ -236,6 +237,8 @@ fn retries_come_from_the_step_else_from_the_workflow() {
             initial_ms: 500,
             max_ms: 300_000,
             jitter: false,
+            on: Vec::new(),
+            not_on: Vec::new(),
         }
     );
 }

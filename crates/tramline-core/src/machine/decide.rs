@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{Action, Decision, Event, Failure, Outcome, Plan, Refusal, Row, Run, TimerKind};
+use super::{Action, Decision, Event, Outcome, Plan, Refusal, Row, Run, TimerKind};
 use crate::Millis;
-use crate::expr::RenderCode;
 use crate::status::{RunStatus, StepStatus, run_transition};
 
 /// A run that is active for longer than this is shown as running; shorter ones go from queued to their end.
@@ -98,7 +97,9 @@ impl Run {
             self.park("woken", d);
         }
         self.started_at.get_or_insert(now);
-        self.advance(now, d);
+        if !self.expire(now, d) {
+            self.advance(now, d);
+        }
         Ok(())
     }
 
@@ -137,7 +138,11 @@ impl Run {
             return Err(Refusal::Stale);
         }
         slot.in_flight = false;
-        if self.status == RunStatus::Paused && matches!(self.plan, Plan::Function { .. }) {
+        let is_repeated = match &end.outcome {
+            Outcome::Completed(_) => false,
+            Outcome::Failed(failure) => self.next_attempt_in(end.step, failure, end.random).is_some(),
+        };
+        if self.status == RunStatus::Paused && matches!(self.plan, Plan::Function { .. }) && !is_repeated {
             // No step row keeps the result until somebody resumes: the only call was out, and its end is the run's.
             self.go(RunStatus::Running)?;
         }
@@ -178,6 +183,9 @@ impl Run {
             }
             return self.begin(now, d);
         }
+        if kind == TimerKind::Deadline {
+            return self.deadline_due(now, d);
+        }
         let waits = self
             .steps
             .get(step)
@@ -202,12 +210,17 @@ impl Run {
                 self.record_step(step, StepStatus::Completed, None, None, since, now, d);
                 self.finish_step(step, StepStatus::Completed, None, None);
             }
-            TimerKind::Retry | TimerKind::Start => self.steps[step].status = StepStatus::Pending,
+            TimerKind::Retry | TimerKind::Start | TimerKind::Deadline => {
+                self.steps[step].status = StepStatus::Pending;
+            }
         }
         // A run that came back for this timer may not have been begun since: the timer is what drives it now.
         if self.is_active() || matches!(self.status, RunStatus::Queued | RunStatus::Claimed) {
             self.go(RunStatus::Running)?;
             self.started_at.get_or_insert(now);
+            if self.expire(now, d) {
+                return Ok(());
+            }
         }
         self.advance(now, d);
         Ok(())
@@ -218,22 +231,7 @@ impl Run {
             return;
         }
         let Some(started_at) = self.started_at else { return };
-        if let Plan::Workflow(workflow) = &self.plan
-            && let Some(timeout_ms) = workflow.timeout_ms
-            && now.saturating_sub(started_at) >= i64::try_from(timeout_ms).unwrap_or(Millis::MAX)
-        {
-            let failure = Failure::new(
-                "run_timeout",
-                format!("the run did not end within {timeout_ms} ms"),
-            );
-            self.end(
-                RunStatus::Failed,
-                None,
-                Some(Arc::new(failure.to_json())),
-                None,
-                now,
-                d,
-            );
+        if self.expire(now, d) {
             return;
         }
         if self.status == RunStatus::Running && now.saturating_sub(started_at) >= MARK_AFTER_MS {
@@ -301,16 +299,4 @@ struct CallEnd {
     started_at: Millis,
     now: Millis,
     random: u64,
-}
-
-/// Codes of failures that the same attempt again would meet again: they are never retried. Live driving and recovery
-/// have only the recorded code in common, so that a function which answers with one of them is not called again either.
-pub(super) fn is_final(code: &str) -> bool {
-    const RENDERED: [RenderCode; 4] = [
-        RenderCode::MissingVariable,
-        RenderCode::ExpressionFailed,
-        RenderCode::NotABoolean,
-        RenderCode::TooLarge,
-    ];
-    matches!(code, "invalid_duration" | "invalid_time") || RENDERED.iter().any(|c| c.as_str() == code)
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::decide::is_final;
-use super::{Action, Decision, EndRow, Failure, Plan, Row, Run, StepRow, TimerKind};
+use super::{Action, DeadLetterRow, Decision, EndRow, Failure, Plan, Row, Run, StepRow, TimerKind};
 use crate::Millis;
 use crate::definition::{OnFailure, StepKind};
+use crate::expr::RenderCode;
 use crate::retry::RetryPolicy;
 use crate::status::{RunStatus, StepStatus, run_transition};
 
@@ -28,7 +28,7 @@ impl Run {
         now: Millis,
         d: &mut Decision,
     ) {
-        let is_final = is_final(&failure.code);
+        let delay_ms = self.next_attempt_in(step, &failure, random);
         let error = Arc::new(failure.to_json());
         self.record_step(
             step,
@@ -39,27 +39,83 @@ impl Run {
             now,
             d,
         );
-        let (retry, on_failure) = self.failure_policy(step);
-        let attempt = self.steps[step].attempt;
-        if let Some(delay_ms) = retry.delay_ms(attempt, random).filter(|_| !is_final) {
-            self.wait(step, now.saturating_add(delay_ms as i64), d);
+        if let Some(delay_ms) = delay_ms {
+            if matches!(self.plan, Plan::Function { .. }) {
+                self.record_repeated_call(step, error, started_at, d);
+            }
+            self.wait(step, now.saturating_add_unsigned(delay_ms), d);
             return;
         }
         self.finish_step(step, StepStatus::Failed, None, Some(error.clone()));
+        let (retry, on_failure) = self.failure_policy(step);
         if on_failure == OnFailure::Continue {
             return;
+        }
+        let is_exhausted = self.steps[step].attempt >= retry.max_attempts;
+        if retry.retries() {
+            let reason = if is_exhausted {
+                "attempts_exhausted"
+            } else {
+                "not_retryable"
+            };
+            self.file_dead_letter(reason, failure.message, step, d);
         }
         let name = self.plan.step_name(step);
         let error_step = (!name.is_empty()).then(|| name.to_owned());
         self.end(RunStatus::Failed, None, Some(error), error_step, now, d);
     }
 
-    /// What a failed step of a workflow asks for; a plain function asks for nothing.
-    fn failure_policy(&self, step: usize) -> (RetryPolicy, OnFailure) {
-        match &self.plan {
-            Plan::Function { .. } => (RetryPolicy::default(), OnFailure::Abort),
-            Plan::Workflow(w) => (w.steps[step].retry.clone(), w.steps[step].on_failure),
+    /// How long after this failure its step is tried again; `None` when it is not.
+    pub(super) fn next_attempt_in(&self, step: usize, failure: &Failure, random: u64) -> Option<u64> {
+        let (retry, _) = self.failure_policy(step);
+        if !is_worth_repeating(retry, &failure.code, failure.retryable) {
+            return None;
         }
+        retry.delay_after_ms(self.steps[step].attempt, random, failure.retry_after_ms)
+    }
+
+    /// What a failed step asks for.
+    pub(super) fn failure_policy(&self, step: usize) -> (&RetryPolicy, OnFailure) {
+        match &self.plan {
+            Plan::Function { retry, .. } => (retry, OnFailure::Abort),
+            Plan::Workflow(w) => (&w.steps[step].retry, w.steps[step].on_failure),
+        }
+    }
+
+    /// Keeps the run for a person: what was automatic has ended.
+    pub(super) fn file_dead_letter(
+        &self,
+        reason: &'static str,
+        message: String,
+        step: usize,
+        d: &mut Decision,
+    ) {
+        let name = self.plan.step_name(step);
+        d.rows.push(Row::DeadLetter(DeadLetterRow {
+            reason,
+            message,
+            step: (!name.is_empty()).then(|| name.to_owned()),
+            attempts: self.steps.get(step).map_or(0, |slot| slot.attempt),
+            payload: self.input.clone(),
+        }));
+    }
+
+    /// The end of a plain function's only call is the end of its run; only an attempt that another one follows has a row
+    /// of its own.
+    fn record_repeated_call(&mut self, step: usize, error: Arc<Value>, started_at: Millis, d: &mut Decision) {
+        let Plan::Function { name, .. } = &self.plan else {
+            return;
+        };
+        d.rows.push(Row::Step(StepRow {
+            step: String::new(),
+            attempt: self.steps[step].attempt,
+            status: StepStatus::Failed,
+            function: Some(name.clone()),
+            output: None,
+            error: Some(error),
+            started_at,
+            finished_at: self.last_end,
+        }));
     }
 
     #[expect(
@@ -169,6 +225,10 @@ impl Run {
         let start = self
             .start_timer()
             .map(|due_at| (TimerKind::Start, String::new(), 0, due_at));
+        let deadline = self
+            .deadline_timer
+            .take()
+            .map(|due_at| (TimerKind::Deadline, String::new(), 0, due_at));
         let waits = (0..self.steps.len())
             .filter(|i| self.steps[*i].status == StepStatus::Waiting)
             .filter_map(|i| {
@@ -180,7 +240,7 @@ impl Run {
                     slot.due_at?,
                 ))
             });
-        for (kind, step, attempt, due_at) in start.into_iter().chain(waits) {
+        for (kind, step, attempt, due_at) in start.into_iter().chain(deadline).chain(waits) {
             let set = Row::TimerSet {
                 kind,
                 step: step.clone(),
@@ -211,6 +271,15 @@ impl Run {
         if self.status.is_terminal() {
             self.status = RunStatus::Running;
         }
+        if failure.code == "unstorable" {
+            d.rows.push(Row::DeadLetter(DeadLetterRow {
+                reason: "unstorable",
+                message: failure.message.clone(),
+                step: None,
+                attempts: self.steps.iter().map(|s| s.attempt).max().unwrap_or(0),
+                payload: self.input.clone(),
+            }));
+        }
         self.end(
             RunStatus::Failed,
             None,
@@ -221,4 +290,22 @@ impl Run {
         );
         d
     }
+}
+
+/// Whether a failure may be followed by another attempt, as far as its kind goes. Live driving and recovery have only the
+/// recorded error in common, so that both ask here.
+pub(super) fn is_worth_repeating(retry: &RetryPolicy, code: &str, retryable: Option<bool>) -> bool {
+    !is_final(code) && retry.wants(code, retryable)
+}
+
+/// Codes of failures that the same attempt again would meet again: they are never retried. Live driving and recovery
+/// have only the recorded code in common, so that a function which answers with one of them is not called again either.
+fn is_final(code: &str) -> bool {
+    const RENDERED: [RenderCode; 4] = [
+        RenderCode::MissingVariable,
+        RenderCode::ExpressionFailed,
+        RenderCode::NotABoolean,
+        RenderCode::TooLarge,
+    ];
+    matches!(code, "invalid_duration" | "invalid_time") || RENDERED.iter().any(|c| c.as_str() == code)
 }

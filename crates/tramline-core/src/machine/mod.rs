@@ -6,6 +6,7 @@
 //!
 //! A run of a plain function is a plan with one step whose end is the end of the run; it records no step row.
 
+mod deadline;
 mod decide;
 mod ending;
 mod recover;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 use crate::Millis;
 use crate::definition::Workflow;
+use crate::retry::RetryPolicy;
 use crate::status::{IllegalTransition, RunStatus, StepStatus};
 
 pub use recover::{Past, PastMark, PastStep};
@@ -38,8 +40,12 @@ pub const PRIORITY_MAX: u8 = 3;
 /// What a run executes.
 #[derive(Debug, Clone)]
 pub enum Plan {
-    /// One call of a function; the input is the body. `timeout_ms` bounds the call.
-    Function { name: String, timeout_ms: u64 },
+    /// One call of a function; the input is the body. `timeout_ms` bounds the call, `retry` says whether it is made again.
+    Function {
+        name: String,
+        timeout_ms: u64,
+        retry: RetryPolicy,
+    },
     /// The steps of a published definition.
     Workflow(Arc<Workflow>),
 }
@@ -88,6 +94,9 @@ pub struct Run {
     /// The latest recorded end of an attempt. Ends of one run never go back in time, whatever the clocks of its owners
     /// say: their order is what recovery and the flat names go by.
     last_end: Millis,
+    /// Due time of the timer that ends the run at its deadline; set when it first waits, because a run that waits may be
+    /// out of memory by then.
+    deadline_timer: Option<Millis>,
     /// Timers that the last decision takes away: they still stand should its rows not be written.
     cleared: Vec<Row>,
     /// A row of `parked` names the run.
@@ -149,6 +158,10 @@ pub struct Failure {
     pub message: String,
     /// What the callee said, if anything.
     pub details: Option<Value>,
+    /// The callee's own word on whether the same call may succeed later; recorded, because recovery decides by it too.
+    pub retryable: Option<bool>,
+    /// How long the callee wants to be left alone, in milliseconds (`Retry-After`).
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Failure {
@@ -157,14 +170,19 @@ impl Failure {
             code: code.into(),
             message: message.into(),
             details: None,
+            retryable: None,
+            retry_after_ms: None,
         }
     }
 
     /// The error as stored and shown.
     pub fn to_json(&self) -> Value {
         let mut object = serde_json::json!({ "code": self.code, "message": self.message });
-        if let (Some(details), Some(map)) = (&self.details, object.as_object_mut()) {
-            map.insert("details".into(), details.clone());
+        if let Some(details) = &self.details {
+            object["details"] = details.clone();
+        }
+        if let Some(retryable) = self.retryable {
+            object["retryable"] = Value::Bool(retryable);
         }
         object
     }
@@ -236,22 +254,31 @@ pub enum TimerKind {
     Start,
     Retry,
     Sleep,
+    /// The run's deadline, while it waits.
+    Deadline,
 }
 
 impl TimerKind {
+    /// All of them.
+    pub const ALL: [TimerKind; 4] = [Self::Start, Self::Retry, Self::Sleep, Self::Deadline];
+
+    /// Whether it belongs to the run as a whole and names no step.
+    pub const fn is_of_run(self) -> bool {
+        matches!(self, Self::Start | Self::Deadline)
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             TimerKind::Start => "start",
             TimerKind::Retry => "retry",
             TimerKind::Sleep => "sleep",
+            TimerKind::Deadline => "deadline",
         }
     }
 
     /// The kind with this name in the database.
     pub fn parse(text: &str) -> Option<Self> {
-        [TimerKind::Start, TimerKind::Retry, TimerKind::Sleep]
-            .into_iter()
-            .find(|k| k.as_str() == text)
+        Self::ALL.into_iter().find(|k| k.as_str() == text)
     }
 }
 
@@ -295,13 +322,31 @@ pub enum Row {
         why: &'static str,
     },
     Unparked,
-    DeadLetter {
-        reason: String,
+    DeadLetter(DeadLetterRow),
+    /// A person re-opened the run: if this generation was a dead letter, it is one no longer.
+    Redriven {
+        generation: u32,
+        actor: Option<String>,
+        reason: Option<String>,
     },
     /// Another priority class, asked for before the run began.
     Priority {
         priority: u8,
     },
+}
+
+/// A generation that was given up and waits for a person.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetterRow {
+    /// `attempts_exhausted`, `not_retryable`, `crash_loop` or `unstorable`.
+    pub reason: &'static str,
+    pub message: String,
+    /// The step that failed; none for a plain function.
+    pub step: Option<String>,
+    /// Attempts of that step.
+    pub attempts: u32,
+    /// The input that the run had.
+    pub payload: Arc<Value>,
 }
 
 /// One ended attempt of a step.

@@ -162,6 +162,7 @@ impl Run {
         self.generation = generation;
         self.status = RunStatus::Queued;
         self.started_at = None;
+        self.deadline_timer = None;
         let again = self.steps_from(from);
         let mut stands: Vec<bool> = (0..self.steps.len())
             .map(|i| matches!(self.steps[i].status, StepStatus::Completed | StepStatus::Skipped) && !again[i])

@@ -52,7 +52,7 @@ impl Run {
 
     fn start_step(&mut self, step: usize, now: Millis, d: &mut Decision) {
         let workflow = match &self.plan {
-            Plan::Function { name, timeout_ms } => {
+            Plan::Function { name, timeout_ms, .. } => {
                 let (function, timeout_ms, body) = (name.clone(), *timeout_ms, self.input.clone());
                 self.call(step, function, body, timeout_ms, now, d);
                 return;
@@ -131,9 +131,7 @@ impl Run {
             if self.steps[step].crashes >= CRASHES_MAX {
                 let reason =
                     format!("a node ended unexpectedly {CRASHES_MAX} times while this was being executed");
-                d.rows.push(Row::DeadLetter {
-                    reason: reason.clone(),
-                });
+                self.file_dead_letter("crash_loop", reason.clone(), step, d);
                 let error = Arc::new(Failure::new("crash_loop", reason).to_json());
                 self.end(
                     RunStatus::Failed,
@@ -202,6 +200,7 @@ impl Run {
             attempt,
             due_at,
         });
+        self.set_deadline(d);
     }
 
     /// What a step waits for when it waits: sleeping steps are never tried again, others never sleep.

@@ -7,6 +7,7 @@ mod driving;
 mod hazards;
 mod hazards_flush;
 mod nodes;
+mod pull;
 mod schedules;
 mod support;
 mod torture;

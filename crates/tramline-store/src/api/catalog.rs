@@ -200,6 +200,40 @@ pub async fn register_functions(db: &Db, functions: &[FunctionRow]) -> Result<()
     Ok(())
 }
 
+/// What a function's runs are promised.
+#[derive(Debug, Clone, Default)]
+pub struct FunctionPolicy {
+    pub name: String,
+    /// The object `retry`; none means that nothing is retried.
+    pub retry: Option<Value>,
+    /// How long its correlation ids hold, in milliseconds; none means 30 days.
+    pub retention_ms: Option<u64>,
+}
+
+/// Stores what the runs of known functions are promised from now on; runs that were accepted keep what they have.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn set_function_policies(db: &Db, policies: &[FunctionPolicy]) -> Result<(), StoreError> {
+    let client = db.get().await?;
+    let names: Vec<&str> = policies.iter().map(|p| p.name.as_str()).collect();
+    let retries: Vec<Option<&Value>> = policies.iter().map(|p| p.retry.as_ref()).collect();
+    let retentions: Vec<Option<i64>> = policies
+        .iter()
+        .map(|p| p.retention_ms.and_then(|ms| i64::try_from(ms).ok()))
+        .collect();
+    client
+        .execute(
+            "update tramline.functions f set retry = u.retry, retention = u.retention * interval '1 ms', updated_at = now()
+               from unnest($1::text[], $2::jsonb[], $3::bigint[]) as u(name, retry, retention)
+              where f.name = u.name and (f.retry, f.retention) is distinct from (u.retry, u.retention * interval '1 ms')",
+            &[&names, &retries, &retentions],
+        )
+        .await
+        .map_err(|e| StoreError::query("set function policies", e))?;
+    Ok(())
+}
+
 /// Forgets the edge functions that are not among these; handlers of programs are theirs to keep.
 ///
 /// # Errors

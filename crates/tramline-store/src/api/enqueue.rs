@@ -33,6 +33,8 @@ pub struct NewRun {
     pub triggered_by: Option<String>,
     pub parent_run_id: Option<Uuid>,
     pub metadata: Option<Value>,
+    /// Policy of a function's run, instead of its function's own; the object `retry`.
+    pub retry: Option<Value>,
 }
 
 /// A run that was accepted, or the first one of its correlation id.
@@ -61,8 +63,7 @@ pub struct Refused {
 pub async fn enqueue(db: &Db, runs: &[NewRun]) -> Result<Answers, StoreError> {
     let items = Items::of(runs);
     // A key that another transaction holds is waited for: that must not hold up other callers.
-    let waits = |run: &NewRun| run.run_id.is_some() || run.correlation_id.is_some();
-    if runs.len() >= ALONE_FROM || runs.iter().any(waits) {
+    if runs.len() >= ALONE_FROM || items.correlations.iter().any(Option::is_some) {
         let whole = 0..items.len();
         return send(db, &items, whole).await;
     }
@@ -107,6 +108,10 @@ impl Items {
             .chain(self.options.iter().flatten())
             .map(|json| json.0.len())
             .sum()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = Uuid> {
+        self.ids.iter().copied()
     }
 
     pub(super) fn append(&mut self, mut other: Self) {
@@ -183,6 +188,7 @@ fn options(run: &NewRun) -> Option<Jsonb> {
         run.parent_run_id.map(|id| Value::from(id.to_string())),
     );
     set("metadata", run.metadata.clone());
+    set("retry", run.retry.clone());
     set("run_at", run.run_at.map(|at| Value::from(at.to_string())));
     set(
         "delay_ms",

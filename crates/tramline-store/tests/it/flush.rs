@@ -171,7 +171,7 @@ async fn a_flush_that_is_sent_again_writes_nothing_and_answers_alike() {
             step: "s".into(),
             deadline: NOW,
         };
-        let letter = Row::DeadLetter { reason: "r".into() };
+        let letter = letter();
         for row in [
             step("one"),
             end(RunStatus::Failed),

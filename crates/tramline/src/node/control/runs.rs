@@ -223,5 +223,6 @@ fn new_run(run: NewRun, actor: &Actor) -> Result<api::NewRun, ControlError> {
         triggered_by: actor.subject.clone(),
         parent_run_id: run.parent_run_id,
         metadata: (!run.metadata.is_empty()).then_some(serde_json::Value::Object(run.metadata)),
+        retry: None,
     })
 }
