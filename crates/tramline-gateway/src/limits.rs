@@ -40,6 +40,10 @@ pub const RUNS_PER_REQUEST_MAX: usize = 1_000;
 pub const LIST_MAX: u16 = 500;
 /// Rows of one list answer when the caller does not say.
 pub const LIST_DEFAULT: u16 = 50;
+/// Runs that one bulk request may change: some tens of milliseconds of inserted commands.
+pub const BULK_MAX: i32 = 10_000;
+/// Runs that one bulk request changes when the caller does not say.
+pub const BULK_DEFAULT: i32 = 1_000;
 /// Longest wait for the end of a run in one request.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Runs in one claim: with inputs of the largest size the answer has 100 MB.

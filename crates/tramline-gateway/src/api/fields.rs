@@ -101,6 +101,11 @@ impl<'a> Fields<'a> {
         self.problems.add(&path, format!("{path} {message}"));
     }
 
+    /// A problem of a place whose path is known.
+    pub(super) fn add(&mut self, path: &str, message: &str) {
+        self.problems.add(path, format!("{path}: {message}"));
+    }
+
     /// Takes a field; JSON null counts as absent.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.object.remove(name).filter(|value| !value.is_null())

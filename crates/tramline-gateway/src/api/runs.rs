@@ -21,11 +21,11 @@ pub(super) const TARGET_CHARS_MAX: usize = 128;
 /// Metadata of one run.
 pub(super) const METADATA_BYTES_MAX: usize = 64 * 1024;
 /// A reason is a sentence, not a document.
-const REASON_CHARS_MAX: usize = 2_000;
+pub(super) const REASON_CHARS_MAX: usize = 2_000;
 /// Farthest start in the future: ten years, beyond which a date is a mistake in units.
 const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
-const NEW_RUN_FIELDS: [&str; 10] = [
+const NEW_RUN_FIELDS: [&str; 11] = [
     "target",
     "input",
     "correlation_id",
@@ -36,6 +36,7 @@ const NEW_RUN_FIELDS: [&str; 10] = [
     "delay",
     "run_id",
     "metadata",
+    "retry",
 ];
 
 pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
@@ -151,9 +152,11 @@ fn new_run(
         queue: fields.text("queue", TARGET_CHARS_MAX),
         priority: priority(&mut fields),
         start: start_time(&mut fields),
+        retry: retry(&mut fields),
         run_id,
         metadata: metadata(&mut fields)?,
-        parent_run_id: call.parent_run_id,
+        parent_run_id: call.origin.as_ref().and_then(|origin| origin.run),
+        calling_function: call.origin.as_ref().map(|origin| origin.function.clone()),
         created_by: call.user.clone(),
     };
     if let Some(targets) = call.targets
@@ -164,6 +167,21 @@ fn new_run(
         ));
     }
     Ok(Some(run))
+}
+
+/// The policy of a function's run, checked here, so that a bad one starts nothing.
+fn retry(fields: &mut Fields<'_>) -> Option<Value> {
+    let retry = fields.take("retry")?;
+    let place = fields.path("retry");
+    match tramline_core::definition::parse_retry(&retry, &place) {
+        Ok(_) => Some(retry),
+        Err(problems) => {
+            for problem in problems {
+                fields.add(&problem.path, &problem.message);
+            }
+            None
+        }
+    }
 }
 
 fn uuid_field(fields: &mut Fields<'_>, name: &str) -> Option<Uuid> {

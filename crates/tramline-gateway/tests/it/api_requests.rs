@@ -125,12 +125,11 @@ async fn refused_item_of_an_array_does_not_touch_the_others() {
 #[tokio::test]
 async fn call_from_inside_a_live_run_becomes_its_child() {
     let gate = gate(|_| {}).await;
-    for run in [LIVE_RUN, OWN_RUN] {
-        let run = run.to_string();
+    for run in [live_call(), LIVE_RUN.to_string()] {
         let headers = [
             ("apikey", SECRET_KEY),
             ("content-type", "application/json"),
-            ("x-tramline-run-id", run.as_str()),
+            ("x-tramline-call", run.as_str()),
         ];
         gate.call("POST", "/api/v1/runs", &headers, r#"{"target":"x"}"#)
             .await;
@@ -139,6 +138,10 @@ async fn call_from_inside_a_live_run_becomes_its_child() {
     assert_eq!(
         (started[0].parent_run_id, started[1].parent_run_id),
         (Some(LIVE_RUN), None)
+    );
+    assert_eq!(
+        (&started[0].calling_function, &started[1].calling_function),
+        (&Some("caller".to_owned()), &None)
     );
 }
 

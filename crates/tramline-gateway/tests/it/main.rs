@@ -14,6 +14,7 @@ mod errors;
 mod guards;
 mod health;
 mod jwt;
+mod operations;
 mod proxying;
 mod server;
 mod streaming;
