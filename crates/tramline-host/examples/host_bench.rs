@@ -45,6 +45,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             ..Limits::default()
         },
         max_spawns: 2,
+        sandbox: tramline_host::SandboxConfig::default(),
+        own_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
     };
     for what in [
         "first start of 7 functions",

@@ -7,6 +7,7 @@ pub mod database;
 pub mod functions;
 pub mod invoke;
 mod metrics;
+mod own_addresses;
 pub mod project;
 pub mod publish;
 mod settings;
@@ -221,6 +222,8 @@ async fn start_host(config: &NodeConfig, setup: &Setup, plan: &FunctionPlan) -> 
         project_dir: setup.project.dir.clone(),
         limits: settings::host(&setup.config.host),
         max_spawns: SPAWNS_MAX,
+        sandbox: setup.config.sandbox.clone(),
+        own_addresses: own_addresses::of([&config.gateway_url, &config.db_url]).await,
     };
     Host::start(host, plan.specs.clone()).await.or_exit(Exit::Failure)
 }
