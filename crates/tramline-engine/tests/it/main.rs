@@ -7,6 +7,8 @@ mod driving;
 mod hazards;
 mod hazards_flush;
 mod nodes;
+mod operations;
+mod retries;
 mod schedules;
 mod support;
 mod torture;
