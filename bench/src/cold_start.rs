@@ -162,6 +162,7 @@ async fn call(host: &Host, name: &str) -> Result<()> {
     let context = CallContext {
         run_id: None,
         request_id: "bench".into(),
+        call_token: None,
         wall_ms: 0,
     };
     let response = host.call(name, request, context).await?;

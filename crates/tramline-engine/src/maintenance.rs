@@ -44,6 +44,7 @@ pub(crate) async fn run(
     let mut shards: Vec<u16> = Vec::new();
     let mut fingerprint = None;
     let mut turn = 0u32;
+    let mut expired_left = false;
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
@@ -72,7 +73,12 @@ pub(crate) async fn run(
                 }
                 if turn.is_multiple_of(TIDY_EVERY) {
                     report(tidy::ensure_partitions(&db).await);
-                    report(tidy::remove_expired(&db).await.map(|_| ()));
+                }
+                if expired_left || turn.is_multiple_of(TIDY_EVERY) {
+                    // A full batch leaves more: they go one batch a look, so that neither inserts nor timers wait for them.
+                    let removed = tidy::remove_expired(&db).await;
+                    expired_left = removed.as_ref().is_ok_and(|removed| *removed >= tidy::EXPIRED_BATCH);
+                    report(removed.map(|_| ()));
                 }
                 turn = turn.wrapping_add(1);
             }

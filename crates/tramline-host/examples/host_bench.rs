@@ -127,6 +127,7 @@ async fn call(host: &Host, name: &str) -> Result<(), Box<dyn std::error::Error>>
     let request = Request::get(format!("/{name}")).body(body)?;
     let ctx = CallContext {
         run_id: None,
+        call_token: None,
         request_id: "bench".into(),
         wall_ms: 0,
     };

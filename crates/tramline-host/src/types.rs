@@ -168,6 +168,8 @@ pub struct CallContext {
     /// The run on whose behalf the function is called. Replaces the request's `x-tramline-run-id`.
     pub run_id: Option<String>,
     pub request_id: String,
+    /// What the function's calls to the project's own API carry as `x-tramline-call`: who calls, in the gateway's words.
+    pub call_token: Option<String>,
     /// Milliseconds until the response's headers must have come; 0 means [`DEFAULT_WALL_MS`].
     pub wall_ms: u64,
 }

@@ -7,6 +7,7 @@
 mod apply;
 mod commands;
 mod commit;
+mod explain;
 mod intake;
 mod priority;
 mod schedules;
@@ -266,6 +267,10 @@ impl Driver {
                 complete,
             } => self.on_timers(shard, timers, complete),
             Message::Schedules(list) => self.on_schedules(list),
+            Message::Explain { run_id, reply } => {
+                // The asker may have given up waiting.
+                let _ = reply.send(self.explain(run_id));
+            }
             Message::Stop { drain, done } => {
                 self.state.stopping = Some((Instant::now() + drain, Some(done)));
             }

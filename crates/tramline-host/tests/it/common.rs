@@ -169,6 +169,7 @@ pub fn body(text: impl Into<Bytes>) -> Body {
 pub fn context() -> CallContext {
     CallContext {
         run_id: None,
+        call_token: None,
         request_id: "req-1".into(),
         wall_ms: 30_000,
     }

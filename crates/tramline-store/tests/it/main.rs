@@ -29,4 +29,5 @@ mod roles;
 mod runs_view;
 mod support;
 mod tenants;
+mod tls;
 mod workers;

@@ -11,7 +11,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use toml::de::DeTable;
+use tramline_core::definition::{self, Problem};
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
 use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
@@ -58,6 +60,10 @@ pub struct FunctionSettings {
     pub limits: FunctionLimits,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
     pub withhold_service_role_key: bool,
+    /// When a run of it is tried again: the object `retry`, checked.
+    pub retry: Option<Value>,
+    /// How long its correlation ids hold, in milliseconds; 30 days when not given.
+    pub retention_ms: Option<u64>,
     /// `tramline.toml:12`, for messages.
     pub place: String,
 }
@@ -177,7 +183,13 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 &format!("functions.{name} is open to everybody: auth = \"{auth}\" needs reason = \"why that is safe\""),
             );
         }
+        let retry = checked(&block, "retry", |value: &Value, path: &str| {
+            definition::parse_retry(value, path).map(|_| value.clone())
+        });
+        let retention_ms = checked(&block, "idempotency", definition::parse_idempotency).flatten();
         let settings = FunctionSettings {
+            retry,
+            retention_ms,
             auth,
             reason,
             preflight: block
@@ -204,6 +216,23 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
         functions.insert(name, settings);
     }
     functions
+}
+
+/// A value that the core checks, with the places of all that is wrong in it.
+fn checked<T>(
+    block: &Section<'_>,
+    key: &'static str,
+    parse: impl Fn(&Value, &str) -> Result<T, Vec<Problem>>,
+) -> Option<T> {
+    match parse(&block.json(key)?, &block.path(key)) {
+        Ok(parsed) => Some(parsed),
+        Err(problems) => {
+            for problem in problems {
+                block.refuse(key, &format!("{} {}", problem.path, problem.message));
+            }
+            None
+        }
+    }
 }
 
 fn read_gateway(section: &Section<'_>) -> GatewaySettings {

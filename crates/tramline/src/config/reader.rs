@@ -236,6 +236,11 @@ impl<'a> Section<'a> {
         all
     }
 
+    /// Any value, as JSON.
+    pub fn json(&self, key: &'static str) -> Option<serde_json::Value> {
+        self.get(key).map(|value| as_json(value.get_ref()))
+    }
+
     /// A problem with the value of a key, wherever the value came from.
     pub fn refuse(&self, key: &'static str, message: &str) {
         match (self.env_value(key), self.get(key)) {
@@ -290,7 +295,7 @@ impl<'a> Section<'a> {
         self.table?.get(key)
     }
 
-    fn path(&self, key: &str) -> String {
+    pub fn path(&self, key: &str) -> String {
         if self.name.is_empty() {
             key.to_owned()
         } else {
@@ -304,6 +309,25 @@ impl<'a> Section<'a> {
             value.span().start,
             format!("{} must be {expected}, but is {found}", self.path(key)),
         );
+    }
+}
+
+fn as_json(value: &DeValue<'_>) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Null, Value::from)
+        }
+        DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
+        DeValue::Boolean(flag) => Value::from(*flag),
+        DeValue::Datetime(at) => Value::from(at.to_string()),
+        DeValue::Array(items) => items.iter().map(|item| as_json(item.get_ref())).collect(),
+        DeValue::Table(table) => table
+            .iter()
+            .map(|(key, value)| (key.get_ref().to_string(), as_json(value.get_ref())))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
     }
 }
 

@@ -10,6 +10,7 @@ use tramline_supabase::Project;
 use tramline_supabase::project::ScheduleFile;
 
 use super::control::NodeControl;
+use super::project::Setup;
 use crate::exit::{Done, Exit, Failure, OrExit as _, chain};
 
 /// What was published, for the start's summary.
@@ -53,6 +54,26 @@ pub async fn publish(control: &NodeControl, db: &Db, project: &Project) -> Done<
     }
     store_schedules(db, project, &mut report).await?;
     Ok(report)
+}
+
+/// Stores what `tramline.toml` promises the runs of functions; a function without promises loses those it had.
+pub async fn store_policies(db: &Db, setup: &Setup) -> Done {
+    let known = api::list_functions(db).await.or_exit(Exit::Unavailable)?;
+    let policies: Vec<api::FunctionPolicy> = known
+        .into_iter()
+        .filter(|function| function.kind == "edge")
+        .map(|function| {
+            let settings = setup.config.functions.get(&function.name);
+            api::FunctionPolicy {
+                retry: settings.and_then(|settings| settings.retry.clone()),
+                retention_ms: settings.and_then(|settings| settings.retention_ms),
+                name: function.name,
+            }
+        })
+        .collect();
+    api::set_function_policies(db, &policies)
+        .await
+        .or_exit(Exit::Unavailable)
 }
 
 async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Done {

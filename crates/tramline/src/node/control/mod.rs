@@ -2,7 +2,9 @@
 
 mod catalog;
 mod convert;
+mod operations;
 mod runs;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +13,9 @@ use futures_util::FutureExt as _;
 use serde_json::Value;
 use tramline_engine::EngineHandle;
 use tramline_gateway::control::{
-    Actor, Answer, Checked, Control, ControlError, NewRun, NodeStatus, Period, Published, Run, RunEvent,
-    RunFilter, RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started, StepAttempt, WorkflowVersion,
+    Actor, Answer, BulkRequest, Checked, Control, ControlError, DeadLetterFilter, NewRun, NodeStatus, Period,
+    Published, Run, RunEvent, RunFilter, RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started,
+    StepAttempt, Why, WorkflowVersion,
 };
 use tramline_store::{Db, SHARD_COUNT, api};
 use uuid::Uuid;
@@ -28,6 +31,8 @@ struct Inner {
     /// None on a node without the engine role: runs are driven elsewhere.
     engine: Option<EngineHandle>,
     started: Instant,
+    /// Told when runs were queued through this node.
+    queued: tokio::sync::Notify,
 }
 
 impl NodeControl {
@@ -37,6 +42,7 @@ impl NodeControl {
                 db,
                 engine,
                 started: Instant::now(),
+                queued: tokio::sync::Notify::new(),
             }),
         }
     }
@@ -72,6 +78,7 @@ impl NodeControl {
             ("runs_known_here".to_owned(), stats.known),
             ("runs_ended_here".to_owned(), stats.ended),
             ("discovery_missed".to_owned(), stats.missed),
+            ("stuck".to_owned(), stats.stuck),
         ]);
         Ok(NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -121,6 +128,40 @@ impl Control for NodeControl {
 
     fn change_run(&self, run_id: Uuid, verb: RunVerb, reason: Option<String>, actor: Actor) -> Answer<Run> {
         answer!(self, control => control.change(run_id, verb, reason, actor))
+    }
+
+    fn bulk_runs(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        answer!(self, control => control.bulk(bulk, actor))
+    }
+
+    fn list_dead_letters(&self, filter: DeadLetterFilter) -> Answer<Vec<Value>> {
+        answer!(self, control => control.letters(filter))
+    }
+
+    fn dead_letters_of(&self, run_id: Uuid) -> Answer<Vec<Value>> {
+        answer!(self, control => control.letters_of(run_id))
+    }
+
+    fn redrive(
+        &self,
+        run_id: Uuid,
+        input: Option<Value>,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Run> {
+        answer!(self, control => control.redrive_one(run_id, input, reason, actor))
+    }
+
+    fn redrive_many(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        answer!(self, control => control.redrive_all(bulk, actor))
+    }
+
+    fn why_run(&self, run_id: Uuid) -> Answer<Why> {
+        answer!(self, control => control.why(run_id))
+    }
+
+    fn why_queue(&self, queue: String) -> Answer<Why> {
+        answer!(self, control => control.why_in(queue))
     }
 
     fn list_workflows(&self) -> Answer<Vec<WorkflowVersion>> {
