@@ -4,6 +4,7 @@
 //! (pure) or in the SQL functions of `migrations/`, which hold what must be atomic.
 
 pub mod api;
+pub mod calendars;
 mod db;
 pub mod discovery;
 pub mod embedded;

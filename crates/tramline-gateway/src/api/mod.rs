@@ -44,7 +44,7 @@ pub enum Right {
 /// One route.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
-    /// `GET` or `POST`.
+    /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: &'static str,
     /// The path after `/api/v1`, `{}` for one segment.
     pub pattern: &'static str,
@@ -66,8 +66,16 @@ enum Does {
     ValidateWorkflow,
     GetWorkflow,
     ListSchedules,
+    GetSchedule,
+    PutSchedule,
+    DeleteSchedule,
+    TriggerSchedule,
+    BackfillSchedule,
     ChangeSchedule(ScheduleVerb),
     SchedulePeriods,
+    ListCalendars,
+    PutCalendar,
+    DeleteCalendar,
     ListFunctions,
     FunctionLogs,
     Status,
@@ -111,12 +119,24 @@ pub const ROUTES: &[Route] = &[
     ),
     route("GET", "/workflows/{}", Right::Service, Does::GetWorkflow),
     route("GET", "/schedules", Right::Service, Does::ListSchedules),
+    route("GET", "/schedules/{}", Right::Service, Does::GetSchedule),
+    route("PUT", "/schedules/{}", Right::Service, Does::PutSchedule),
+    route("DELETE", "/schedules/{}", Right::Service, Does::DeleteSchedule),
     route(
         "POST",
         "/schedules/{}/trigger",
         Right::Service,
-        Does::ChangeSchedule(ScheduleVerb::Trigger),
+        Does::TriggerSchedule,
     ),
+    route(
+        "POST",
+        "/schedules/{}/backfill",
+        Right::Service,
+        Does::BackfillSchedule,
+    ),
+    route("GET", "/calendars", Right::Service, Does::ListCalendars),
+    route("PUT", "/calendars/{}", Right::Service, Does::PutCalendar),
+    route("DELETE", "/calendars/{}", Right::Service, Does::DeleteCalendar),
     route(
         "POST",
         "/schedules/{}/pause",
@@ -224,8 +244,16 @@ async fn run(
         Does::ValidateWorkflow => workflows::validate(call, request).await,
         Does::GetWorkflow => workflows::get(call, name, request).await,
         Does::ListSchedules => schedules::list(call).await,
+        Does::GetSchedule => schedules::get(call, name).await,
+        Does::PutSchedule => schedules::put(call, name, request).await,
+        Does::DeleteSchedule => schedules::delete(call, name).await,
+        Does::TriggerSchedule => schedules::trigger(call, name, request).await,
+        Does::BackfillSchedule => schedules::backfill(call, name, request).await,
         Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
         Does::SchedulePeriods => schedules::periods(call, name, request).await,
+        Does::ListCalendars => schedules::calendars(call).await,
+        Does::PutCalendar => schedules::put_calendar(call, name, request).await,
+        Does::DeleteCalendar => schedules::delete_calendar(call, name).await,
         Does::ListFunctions => functions::list(call),
         Does::FunctionLogs => functions::logs(call, name, &request),
         Does::Status => {

@@ -23,5 +23,6 @@ mod partitions;
 mod plans;
 mod roles;
 mod runs_view;
+mod schedules;
 mod support;
 mod tenants;

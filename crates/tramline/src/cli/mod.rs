@@ -92,7 +92,7 @@ pub enum Command {
     /// Publish and look at workflow definitions
     #[command(subcommand)]
     Workflow(WorkflowCommand),
-    /// Look at, trigger, pause and resume schedules
+    /// Look at, store, trigger, backfill, pause and resume schedules
     #[command(subcommand)]
     Schedule(ScheduleCommand),
     /// List, call and read the logs of functions

@@ -9,6 +9,7 @@ pub mod invoke;
 mod metrics;
 pub mod project;
 pub mod publish;
+mod schedules;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -40,8 +41,8 @@ pub struct NodeConfig {
     /// None: no gateway.
     pub listen: Option<SocketAddr>,
     pub gateway_url: String,
-    /// None: no engine; whether it fires schedules.
-    pub engine: Option<bool>,
+    /// Whether it drives runs, and fires the schedules of its shards.
+    pub engine: bool,
     pub deno: PathBuf,
     pub state_dir: PathBuf,
     pub cron_secret: String,
@@ -106,8 +107,8 @@ impl Node {
             service_token,
         );
         let in_flight = invoker.in_flight();
-        if let Some(schedules) = config.engine {
-            let engine = settings::engine(&setup.config.engine, &config.name, schedules);
+        if config.engine {
+            let engine = settings::engine(&setup.config.engine, &config.name);
             self.engine = Some(
                 Engine::start(engine, self.db.clone(), Arc::new(invoker))
                     .await
