@@ -10,7 +10,7 @@ use tramline_core::Millis;
 use tramline_core::definition;
 use tramline_core::schedule::{Due, Patterns};
 use tramline_store::schedules::RuleRow;
-use tramline_store::{Db, StoreError, api, calendars, schedules, tidy, timers};
+use tramline_store::{Db, StoreError, api, calendars, retention, schedules, tidy, timers};
 use uuid::Uuid;
 
 use crate::flushing::words_of;
@@ -20,6 +20,11 @@ use crate::message::{Calendars, Message, ScheduleNews};
 pub(crate) const TIMER_WINDOW: i64 = 1_000;
 /// How often changes of schedules and new definitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// At which of the looks between two tidyings retention is applied: not while a node starts.
+const RETENTION_AT: u32 = 60;
+/// Every so many looks claims of pull queues that ran out are taken back: a claim does that for its own queue, so this is for
+/// queues that nobody claims from, and for lists.
+const CLAIMS_EVERY: u32 = 10;
 /// Every so many looks partitions are made ahead and expired rows removed.
 const TIDY_EVERY: u32 = 600;
 
@@ -52,6 +57,8 @@ struct Told {
 pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Sender<Message>) {
     let mut told = Told::default();
     let mut turn = 0u32;
+    // Beside the loop, because timers must not wait for it; it ends with the loop.
+    let mut retention = tokio::task::JoinSet::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
@@ -83,10 +90,18 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
             _ = look.tick() => {
                 report(look_at_schedules(&db, &mut told, &out).await);
                 report(compile_submitted(&db).await);
+                if turn.is_multiple_of(CLAIMS_EVERY) {
+                    report(tidy::return_expired_claims(&db).await.map(|_| ()));
+                }
                 if turn.is_multiple_of(TIDY_EVERY) {
                     report(tidy::ensure_partitions(&db).await);
                     report(tidy::remove_expired(&db).await.map(|_| ()));
                 }
+                if turn % TIDY_EVERY == RETENTION_AT && retention.is_empty() {
+                    retention.spawn(apply_retention(db.clone()));
+                }
+                // What has ended makes room for the next; a panic in it was told by the runtime.
+                while retention.try_join_next().is_some() {}
                 turn = turn.wrapping_add(1);
             }
         }
@@ -108,6 +123,22 @@ async fn read_timers_at_last(
         }
     }
     true
+}
+
+async fn apply_retention(db: Db) {
+    match retention::apply(&db).await {
+        Ok(applied) if applied == retention::Applied::default() => {}
+        Ok(applied) => tracing::info!(
+            dropped = ?applied.dropped,
+            busy = ?applied.busy,
+            kept_by_unfinished = ?applied.waiting,
+            rows = applied.removed,
+            "retention was applied"
+        ),
+        Err(error) => {
+            tracing::warn!(error = %words_of(&error), "retention could not be applied; it is tried again")
+        }
+    }
 }
 
 fn report(result: Result<(), StoreError>) {

@@ -183,10 +183,11 @@ begin
      where q.outcome in ('skipped', 'cancelled')
     returning q.due_at, q.run_id),
   started as (
-    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata)
+    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, retry)
     select m.run_id, tramline.shard_of(m.run_id), case when d.version is null then 'function' else 'workflow' end, v.target, d.version, v.input, v.queue,
            v.priority, 'schedule:' || v.name, coalesce(p_actor, session_user), case when d.version is null then v.target end,
-           jsonb_build_object('schedule', v.name, 'period', m.due_at, 'asked_for', true)
+           jsonb_build_object('schedule', v.name, 'period', m.due_at, 'asked_for', true),
+           case when d.version is null then (select f.retry from tramline.functions f where f.name = v.target) end
       from made m
       left join lateral (select w.version from tramline.workflow_definitions w where w.name = v.target and w.status = 'published'
                           order by w.version desc limit 1) d on true

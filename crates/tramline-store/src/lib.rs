@@ -11,10 +11,12 @@ pub mod embedded;
 mod error;
 pub mod flush;
 mod migrate;
+pub mod retention;
 pub mod rows;
 pub mod runs;
 pub mod schedules;
 pub mod shards;
+pub mod stuck;
 pub mod tidy;
 pub mod timers;
 

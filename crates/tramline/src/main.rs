@@ -24,6 +24,9 @@ use tracing_subscriber::EnvFilter;
 use cli::{Cli, Command};
 use exit::{Done, Exit, Failure, exit_code_table};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is logged, in the syntax of `RUST_LOG`, such as `info` or `tramline_engine=debug`.
 const LOG_ENV: &str = "TRAMLINE_LOG";
 /// `json` for log collectors.
@@ -100,6 +103,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Dev(args) => dev::dev(global, args).await,
         Command::Serve(args) => serve::serve(global, args).await,
         Command::Status => commands::status::status(global).await,
+        Command::Retention { dry_run } => commands::retention::retention(global, dry_run).await,
         Command::Doctor => commands::doctor::doctor(global).await,
         Command::Run(command) => commands::run::run(global, command).await,
         Command::Workflow(command) => commands::workflow::workflow(global, command).await,

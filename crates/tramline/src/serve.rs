@@ -26,7 +26,8 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Done {
     let roles = Roles::of(&args.roles);
     let dir = find_project(global.project.as_deref())?;
     let env: BTreeMap<String, String> = std::env::vars().collect();
-    let setup = Setup::read(&dir, &env)?;
+    let mut setup = Setup::read(&dir, &env)?;
+    setup.config.retention.default = args.retention.or(setup.config.retention.default);
     if setup.keys.has_published_values() && !args.allow_local_keys {
         return Err(Failure::new(Exit::Usage, "failed to serve with the published local keys: everybody knows them").hint(
             "Set jwt_secret, publishable_key and secret_key under [auth] in supabase/config.toml, such as jwt_secret = \"env(JWT_SECRET)\".",

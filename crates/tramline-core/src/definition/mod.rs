@@ -6,6 +6,7 @@
 mod compile;
 mod duration;
 mod graph;
+mod policy;
 mod reader;
 mod requirements;
 mod step;
@@ -23,6 +24,7 @@ use crate::template::Template;
 
 pub use compile::parse;
 pub use duration::{DURATION_MAX_MS, DurationError, parse_duration};
+pub use policy::{RETENTION_MAX_MS, RETENTION_MS, parse_idempotency, parse_retry};
 pub(crate) use reader::{join, nearest};
 
 /// Most steps of a workflow: the state of a run is kept in memory and its graph is checked in squares of this.
@@ -33,6 +35,8 @@ pub const DEFINITION_MAX_BYTES: usize = 256 * 1024;
 pub const NAME_MAX_BYTES: usize = 100;
 /// Deadline of one attempt when the definition gives none, in milliseconds: what hosted edge functions are allowed.
 pub const ATTEMPT_TIMEOUT_MS: u64 = 150_000;
+/// Shortest retention of runs: the ledger is dropped by days.
+pub const KEEP_MIN_MS: u64 = 86_400_000;
 /// Retries of a step with `on_failure: "retry"` when the definition gives no `max_retries`.
 pub const MAX_RETRIES: u32 = 3;
 
@@ -73,6 +77,10 @@ pub struct Workflow {
     pub input_schema: Option<Value>,
     /// [`Workflow::input_schema`], compiled.
     pub(crate) schema: Option<InputSchema>,
+    /// How long a correlation id names its first run, from `idempotency.retention`, in milliseconds.
+    pub retention_ms: Option<u64>,
+    /// How long its ended runs are kept, from `retention`.
+    pub keep_ms: Option<u64>,
     /// Deadline of the run, from `timeout_seconds`.
     pub timeout_ms: Option<u64>,
     /// Deadline of one attempt as written in `visibility_timeout`; each step carries the value that holds for it.

@@ -46,7 +46,7 @@ impl Driver {
         }
     }
 
-    fn on_header(&mut self, header: Header, past: bool, swept: bool) {
+    fn on_header(&mut self, mut header: Header, past: bool, swept: bool) {
         let Some(shard) = self.state.shards.get_mut(&header.shard) else {
             return;
         };
@@ -59,6 +59,10 @@ impl Driver {
                 entry.xid = Some(header.xid);
                 entry.foreign = Some(header.foreign);
                 shard.note_xid(header.xid);
+            }
+            if past {
+                // A scan reads the classes that were asked for after those of the rows.
+                self.move_to_class(header.run_id, header.priority);
             }
             return;
         }
@@ -76,6 +80,11 @@ impl Driver {
             priority,
             foreign: Some(header.foreign),
             past,
+            // In a long queue headers have to do.
+            body: header
+                .body
+                .take()
+                .filter(|_| self.state.ready[usize::from(priority)].len() < LOAD_BATCH),
             stage: Stage::Ready,
             waiting: Vec::new(),
             units: 0,
@@ -131,7 +140,11 @@ impl Driver {
                 .loads_wanted
                 .split_off(self.state.loads_wanted.len().min(LOAD_BATCH));
             let ids = std::mem::replace(&mut self.state.loads_wanted, rest);
-            self.load(ids, true);
+            self.load(LoadJob {
+                ids,
+                bodies: Vec::new(),
+                past: true,
+            });
         }
         if !self.state.trusted || self.state.stopping.is_some() {
             return;
@@ -143,6 +156,7 @@ impl Driver {
                 .saturating_sub(self.state.active + self.state.loads_out * LOAD_BATCH);
             let mut fresh = Vec::new();
             let mut known = Vec::new();
+            let mut bodies = Vec::new();
             while fresh.len() + known.len() < room.min(LOAD_BATCH) {
                 let Some(id) = self.pop_ready() else { break };
                 let Some(entry) = self.state.entries.get_mut(&id) else {
@@ -162,35 +176,46 @@ impl Driver {
                 if entry.past {
                     known.push(load)
                 } else {
+                    bodies.extend(entry.body.take().map(|body| *body));
                     fresh.push(load)
                 }
             }
             if fresh.is_empty() && known.is_empty() {
                 return;
             }
-            for (ids, past) in [(fresh, false), (known, true)] {
-                if !ids.is_empty() {
-                    self.load(ids, past);
-                }
+            if !fresh.is_empty() {
+                self.load(LoadJob {
+                    ids: fresh,
+                    bodies,
+                    past: false,
+                });
+            }
+            if !known.is_empty() {
+                self.load(LoadJob {
+                    ids: known,
+                    bodies: Vec::new(),
+                    past: true,
+                });
             }
         }
     }
 
     fn pop_ready(&mut self) -> Option<Uuid> {
-        self.state.starts += 1;
-        let fair = self.state.starts.is_multiple_of(FAIR_EVERY);
+        let fair = (self.state.starts + 1).is_multiple_of(FAIR_EVERY);
         let mut order: [usize; CLASSES] = std::array::from_fn(|i| i);
         if fair {
             order.reverse();
         }
-        order
+        let id = order
             .into_iter()
-            .find_map(|class| self.state.ready[class].pop_front())
+            .find_map(|class| self.state.ready[class].pop_front())?;
+        self.state.starts += 1;
+        Some(id)
     }
 
-    pub(super) fn load(&mut self, ids: Vec<LoadId>, past: bool) {
+    fn load(&mut self, job: LoadJob) {
         self.state.loads_out += 1;
-        if self.loads.try_send(LoadJob { ids, past }).is_err() {
+        if self.loads.try_send(job).is_err() {
             // The loader is gone: the engine is stopping.
             self.state.loads_out -= 1;
         }
@@ -204,6 +229,7 @@ impl Driver {
             priority: 1,
             foreign: None,
             past: true,
+            body: None,
             stage: Stage::Ready,
             waiting: Vec::new(),
             units: 0,
@@ -258,7 +284,7 @@ impl Driver {
             return;
         };
         let waiting = std::mem::take(&mut entry.waiting);
-        let status = run.status;
+        let (status, generation) = (run.status, run.generation);
         entry.foreign = Some(foreign);
         entry.stage = Stage::Live(Box::new(Live {
             run,
@@ -278,12 +304,14 @@ impl Driver {
                 Waiting::Timer(timer) => self.apply_timer(run_id, &timer),
             }
         }
-        // What was decided just now goes on after its commit; everything else is begun, or begun again.
+        // What was decided just now goes on after its commit; everything else is begun, or begun again: also a run of which
+        // only something was noted (its metadata, a refusal).
         if let Some(Entry {
             stage: Stage::Live(live),
-            units: 0,
+            units,
             ..
         }) = self.state.entries.get(&run_id)
+            && (*units == 0 || (live.run.status, live.run.generation) == (status, generation))
         {
             let event = match (live.run.status, scheduled_at.filter(|at| *at > now)) {
                 (RunStatus::Queued, Some(until)) if live.run.generation == 1 => {
@@ -294,6 +322,9 @@ impl Driver {
                 }
                 _ => None,
             };
+            if event.is_some() && self.goes_back_to_its_queue(run_id, scheduled_at, now) {
+                return;
+            }
             match event {
                 Some(Event::Begin { .. }) if !self.may_begin(run_id, None) => {}
                 Some(event) => self.feed(run_id, event),

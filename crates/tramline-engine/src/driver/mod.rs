@@ -10,6 +10,7 @@ mod commit;
 mod intake;
 mod overlap;
 mod periods;
+mod priority;
 mod schedules;
 mod timers;
 
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use tramline_core::Millis;
 use tramline_core::machine::{self, Action, Run};
 use tramline_store::discovery::Command;
+use tramline_store::runs::Body;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -113,6 +115,8 @@ struct Entry {
     foreign: Option<bool>,
     /// Something may be recorded about it.
     past: bool,
+    /// Its row, if that was read with the header.
+    body: Option<Box<Body>>,
     stage: Stage,
     /// What happened before it was loaded.
     waiting: Vec<Waiting>,

@@ -213,6 +213,7 @@ impl Driver {
             priority: 1,
             foreign: Some(false),
             past: true,
+            body: None,
             stage: Stage::Ready,
             waiting: Vec::new(),
             units: 0,

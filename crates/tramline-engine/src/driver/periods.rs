@@ -53,6 +53,7 @@ impl Driver {
                 priority: 1,
                 foreign: Some(false),
                 past: false,
+                body: None,
                 stage: Stage::Prepared,
                 waiting: Vec::new(),
                 units: 0,

@@ -5,7 +5,9 @@
 mod commands;
 mod driving;
 mod hazards;
+mod hazards_flush;
 mod nodes;
+mod pull;
 mod schedules;
 mod support;
 mod torture;

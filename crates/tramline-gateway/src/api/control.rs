@@ -314,6 +314,50 @@ pub struct NamedCalendar {
     pub problem: Option<String>,
 }
 
+/// How long runs are kept, and how the days of the ledger stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Retention {
+    /// By target; `*` stands for all others.
+    pub settings: Vec<RetentionSetting>,
+    /// Oldest first.
+    pub days: Vec<LedgerDay>,
+    /// Days that were dropped now.
+    pub dropped: Vec<String>,
+    /// Expired days that somebody was reading: they are tried again.
+    pub busy: Vec<String>,
+    /// Rows that were deleted now beside the days.
+    pub removed: i64,
+}
+
+/// How long ended runs of a target are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct RetentionSetting {
+    pub target: String,
+    pub keep: String,
+    pub source: String,
+}
+
+/// One day of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LedgerDay {
+    /// Its date in UTC.
+    pub day: String,
+    /// `current`, `kept`, `waiting` (expired, with unfinished runs), `expired` or `dropping`.
+    pub state: String,
+    /// When it can be dropped.
+    #[serde(with = "rfc3339")]
+    pub expires_at: Option<Millis>,
+    /// About how many.
+    pub runs: Option<i64>,
+    /// On disk.
+    pub bytes: Option<i64>,
+    /// Runs that keep it, at most 1,000.
+    pub unfinished: i32,
+    /// Some of them.
+    pub examples: Vec<Uuid>,
+}
+
 /// What to do with a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScheduleVerb {
@@ -443,6 +487,8 @@ pub trait Control: Send + Sync + 'static {
     -> Answer<ScheduleOutcome>;
     /// Starts periods of the past that have no run, each at most once.
     fn backfill_schedule(&self, name: String, span: Backfill, actor: Actor) -> Answer<Backfilled>;
+    /// How the ledger's days stand; with `apply`, after dropping what may be dropped.
+    fn retention(&self, apply: bool) -> Answer<Retention>;
     /// All calendars, by name.
     fn list_calendars(&self) -> Answer<Vec<NamedCalendar>>;
     /// Creates or changes a calendar.

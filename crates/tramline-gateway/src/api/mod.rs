@@ -3,6 +3,7 @@
 pub mod control;
 mod fields;
 mod functions;
+mod retention;
 mod runs;
 mod schedules;
 mod workflows;
@@ -73,6 +74,7 @@ enum Does {
     BackfillSchedule,
     ChangeSchedule(ScheduleVerb),
     SchedulePeriods,
+    Retention { apply: bool },
     ListCalendars,
     PutCalendar,
     DeleteCalendar,
@@ -133,6 +135,18 @@ pub const ROUTES: &[Route] = &[
         "/schedules/{}/backfill",
         Right::Service,
         Does::BackfillSchedule,
+    ),
+    route(
+        "GET",
+        "/retention",
+        Right::Service,
+        Does::Retention { apply: false },
+    ),
+    route(
+        "POST",
+        "/retention",
+        Right::Service,
+        Does::Retention { apply: true },
     ),
     route("GET", "/calendars", Right::Service, Does::ListCalendars),
     route("PUT", "/calendars/{}", Right::Service, Does::PutCalendar),
@@ -251,6 +265,7 @@ async fn run(
         Does::BackfillSchedule => schedules::backfill(call, name, request).await,
         Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
         Does::SchedulePeriods => schedules::periods(call, name, request).await,
+        Does::Retention { apply } => retention::retention(call, apply).await,
         Does::ListCalendars => schedules::calendars(call).await,
         Does::PutCalendar => schedules::put_calendar(call, name, request).await,
         Does::DeleteCalendar => schedules::delete_calendar(call, name).await,

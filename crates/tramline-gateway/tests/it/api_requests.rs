@@ -505,4 +505,8 @@ async fn schedules_are_stored_triggered_and_backfilled_and_bad_times_are_told() 
         )
         .await;
     assert_eq!(reply.json()["name"], "holidays");
+    for (method, dropped) in [("GET", json!([])), ("POST", json!(["2026-01-01"]))] {
+        let reply = gate.service(method, "/api/v1/retention", &Value::Null).await;
+        assert_eq!(reply.json()["dropped"], dropped);
+    }
 }

@@ -370,6 +370,16 @@ impl Control for ScriptedControl {
         })
     }
 
+    fn retention(&self, apply: bool) -> Answer<Retention> {
+        self.answer(Retention {
+            settings: vec![],
+            days: vec![],
+            dropped: if apply { vec!["2026-01-01".into()] } else { vec![] },
+            busy: vec![],
+            removed: 0,
+        })
+    }
+
     fn list_calendars(&self) -> Answer<Vec<NamedCalendar>> {
         self.answer(vec![])
     }

@@ -81,6 +81,12 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show what the node does
     Status,
+    /// Drop the days of the ledger that are past their retention, and show how all days stand
+    Retention {
+        /// Only show what would be dropped
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check what this machine has and lacks
     #[command(
         after_help = "Ends with exit code 1 when something that `tramline dev` needs is missing and cannot be installed by it."

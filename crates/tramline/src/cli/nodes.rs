@@ -67,6 +67,9 @@ pub struct ServeArgs {
     /// Base URL under which functions reach the gateway [default: http://127.0.0.1:<port of --listen>]
     #[arg(long, env = "TRAMLINE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
+    /// How long ended runs are kept, such as 90d [default: [retention] default of tramline.toml, 30d]
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_keep)]
+    pub retention: Option<u64>,
     /// Accept the published keys of local development
     #[arg(long)]
     pub allow_local_keys: bool,

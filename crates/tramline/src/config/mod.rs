@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
+use tramline_core::definition::{KEEP_MIN_MS, parse_duration};
+use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
 use tramline_host::Policy;
 use tramline_store::embedded::Binaries;
@@ -32,6 +34,7 @@ pub struct Config {
     pub functions: BTreeMap<String, FunctionSettings>,
     pub gateway: GatewaySettings,
     pub engine: EngineSettings,
+    pub retention: RetentionSettings,
     pub host: HostSettings,
     pub postgres: PostgresSettings,
 }
@@ -63,6 +66,15 @@ pub struct GatewaySettings {
     pub cors: Cors,
     /// Targets that signed-in users may start through `/api/v1/runs`.
     pub authenticated_targets: Vec<String>,
+}
+
+/// `[retention]`: how long ended runs are kept, in seconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RetentionSettings {
+    /// Of all targets that say nothing.
+    pub default: Option<u64>,
+    /// `[retention.targets]`: of functions and workflows by name.
+    pub targets: Vec<(String, u64)>,
 }
 
 /// `[engine]`; see `EngineConfig` for the defaults.
@@ -144,6 +156,7 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         functions: read_functions(&top.section("functions"), source),
         gateway: read_gateway(&top.section("gateway")),
         engine: read_engine(&top.section("engine")),
+        retention: read_retention(&top.section("retention")),
         host: read_host(&top.section("host")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
@@ -162,10 +175,10 @@ const AUTHS: [(&str, GuardAuth); 5] = [
 fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String, FunctionSettings> {
     let mut functions = BTreeMap::new();
     for (name, offset, block) in section.children() {
-        if !tramline_gateway::is_function_name(&name) {
+        if !tramline_core::limits::is_function_name(&name) {
             source.problem(
                 offset,
-                format!("{name:?} is no name of a function: letters, digits, _ and - only"),
+                format!("{name:?} is no name of a function: {FUNCTION_NAME_RULE}"),
             );
         }
         let auth = block.choice("auth", &AUTHS);
@@ -242,6 +255,34 @@ fn read_engine(section: &Section<'_>) -> EngineSettings {
     };
     section.finish();
     settings
+}
+
+fn read_retention(section: &Section<'_>) -> RetentionSettings {
+    let default = section.text("default").and_then(|text| {
+        parse_keep(&text)
+            .map_err(|message| section.refuse("default", &message))
+            .ok()
+    });
+    let mut targets = Vec::new();
+    for (target, text) in section.section("targets").pairs() {
+        match parse_keep(&text) {
+            Ok(seconds) => targets.push((target, seconds)),
+            Err(message) => section.refuse("targets", &format!("{target}: {message}")),
+        }
+    }
+    section.finish();
+    RetentionSettings { default, targets }
+}
+
+/// How long runs are kept, in seconds.
+pub fn parse_keep(text: &str) -> Result<u64, String> {
+    let ms = parse_duration(text).map_err(|error| error.to_string())?;
+    if ms < KEEP_MIN_MS {
+        return Err(format!(
+            "`{text}` is too short: the ledger is kept by days, so take at least 1d"
+        ));
+    }
+    Ok(ms / 1_000)
 }
 
 fn read_host(section: &Section<'_>) -> HostSettings {

@@ -7,12 +7,13 @@ use tramline_core::definition::Problem;
 use tramline_core::schedule::read_calendar;
 use tramline_gateway::control::{Actor, Control as _, ControlError};
 use tramline_store::schedules::{self, NewSchedule, ScheduleRow};
-use tramline_store::{Db, calendars};
+use tramline_store::{Db, StoreError, calendars, retention};
 use tramline_supabase::Project;
 use tramline_supabase::project::DocumentFile;
 
 use super::control::NodeControl;
 use super::schedules::Known;
+use crate::config::RetentionSettings;
 use crate::exit::{Done, Exit, Failure, OrExit as _};
 
 /// What was published, for the start's summary.
@@ -91,7 +92,15 @@ async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Don
                 let mut schedule = NewSchedule::of(document, &format!("file:{place}"));
                 // a person's pause lasts over a restart; what the file says about it holds when it says so
                 schedule.paused = schedule.paused.filter(|paused| *paused);
-                schedules::store(db, &schedule).await.or_exit(Exit::Unavailable)?;
+                match schedules::store(db, &schedule).await {
+                    // such as a queue that its runs cannot wait in
+                    Err(StoreError::Refused { message, .. }) => {
+                        report.refusals.push(format!("{place}: {message}"))
+                    }
+                    stored => {
+                        stored.or_exit(Exit::Unavailable)?;
+                    }
+                }
             }
             Err(problems) => report.refuse(&place, &problems),
         }
@@ -110,4 +119,27 @@ async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Don
         report.schedules.push((row, next));
     }
     Ok(())
+}
+
+/// Where retention comes from that the project's settings name.
+const RETENTION_SOURCE: &str = "tramline.toml";
+
+/// Sets how long runs are kept, as the settings say; what they said before and do not say any more goes back to the default.
+pub async fn set_retention(db: &Db, settings: &RetentionSettings) -> Done {
+    let mut all: Vec<(String, u64)> = settings.targets.clone();
+    all.extend(
+        settings
+            .default
+            .map(|seconds| (retention::DEFAULT_TARGET.to_owned(), seconds)),
+    );
+    for (target, seconds) in &all {
+        let seconds = i64::try_from(*seconds).unwrap_or(i64::MAX);
+        retention::set(db, target, Some(seconds), RETENTION_SOURCE)
+            .await
+            .or_exit(Exit::Unavailable)?;
+    }
+    let targets: Vec<String> = all.into_iter().map(|(target, _)| target).collect();
+    retention::retain(db, RETENTION_SOURCE, &targets)
+        .await
+        .or_exit(Exit::Unavailable)
 }

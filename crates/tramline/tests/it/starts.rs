@@ -226,6 +226,19 @@ fn periods_of_the_past_start_once(project: &Project) {
     );
 }
 
+fn the_days_of_the_ledger_are_shown(project: &Project) {
+    let shown = project.say(&["retention", "--dry-run"]).ended(0);
+    assert!(
+        shown.out.contains("current") && shown.out.contains("30d"),
+        "{shown:?}"
+    );
+    let done = project.say(&["retention", "--json"]).ended(0).json();
+    assert_eq!(
+        (&done["dropped"], &done["settings"][0]["target"]),
+        (&json!([]), &json!("*"))
+    );
+}
+
 fn schedules_come_from_files_and_go_again(project: &Project) {
     let file = project.path().join("often.json");
     let write = |text: &str| std::fs::write(&file, text).unwrap();
@@ -272,6 +285,7 @@ fn schedules_can_be_triggered_paused_and_resumed(project: &Project) {
     project.say(&["schedule", "trigger", "nothing"]).ended(3);
     periods_of_the_past_start_once(project);
     schedules_come_from_files_and_go_again(project);
+    the_days_of_the_ledger_are_shown(project);
     // a cron function is called with the secret
     let run = project
         .say(&["run", "start", "periodic", "--wait", "--json"])

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod convert;
+mod retention;
 mod runs;
 mod schedules;
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 use tramline_engine::EngineHandle;
 use tramline_gateway::control::{
     Actor, Answer, Backfill, Backfilled, Checked, Control, ControlError, Millis, NamedCalendar, NewRun,
-    NodeStatus, Period, Published, Run, RunEvent, RunFilter, RunVerb, Schedule, ScheduleOutcome,
+    NodeStatus, Period, Published, Retention, Run, RunEvent, RunFilter, RunVerb, Schedule, ScheduleOutcome,
     ScheduleVerb, Started, StepAttempt, StoredSchedule, WorkflowVersion,
 };
 use tramline_store::{Db, SHARD_COUNT, api};
@@ -176,6 +177,10 @@ impl Control for NodeControl {
 
     fn backfill_schedule(&self, name: String, span: Backfill, actor: Actor) -> Answer<Backfilled> {
         answer!(self, control => control.backfill(name, span, actor))
+    }
+
+    fn retention(&self, apply: bool) -> Answer<Retention> {
+        answer!(self, control => control.ledger_days(apply))
     }
 
     fn list_calendars(&self) -> Answer<Vec<NamedCalendar>> {
