@@ -161,7 +161,6 @@ async fn call(host: &Host, name: &str) -> Result<()> {
         .body(body)?;
     let context = CallContext {
         run_id: None,
-        call_token: None,
         request_id: "bench".into(),
         call_token: None,
         wall_ms: 0,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use toml::de::DeTable;
-use tramline_core::definition::{self, Problem};
+use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration};
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
 use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
@@ -38,6 +38,7 @@ pub struct Config {
     pub functions: BTreeMap<String, FunctionSettings>,
     pub gateway: GatewaySettings,
     pub engine: EngineSettings,
+    pub retention: RetentionSettings,
     pub host: HostSettings,
     pub sandbox: SandboxConfig,
     pub postgres: PostgresSettings,
@@ -77,6 +78,15 @@ pub struct GatewaySettings {
     pub cors: Cors,
     /// Targets that signed-in users may start through `/api/v1/runs`.
     pub authenticated_targets: Vec<String>,
+}
+
+/// `[retention]`: how long ended runs are kept, in seconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RetentionSettings {
+    /// Of all targets that say nothing.
+    pub default: Option<u64>,
+    /// `[retention.targets]`: of functions and workflows by name.
+    pub targets: Vec<(String, u64)>,
 }
 
 /// `[engine]`; see `EngineConfig` for the defaults.
@@ -147,6 +157,7 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         engine: read_engine(&top.section("engine")),
         host: host::read(&top.section("host")),
         sandbox: sandbox::read_sandbox(&top.section("sandbox")),
+        retention: read_retention(&top.section("retention")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
     top.finish();
@@ -269,6 +280,34 @@ fn read_engine(section: &Section<'_>) -> EngineSettings {
     };
     section.finish();
     settings
+}
+
+fn read_retention(section: &Section<'_>) -> RetentionSettings {
+    let default = section.text("default").and_then(|text| {
+        parse_keep(&text)
+            .map_err(|message| section.refuse("default", &message))
+            .ok()
+    });
+    let mut targets = Vec::new();
+    for (target, text) in section.section("targets").pairs() {
+        match parse_keep(&text) {
+            Ok(seconds) => targets.push((target, seconds)),
+            Err(message) => section.refuse("targets", &format!("{target}: {message}")),
+        }
+    }
+    section.finish();
+    RetentionSettings { default, targets }
+}
+
+/// How long runs are kept, in seconds.
+pub fn parse_keep(text: &str) -> Result<u64, String> {
+    let ms = parse_duration(text).map_err(|error| error.to_string())?;
+    if ms < KEEP_MIN_MS {
+        return Err(format!(
+            "`{text}` is too short: the ledger is kept by days, so take at least 1d"
+        ));
+    }
+    Ok(ms / 1_000)
 }
 
 /// Names of a server's settings as Postgres accepts them on its command line.

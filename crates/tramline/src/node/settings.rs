@@ -22,10 +22,9 @@ pub(super) fn keys(setup: &Setup) -> Keys {
     }
 }
 
-pub(super) fn engine(settings: &EngineSettings, name: &str, schedules: bool) -> EngineConfig {
+pub(super) fn engine(settings: &EngineSettings, name: &str) -> EngineConfig {
     let mut config = EngineConfig {
         node_name: name.to_owned(),
-        schedules,
         calls_max: CALLS_MAX,
         ..EngineConfig::default()
     };
