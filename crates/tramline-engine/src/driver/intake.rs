@@ -158,11 +158,14 @@ impl Driver {
             let mut known = Vec::new();
             let mut bodies = Vec::new();
             while fresh.len() + known.len() < room.min(LOAD_BATCH) {
-                let Some(id) = self.pop_ready() else { break };
+                let Some((class, id)) = self.pop_ready() else {
+                    break;
+                };
                 let Some(entry) = self.state.entries.get_mut(&id) else {
                     continue;
                 };
-                if !matches!(entry.stage, Stage::Ready) {
+                // Left over from before it was loaded for the sake of an event, or from before its class was changed.
+                if !matches!(entry.stage, Stage::Ready) || usize::from(entry.priority) != class {
                     continue;
                 }
                 entry.stage = Stage::Loading;
@@ -200,17 +203,17 @@ impl Driver {
         }
     }
 
-    fn pop_ready(&mut self) -> Option<Uuid> {
+    fn pop_ready(&mut self) -> Option<(usize, Uuid)> {
         let fair = (self.state.starts + 1).is_multiple_of(FAIR_EVERY);
         let mut order: [usize; CLASSES] = std::array::from_fn(|i| i);
         if fair {
             order.reverse();
         }
-        let id = order
+        let next = order
             .into_iter()
-            .find_map(|class| self.state.ready[class].pop_front())?;
+            .find_map(|class| Some((class, self.state.ready[class].pop_front()?)))?;
         self.state.starts += 1;
-        Some(id)
+        Some(next)
     }
 
     fn load(&mut self, job: LoadJob) {
