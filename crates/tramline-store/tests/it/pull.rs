@@ -485,7 +485,7 @@ async fn wrong_claims_are_refused() {
             "TL400",
         ),
         (
-            "select tramline.store_schedule('s', '* * * * *', null, 'step', null, 'ops', null, null, null)",
+            "select ops.set_schedule('s', 'step', '* * * * *', p_queue => 'ops')",
             "TL400",
         ),
     ] {
