@@ -25,6 +25,7 @@ mod ownership;
 mod partitions;
 mod plans;
 mod pull;
+mod pull_leases;
 mod pull_plans;
 mod pull_requests;
 mod reasons;
