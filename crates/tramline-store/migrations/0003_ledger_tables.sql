@@ -124,7 +124,8 @@ create table tramline.artifacts (
   sha256 text,
   bytes bigint,
   metadata jsonb,
-  created_at timestamptz not null default now()
+  created_at timestamptz not null default now(),
+  validated boolean not null default false           -- somebody has checked that the uri holds what sha256 and bytes say
 );
 create index artifacts_by_run on tramline.artifacts (run_id);
 

@@ -62,6 +62,29 @@ create table tramline.parked (
   primary key (shard, run_id)
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
+-- Runs of pull queues, from their insert to their end: workers outside claim them here, and no node is needed. A real table, so that
+-- users may put row triggers on it. The last version of a row carries the end; then the row is deleted and tramline.run_ends has it.
+create table ops.pull_runs (
+  run_id uuid primary key,
+  generation int not null default 1,
+  queue text not null,
+  priority smallint not null check (priority between 0 and 3),
+  run_at timestamptz not null,                       -- not claimed before; the order within a priority
+  status text not null default 'queued'
+    check (status in ('queued', 'claimed', 'running', 'paused', 'completed', 'failed', 'cancelled', 'skipped')),
+  fence bigint not null default 0,                   -- rises with every claim, over all generations: what a lost worker says is refused
+  attempt int not null default 0,                    -- claims of this generation
+  -- Of the last claim, also after it was lost:
+  claimed_by text,
+  started_at timestamptz,
+  heartbeat_at timestamptz,
+  lease interval,
+  lease_until timestamptz,                           -- by the database's clock; afterwards anybody may have the run
+  is_foreign boolean not null default false          -- its ledger is in the *_foreign siblings
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+create index pull_runs_ready on ops.pull_runs (queue, priority, run_at, run_id) where status = 'queued';
+create index pull_runs_held on ops.pull_runs (queue, lease_until) where status in ('claimed', 'running');
+
 create table tramline.correlations (
   shard int not null,                                -- of the target and the correlation id, not of the run
   target text not null,

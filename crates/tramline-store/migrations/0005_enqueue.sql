@@ -44,7 +44,7 @@ $$;
 -- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
 -- opts: kind, queue, priority, run_at, delay_ms, concurrency_key, source, created_by, triggered_by, parent_run_id, root_run_id, project_id, env,
 -- git_sha, git_ref, context, metadata, retry.
--- One row per item: the run (new, or the first one of its correlation id), or a code: TL404 unknown target, TL409 correlation id used
+-- One row per item: the run (new, or the first one of its correlation id), or a code: TL400 no such kind, TL404 unknown target, TL409 correlation id used
 -- with other input (detail.run_id names the first run), TL422 missing fields (detail.missing lists them all). Nothing of a refused item is kept.
 -- A known correlation id is answered with its run also when the target asks for more by now: the call was accepted once.
 -- Locks: correlations in key order, then runs in the order of their ids, so that two batches cannot deadlock.
@@ -61,6 +61,8 @@ declare
   v_lo uuid[];                                       -- the days that native ids may be of: is_native, once for all rows
   v_hi uuid[];
   v_retention jsonb;                                 -- how long correlation ids hold, of the targets that say so
+  -- Workers outside name their targets themselves: nothing of a run in a pull queue is looked up.
+  v_pull text[] := array(select q.name from tramline.queues q where q.mode = 'pull');
 begin
   select array_agg(p.lo), array_agg(p.hi) into v_lo, v_hi from tramline.native_days p;
   if v_parent is not null then
@@ -84,19 +86,22 @@ begin
                 when coalesce(u.opts ->> 'parent_run_id', v_parent::text) is not null
                   then tramline.with_tail_bits(tramline.uuid_v7(), tramline.tail_bits(coalesce((u.opts ->> 'parent_run_id')::uuid, v_parent)))
                 else tramline.uuid_v7() end,
-           u.target, t.kind, t.version, u.input, u.correlation_id,
+           u.target, case when u.pull then coalesce(u.opts ->> 'kind', 'external') else t.kind end, t.version, u.input, u.correlation_id,
            case when t.retry is null then u.opts else jsonb_build_object('retry', t.retry) || coalesce(u.opts, '{}') end,
-           case when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind) then 'TL404'
+           case when u.pull then case when u.opts ->> 'kind' not in ('function', 'workflow', 'pipeline', 'external') then 'TL400' end
+                when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind) then 'TL404'
                 when m.missing is not null then 'TL422' end,
-           case when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind)
+           case when u.pull then jsonb_build_object('message', format('"%s" is no kind of a run', u.opts ->> 'kind'))
+                when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind)
                   then jsonb_build_object('target', u.target)
                 when m.missing is not null then jsonb_build_object('target', u.target, 'missing', m.missing) end
          )::tramline.enqueue_row order by u.ord)
     into v_rows
-    from (select i.ord::int as ord, i.run_id, i.target, coalesce(i.input, '{}') as input, i.correlation_id, i.opts
+    from (select i.ord::int as ord, i.run_id, coalesce(i.target, case when i.opts ->> 'queue' = any (v_pull) then i.opts ->> 'queue' end) as target,
+                 coalesce(i.input, '{}') as input, i.correlation_id, i.opts, coalesce(i.opts ->> 'queue' = any (v_pull), false) as pull
             from unnest(p_run_id, p_target, p_input, p_correlation_id, p_opts) with ordinality
               as i(run_id, target, input, correlation_id, opts, ord)) u
-    left join targets t on t.target = u.target
+    left join targets t on t.target = u.target and not u.pull
     left join lateral (select jsonb_agg(r.name order by r.name) as missing from unnest(t.required) as r(name)
                         where jsonb_typeof(u.input) <> 'object' or not u.input ? r.name) m on t.required <> '{}';
 
@@ -135,7 +140,7 @@ begin
   return query
   with fresh as materialized (
     select r.run_id, r.shard, r.kind, r.target, r.version, r.input, r.correlation_id,
-           coalesce(r.opts ->> 'queue', 'default') as queue, coalesce((r.opts ->> 'priority')::smallint, 2::smallint) as priority,
+           case when r.opts ->> 'queue' = any (v_pull) then 'pull' else 'engine' end as executor, coalesce(r.opts ->> 'queue', 'default') as queue, coalesce((r.opts ->> 'priority')::smallint, 2::smallint) as priority,
            r.opts ->> 'concurrency_key' as concurrency_key, coalesce(r.opts ->> 'source', v_source) as source,
            coalesce((r.opts ->> 'created_by')::uuid, v_user) as created_by, r.opts ->> 'triggered_by' as triggered_by,
            coalesce((r.opts ->> 'parent_run_id')::uuid, v_parent) as parent_run_id,
@@ -157,15 +162,15 @@ begin
               from unnest(v_rows) u where u.code is null offset 0) r
      order by r.run_id, r.ord),
   a as (
-    insert into tramline.runs (run_id, shard, kind, target, version, input, correlation_id, queue, priority, concurrency_key, source, created_by,
+    insert into tramline.runs (run_id, shard, kind, target, version, executor, input, correlation_id, queue, priority, concurrency_key, source, created_by,
            triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
-    select f.run_id, f.shard, f.kind, f.target, f.version, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source, f.created_by,
+    select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source, f.created_by,
            f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata, f.scheduled_at, f.retry
       from fresh f where f.native and f.elsewhere is null on conflict do nothing returning run_id),
   b as (
-    insert into tramline.runs_foreign (run_id, shard, kind, target, version, input, correlation_id, queue, priority, concurrency_key, source,
+    insert into tramline.runs_foreign (run_id, shard, kind, target, version, executor, input, correlation_id, queue, priority, concurrency_key, source,
            created_by, triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
-    select f.run_id, f.shard, f.kind, f.target, f.version, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source,
+    select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source,
            f.created_by, f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata,
            f.scheduled_at, f.retry
       from fresh f where not f.native and f.elsewhere is null on conflict do nothing returning run_id)
@@ -270,24 +275,5 @@ begin
   insert into tramline.commands (shard, command_id, subject_id, verb, args, actor, reason)
   values (tramline.shard_of(p_run_id), v_id, p_run_id::text, p_verb, p_args,
           coalesce(p_actor, auth.uid()::text, auth.role(), session_user), p_reason);
-  return v_id;
-end $$;
-
--- Appends an event to the ledger of a run.
-create function ops.append_event(p_run_id uuid, p_level text, p_message text, p_payload jsonb default '{}', p_event_type text default 'log')
-returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare v_id uuid := tramline.uuid_v7(); v_foreign boolean;
-begin
-  select r.is_foreign into v_foreign from tramline.all_runs r where r.run_id = p_run_id;
-  if not found then
-    raise exception using errcode = 'TL404', message = format('no run %s', p_run_id);
-  end if;
-  if v_foreign then
-    insert into tramline.run_events_foreign (run_id, shard, event_id, event_type, level, message, payload)
-    values (p_run_id, tramline.shard_of(p_run_id), v_id, coalesce(p_event_type, 'log'), coalesce(p_level, 'info'), p_message, p_payload);
-  else
-    insert into tramline.run_events (run_id, shard, event_id, event_type, level, message, payload)
-    values (p_run_id, tramline.shard_of(p_run_id), v_id, coalesce(p_event_type, 'log'), coalesce(p_level, 'info'), p_message, p_payload);
-  end if;
   return v_id;
 end $$;

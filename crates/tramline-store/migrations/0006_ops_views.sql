@@ -3,23 +3,27 @@
 
 create view ops.runs with (security_invoker = true) as
 select r.run_id, r.kind, r.target, r.version, r.executor,
-       case when e.generation is not null and e.generation >= coalesce(m.generation, 1) then e.status
+       case when p.status = 'queued' and p.run_at > now() then 'scheduled'
+            when p.status is not null then p.status
+            when e.generation is not null and e.generation >= coalesce(m.generation, 1) then e.status
             when m.status is not null then m.status
             when r.scheduled_at > now() then 'scheduled'
             else 'queued' end as status,
        r.queue,
-       coalesce((select x.priority from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.priority is not null
+       coalesce(p.priority, (select x.priority from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.priority is not null
                   order by x.generation desc, x.seq desc limit 1), r.priority) as priority,
        coalesce((select x.input from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.input is not null
                   order by x.generation desc, x.seq desc limit 1), r.input) as input, r.context,
        e.output, e.error, e.error_step, r.correlation_id, r.concurrency_key, r.source, r.created_by, r.triggered_by,
        r.parent_run_id, r.root_run_id, r.project_id, r.env, r.git_sha, r.git_ref, r.function_name,
-       coalesce(e.attempt, 0) as attempt, greatest(coalesce(e.generation, 1), coalesce(m.generation, 1)) as generation,
-       coalesce(case when e.generation >= coalesce(m.generation, 1) then e.claimed_by end, m.node) as claimed_by,
+       coalesce(p.attempt, e.attempt, 0) as attempt, greatest(coalesce(e.generation, 1), coalesce(m.generation, 1)) as generation,
+       case when p.run_id is not null then case when p.status in ('claimed', 'running') then p.claimed_by end
+            else coalesce(case when e.generation >= coalesce(m.generation, 1) then e.claimed_by end, m.node) end as claimed_by,
        r.queued_at, r.scheduled_at,
-       coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end,
+       case when p.run_id is not null then case when p.status in ('claimed', 'running') then p.started_at end
+            else coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end,
                 (select x.at from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.status = 'running'
-                  order by x.generation desc, x.seq limit 1)) as started_at,
+                  order by x.generation desc, x.seq limit 1)) end as started_at,
        case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as finished_at,
        case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as completed_at,
        -- later keys win; what was said once stays said
@@ -31,7 +35,8 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
   left join lateral (select * from tramline.all_ends x where x.run_id = r.run_id and x.shard = r.shard
                       order by x.generation desc limit 1) e on true
   left join lateral (select x.generation, x.status, x.node from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard
-                        and x.priority is null order by x.generation desc, x.seq desc limit 1) m on true;
+                        and x.priority is null order by x.generation desc, x.seq desc limit 1) m on true
+  left join lateral (select * from ops.pull_runs x where r.executor = 'pull' and x.run_id = r.run_id limit 1) p on true;
 
 create view ops.run_steps with (security_invoker = true) as
 select run_id, step, step_index, generation, attempt, status, function_name, output, error, started_at, finished_at,
@@ -207,6 +212,9 @@ begin
     select * into new from ops.runs where run_id = old.run_id;
     return new;
   end if;
+  if old.executor = 'pull' then
+    return tramline.update_pull_run(old, new);
+  end if;
 
   select array_agg(n.key order by n.key) into v_changed
     from jsonb_each(to_jsonb(new)) n join jsonb_each(to_jsonb(old)) o on o.key = n.key
@@ -249,7 +257,7 @@ create function tramline.note_act(p_run_id uuid, p_event_type text, p_reason tex
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform ops.append_event(p_run_id, 'info', coalesce(p_reason, p_event_type || ' on request'),
-    jsonb_build_object('actor', coalesce(p_actor, auth.uid()::text, auth.role(), session_user), 'reason', p_reason), p_event_type);
+    jsonb_build_object('actor', tramline.acting(p_actor), 'reason', p_reason), p_event_type);
 end $$;
 
 -- Cancels a run; true when it was still to be cancelled. An external run ends at once, any other by its owner.
@@ -267,6 +275,8 @@ begin
   if v.executor = 'external' then
     update ops.runs set status = 'cancelled', error = jsonb_build_object('code', 'cancelled', 'message', p_reason) where run_id = p_run_id;
     perform tramline.note_act(p_run_id, 'cancelled', p_reason, p_actor);
+  elsif v.executor = 'pull' then
+    return tramline.cancel_pull_run(p_run_id, p_reason, p_actor);
   else
     perform tramline.request(p_run_id, 'cancel', null, p_reason, p_actor);
   end if;
@@ -284,11 +294,15 @@ begin
   if not found then
     raise exception using errcode = 'TL404', message = format('no run %s', p_run_id);
   end if;
-  if v.executor <> 'engine' then
+  if v.executor = 'external' then
     raise exception using errcode = 'TL400', message = format('run %s is kept by its own writer; only that can repeat it', p_run_id);
   end if;
   if v.status not in ('failed', 'cancelled') then
     raise exception using errcode = 'TL409', message = format('run %s is %s; only failed and cancelled runs can be retried', p_run_id, v.status);
+  end if;
+  if v.executor = 'pull' then
+    perform tramline.retry_pull_run(p_run_id, p_input, p_from_step, p_reason, p_actor);
+    return p_run_id;
   end if;
   perform tramline.request(p_run_id, 'retry', jsonb_strip_nulls(jsonb_build_object('from_step', p_from_step, 'generation', v.generation))
     || case when p_input is null then '{}' else jsonb_build_object('input', p_input) end, p_reason, p_actor);

@@ -4,6 +4,9 @@ create table tramline.queues (
   mode text not null default 'engine' check (mode in ('engine', 'pull')),  -- who executes its runs: our nodes, or workers that claim them
   paused boolean not null default false,
   concurrency int check (concurrency > 0),           -- of its runs at once, over all nodes; null = no limit
+  -- Of a pull queue: so many claims of a run may be lost before it is a dead letter; null = any number. A run that ends its worker
+  -- each time would go round for ever; ten leaves room for a day of restarts.
+  claims_max int default 10 check (claims_max > 0),
   description text,
   revision bigint not null default 1,                -- rises with every change, so that owners notice
   created_at timestamptz not null default now(),
@@ -25,4 +28,4 @@ end $$;
 create trigger queue_guard before update on tramline.queues for each row execute function tramline.queue_guard();
 
 create view ops.queues with (security_invoker = true) as
-select name, mode, paused, concurrency, description, created_at, updated_at from tramline.queues;
+select name, mode, paused, concurrency, claims_max, description, created_at, updated_at from tramline.queues;

@@ -8,6 +8,7 @@ mod hazards;
 mod hazards_flush;
 mod nodes;
 mod operations;
+mod pull;
 mod retries;
 mod schedules;
 mod support;

@@ -13,6 +13,9 @@ use tramline_core::status::RunStatus;
 use uuid::Uuid;
 
 pub use acts::{BulkRequest, DeadLetterFilter, Why, WhyReason};
+mod workers;
+
+pub use workers::{Artifact, Claim, Finish, Heartbeat, NewArtifact, NewEvent, Workers};
 
 /// Unix time in milliseconds.
 pub type Millis = i64;
@@ -62,6 +65,8 @@ pub struct NewRun {
     pub metadata: Map<String, Value>,
     /// The run in whose invocation the call was made.
     pub parent_run_id: Option<Uuid>,
+    /// The function that made the call.
+    pub calling_function: Option<String>,
     /// The user, for `authenticated` callers.
     pub created_by: Option<String>,
 }
@@ -318,6 +323,14 @@ pub enum ControlError {
         /// The run it conflicts with.
         run_id: Option<Uuid>,
     },
+    /// 409: the claim of a pull run is not held any more; its worker has to stop.
+    #[error("{message}")]
+    ClaimLost {
+        /// Who has it now, or how the run ended.
+        message: String,
+        /// The run.
+        run_id: Option<Uuid>,
+    },
     /// 503: try again.
     #[error("store is not available: {reason}")]
     Unavailable {
@@ -336,7 +349,7 @@ pub enum ControlError {
 pub type Answer<T> = BoxFuture<'static, Result<T, ControlError>>;
 
 /// Runs, workflows, schedules and the node.
-pub trait Control: Send + Sync + 'static {
+pub trait Control: Workers {
     /// Accepts each run for itself, in one commit. Answers in the order of the request, after the commit; the
     /// outer error means that nothing was accepted, or that nobody knows.
     fn start_runs(&self, runs: Vec<NewRun>, actor: Actor) -> Answer<Vec<Result<Started, ControlError>>>;

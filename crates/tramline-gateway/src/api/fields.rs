@@ -90,6 +90,12 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Whether something is wrong with a field already.
+    pub(super) fn has_problem(&self, name: &str) -> bool {
+        let path = self.path(name);
+        self.problems.0.iter().any(|problem| problem["path"] == path)
+    }
+
     pub(super) fn problem(&mut self, name: &str, message: &str) {
         let path = self.path(name);
         self.problems.add(&path, format!("{path} {message}"));

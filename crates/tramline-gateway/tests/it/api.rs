@@ -24,6 +24,10 @@ fn body_for(route: &Route) -> Value {
         ("POST", "/runs/bulk") => json!({ "verb": "cancel", "filter": { "target": "hello" } }),
         ("POST", "/dead-letters/redrive") => json!({ "filter": { "target": "hello" } }),
         ("POST", "/runs") => json!({ "target": "hello" }),
+        ("POST", "/queues/{}/claim" | "/runs/{}/heartbeat") => json!({ "worker_id": "w" }),
+        ("POST", "/runs/{}/finish") => json!({ "status": "success" }),
+        ("POST", "/runs/{}/events") => json!({ "message": "m" }),
+        ("POST", "/runs/{}/artifacts") => json!({ "name": "n" }),
         ("POST", "/workflows" | "/workflows/validate") => json!({ "name": "w", "steps": [] }),
         _ => Value::Null,
     }

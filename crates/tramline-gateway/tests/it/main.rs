@@ -19,3 +19,4 @@ mod proxying;
 mod server;
 mod streaming;
 mod support;
+mod workers;

@@ -1,6 +1,6 @@
 //! A gateway with scripted neighbours, and a small client.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +33,17 @@ pub const OWN_RUN: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0
 /// A run of somebody else.
 pub const OTHER_RUN: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0002);
 /// The only run that is in flight.
+/// What the fetch wrapper of the function `caller` sends while it works for [`LIVE_RUN`].
+pub fn live_call() -> String {
+    let origin = CallOrigin {
+        function: "caller".into(),
+        run: Some(LIVE_RUN),
+    };
+    CallTokens::new(&Secret::new(SECRET))
+        .unwrap()
+        .issue(&origin, 1_000)
+}
+
 pub const LIVE_RUN: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0003);
 /// Longest a test waits for anything before it fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -195,6 +206,10 @@ pub struct ScriptedControl {
     pub fail_with: Mutex<Option<ControlError>>,
     pub existing: Mutex<bool>,
     pub wait_status: Mutex<Option<RunStatus>>,
+    /// What workers asked for, as text.
+    pub workers: Mutex<Vec<String>>,
+    /// Answers to claims, one after the other; nothing when there are none left.
+    pub claims: Mutex<VecDeque<Vec<Value>>>,
 }
 
 impl ScriptedControl {
@@ -202,7 +217,7 @@ impl ScriptedControl {
         *self.fail_with.lock().unwrap() = Some(error);
     }
 
-    fn answer<T: Send + 'static>(&self, value: T) -> Answer<T> {
+    pub fn answer<T: Send + 'static>(&self, value: T) -> Answer<T> {
         let failure = self.fail_with.lock().unwrap().clone();
         Box::pin(async move { failure.map_or(Ok(value), Err) })
     }
@@ -438,7 +453,6 @@ pub fn config(functions: Arc<ScriptedFunctions>, control: Arc<ScriptedControl>) 
     let mut config = GatewayConfig::new(keys, INTERNAL.into(), functions, control);
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.cron_secrets = vec![CRON.into(), "next-cron-secret".into()];
-    config.in_flight_runs = Some(Arc::new(|run: &Uuid| *run == LIVE_RUN));
     config
 }
 

@@ -6,6 +6,7 @@ mod enqueue;
 mod operations;
 mod read;
 mod reasons;
+mod workers;
 
 pub use catalog::{
     FunctionPolicy, FunctionRow, StoredVersion, WorkflowRow, list_functions, list_workflows,
@@ -23,3 +24,7 @@ pub use read::{
     run_steps,
 };
 pub use reasons::{Reason, why_queue, why_run};
+pub use workers::{
+    ArtifactRow, Claim, Finish, NewArtifact, NewEvent, add_artifact, append_event, claim_runs, finish_run,
+    heartbeat_run, run_artifacts,
+};

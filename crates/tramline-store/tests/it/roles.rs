@@ -288,6 +288,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
         .get(0);
     assert!(made);
     tramline_store::tidy::remove_expired(&store).await.unwrap();
+    tramline_store::tidy::return_expired_claims(&store).await.unwrap();
     assert_eq!(w.row(ids[0]).await["status"], "failed");
     assert_eq!(w.row(ids[1]).await["status"], "failed");
     assert_eq!(w.row(run_id).await["source"], "schedule:nightly");

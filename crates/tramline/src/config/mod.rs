@@ -4,6 +4,7 @@
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
 mod reader;
+mod sandbox;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use toml::de::DeTable;
 use tramline_core::definition::{self, Problem};
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
-use tramline_host::Policy;
+use tramline_host::{Egress, Policy, SandboxConfig};
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
@@ -36,6 +37,7 @@ pub struct Config {
     pub gateway: GatewaySettings,
     pub engine: EngineSettings,
     pub host: HostSettings,
+    pub sandbox: SandboxConfig,
     pub postgres: PostgresSettings,
 }
 
@@ -51,6 +53,8 @@ pub struct FunctionSettings {
     pub timeout_seconds: Option<u64>,
     /// When calls share an instance; config.toml's policy when not given.
     pub policy: Option<Policy>,
+    /// Where it may connect to.
+    pub egress: Option<Egress>,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
     pub withhold_service_role_key: bool,
     /// When a run of it is tried again: the object `retry`, checked.
@@ -152,6 +156,7 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         gateway: read_gateway(&top.section("gateway")),
         engine: read_engine(&top.section("engine")),
         host: read_host(&top.section("host")),
+        sandbox: sandbox::read_sandbox(&top.section("sandbox")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
     top.finish();
@@ -212,6 +217,7 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                     ("oneshot", Policy::Oneshot),
                 ],
             ),
+            egress: sandbox::read_egress(&block),
             withhold_service_role_key: block.flag("withhold_service_role_key").unwrap_or(false),
             place: source.place(offset),
         };

@@ -192,6 +192,12 @@ impl<'a> Section<'a> {
         list
     }
 
+    /// Whether a list was given, for values that may be a text too.
+    pub fn is_list(&self, key: &'static str) -> bool {
+        self.get(key)
+            .is_some_and(|value| matches!(value.get_ref(), DeValue::Array(_)))
+    }
+
     /// One of the named values.
     pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(key)?;

@@ -4,6 +4,7 @@ mod catalog;
 mod convert;
 mod operations;
 mod runs;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ struct Inner {
     /// None on a node without the engine role: runs are driven elsewhere.
     engine: Option<EngineHandle>,
     started: Instant,
+    /// Told when runs were queued through this node.
+    queued: tokio::sync::Notify,
 }
 
 impl NodeControl {
@@ -39,6 +42,7 @@ impl NodeControl {
                 db,
                 engine,
                 started: Instant::now(),
+                queued: tokio::sync::Notify::new(),
             }),
         }
     }

@@ -33,6 +33,9 @@ impl NodeControl {
         if let Some(engine) = self.engine() {
             engine.wake_for(&answers);
         }
+        if rows.iter().any(|row| row.queue.is_some()) {
+            self.inner.queued.notify_waiters();
+        }
         let now = Timestamp::now();
         let mut started: Vec<Result<Started, ControlError>> = answers
             .into_iter()
@@ -230,7 +233,10 @@ fn new_run(run: NewRun, actor: &Actor) -> Result<api::NewRun, ControlError> {
         priority: run.priority,
         run_at,
         delay,
-        source: Some(format!("api:{}", actor.role)),
+        source: Some(match run.calling_function {
+            Some(function) => format!("function:{function}"),
+            None => format!("api:{}", actor.role),
+        }),
         created_by: run
             .created_by
             .as_deref()
