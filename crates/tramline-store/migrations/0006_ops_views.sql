@@ -260,7 +260,7 @@ create function tramline.note_act(p_run_id uuid, p_event_type text, p_reason tex
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform ops.append_event(p_run_id, 'info', coalesce(p_reason, p_event_type || ' on request'),
-    jsonb_build_object('actor', coalesce(p_actor, auth.uid()::text, auth.role(), session_user), 'reason', p_reason), p_event_type);
+    jsonb_build_object('actor', tramline.acting(p_actor), 'reason', p_reason), p_event_type);
 end $$;
 
 -- Cancels a run; true when it was still to be cancelled. An external run ends at once, any other by its owner.

@@ -117,6 +117,59 @@ async fn what_is_done_to_an_external_run_is_in_its_events() {
 }
 
 #[tokio::test]
+async fn a_pull_run_is_paused_resumed_and_redriven_without_a_node() {
+    let w = world().await;
+    w.sql
+        .batch_execute("update tramline.queues set claims_max = 1 where name = 'ops'")
+        .await
+        .unwrap();
+    let id = w.accept(of("build", "ops")).await;
+    api::pause_run(&w.store, id, Some("look"), Some("ada"))
+        .await
+        .unwrap();
+    assert_eq!(w.row(id).await["status"], "paused");
+    let claim = "select ops.claim_next_run('w') = 'null'";
+    assert!(w.value::<bool>(claim, &[]).await, "nobody gets a paused run");
+    let answer = bulk(&w, "resume", json!({ "queue": "ops" }), false).await;
+    assert_eq!(answer["applied"], 1, "{answer}");
+    assert!(!w.value::<bool>(claim, &[]).await);
+    w.sql
+        .batch_execute("update ops.pull_runs set lease_until = now() - interval '1 second'")
+        .await
+        .unwrap();
+    w.value::<i32>("select tramline.return_expired()", &[]).await;
+    let letter = api::dead_letters_of(&w.store, id).await.unwrap().remove(0);
+    assert_eq!(
+        json!([
+            letter["reason"],
+            letter["target"],
+            letter["queue"],
+            letter["attempt"],
+            letter["payload"]
+        ]),
+        json!(["claims_exhausted", "build", "ops", 1, {}])
+    );
+    api::redrive(&w.store, id, None, Some("mended"), Some("ada"))
+        .await
+        .unwrap();
+    assert_eq!(w.row(id).await["status"], "queued");
+    let letter = api::dead_letters_of(&w.store, id).await.unwrap().remove(0);
+    assert_eq!(
+        json!([letter["redriven_by"], letter["redrive_reason"]]),
+        json!(["ada", "mended"])
+    );
+    let events = api::run_events(&w.store, id).await.unwrap();
+    let who = |kind: &str| {
+        let event = events.iter().find(|e| e.event_type == kind).expect(kind);
+        event.payload.as_ref().unwrap()["actor"].clone()
+    };
+    assert_eq!(
+        [who("paused"), who("resumed"), who("retried")],
+        ["ada", "ada", "ada"]
+    );
+}
+
+#[tokio::test]
 async fn conditions_of_a_filter_must_all_hold() {
     let w = world().await;
     let owner = Owner::of_all(&w.store).await;

@@ -29,6 +29,8 @@ const FILE: &str = "tramline.toml";
 const BODY_MB_MAX: u64 = 1_024;
 /// Largest time limit of one answer, in seconds: a day is a run's business, not a request's.
 const ANSWER_SECONDS_MAX: u64 = 3_600;
+/// Longest threshold of what is stuck: a week, after which nobody waits for the news.
+const STUCK_SECONDS_MAX: u64 = 7 * 86_400;
 /// Longest lease; a killed node is replaced only after it.
 const LEASE_SECONDS_MAX: u64 = 300;
 
@@ -100,6 +102,12 @@ pub struct EngineSettings {
     pub function_timeout_seconds: Option<u64>,
     /// Idle poll: how late a run inserted by plain SQL may be noticed.
     pub poll_ms: Option<u64>,
+    /// A run queued for longer is stuck.
+    pub stuck_queued_seconds: Option<u64>,
+    /// A timer or deadline that is over for longer is stuck.
+    pub stuck_overdue_seconds: Option<u64>,
+    /// A request that is unanswered for longer is stuck.
+    pub stuck_request_seconds: Option<u64>,
 }
 
 /// `[postgres]`, the embedded one.
@@ -239,7 +247,7 @@ fn checked<T>(
         Ok(parsed) => Some(parsed),
         Err(problems) => {
             for problem in problems {
-                block.refuse(key, &format!("{} {}", problem.path, problem.message));
+                block.refuse(key, &format!("{}: {}", problem.path, problem.message));
             }
             None
         }
@@ -277,6 +285,9 @@ fn read_engine(section: &Section<'_>) -> EngineSettings {
         max_calls: section.number("max_calls", 1..=100_000),
         function_timeout_seconds: section.number("function_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
         poll_ms: section.number("poll_ms", 1..=60_000),
+        stuck_queued_seconds: section.number("stuck_queued_seconds", 1..=STUCK_SECONDS_MAX),
+        stuck_overdue_seconds: section.number("stuck_overdue_seconds", 1..=STUCK_SECONDS_MAX),
+        stuck_request_seconds: section.number("stuck_request_seconds", 1..=STUCK_SECONDS_MAX),
     };
     section.finish();
     settings

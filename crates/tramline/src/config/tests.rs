@@ -170,3 +170,35 @@ fn retention_is_read_by_target_and_at_least_a_day() {
     let found = problems("[retention.targets]\nx = \"soon\"\n", &[]);
     assert!(found[0].contains("x: read the duration `soon`"), "{found:?}");
 }
+
+#[test]
+fn functions_have_policies_which_the_core_checks() {
+    let text = "[functions.mail.retry]\nmax_attempts = 5\non = [503, \"timeout\"]\njitter = false\n[functions.mail.idempotency]\nretention = \"7d\"\n";
+    let config = parse(text, &[]).unwrap();
+    let mail = &config.functions["mail"];
+    assert_eq!(
+        mail.retry,
+        Some(serde_json::json!({ "max_attempts": 5, "on": [503, "timeout"], "jitter": false }))
+    );
+    assert_eq!(mail.retention_ms, Some(7 * 86_400_000));
+    assert_eq!(
+        parse("[functions.mail]\n", &[]).unwrap().functions["mail"].retry,
+        None
+    );
+    let found = problems(
+        "[functions.mail]\nretry = { max_atempts = 5, backoff = \"cubic\" }\nidempotency = { retention = \"7 days\" }\n",
+        &[],
+    );
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(
+        found[0].starts_with(
+            "tramline.toml:2: functions.mail.retry.max_atempts: unknown key `max_atempts`: did you mean"
+        ),
+        "{found:?}"
+    );
+    assert!(found[1].contains("functions.mail.retry.backoff"), "{found:?}");
+    assert!(
+        found[2].starts_with("tramline.toml:3: functions.mail.idempotency.retention"),
+        "{found:?}"
+    );
+}

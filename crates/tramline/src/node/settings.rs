@@ -42,6 +42,10 @@ pub(super) fn engine(settings: &EngineSettings, name: &str) -> EngineConfig {
         settings.function_timeout_seconds.map(Duration::from_secs),
     );
     set(&mut config.poll_max, settings.poll_ms.map(Duration::from_millis));
+    let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+    set(&mut config.stuck.queued, seconds(settings.stuck_queued_seconds));
+    set(&mut config.stuck.overdue, seconds(settings.stuck_overdue_seconds));
+    set(&mut config.stuck.request, seconds(settings.stuck_request_seconds));
     config
 }
 

@@ -5,6 +5,7 @@
 mod commands;
 mod crm;
 mod dev;
+mod operations;
 mod serve;
 mod settings;
 mod starts;
