@@ -94,6 +94,8 @@ impl Default for Limits {
 /// Limits of one function; those of the host hold where it has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FunctionLimits {
+    /// Milliseconds until the answer must have begun, whatever the caller gives.
+    pub wall_ms: Option<u64>,
     pub memory_mb: Option<u64>,
     pub cpu_ms: Option<u64>,
     pub call_ms: Option<u64>,
@@ -128,7 +130,7 @@ pub enum Policy {
 }
 
 /// One function as the project declares it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FunctionSpec {
     pub name: String,
     pub entrypoint: PathBuf,
@@ -160,6 +162,21 @@ pub enum FunctionState {
     Bundling,
     Ready,
     Broken { reason: String },
+}
+
+/// What came of an edit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// Calls run the new version.
+    Live,
+    /// It is the version that runs already.
+    Unchanged,
+    /// It does not work, for this reason; calls go on with the last version that did.
+    Kept { reason: String },
+    /// It does not work, and there is no version that did.
+    Broken { reason: String },
+    /// The function is gone.
+    Removed,
 }
 
 /// What a call is made for.

@@ -11,6 +11,7 @@ mod rewrite;
 mod run;
 mod scan;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +92,8 @@ pub struct Bundle {
     pub sha256: String,
     /// Static files lie around the entry as they do in the project.
     pub has_static_files: bool,
+    /// The files it is made of, as they lie in the project.
+    pub sources: Arc<BTreeSet<PathBuf>>,
 }
 
 /// Makes and finds bundles.
@@ -272,6 +275,7 @@ fn place(folder: &Path, plan: &Plan, sha256: &str) -> Bundle {
         entry,
         sha256: sha256.to_owned(),
         has_static_files,
+        sources: Arc::clone(&plan.sources),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -31,6 +32,8 @@ pub struct Plan {
     pub config: String,
     /// The function's own `.npmrc`.
     pub npmrc: Option<Vec<u8>>,
+    /// Absolute paths of all files that were read.
+    pub sources: Arc<BTreeSet<PathBuf>>,
     /// Imports that Deno fetches itself, each with the file that names it.
     pub remote: BTreeMap<String, PathBuf>,
     /// SHA-256 (hex) over all of it.
@@ -115,7 +118,14 @@ impl Plan {
         let config = map.generate(&aliases).to_string();
         let npmrc = entry.parent().map(|folder| project.join(folder).join(".npmrc"));
         let npmrc = npmrc.and_then(|path| std::fs::read(path).ok());
+        let sources = files
+            .keys()
+            .chain(static_files.keys())
+            .chain(&map_path)
+            .map(|path| project.join(path))
+            .collect();
         let mut plan = Plan {
+            sources: Arc::new(sources),
             entry,
             files,
             static_files,

@@ -52,7 +52,6 @@ impl Host {
         ctx: CallContext,
     ) -> Result<Response<Body>, CallError> {
         let inner = &self.inner;
-        let function = inner.functions.get(name).ok_or(CallError::NotFound)?;
         if inner.stopping.is_cancelled() {
             return Err(CallError::Stopping);
         }
@@ -67,7 +66,9 @@ impl Host {
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         prepare(&mut request, &ctx)?;
         for _ in 0..ATTEMPTS {
-            let claim = tokio::time::timeout_at(deadline, claim(inner, function));
+            // anew for each attempt: an edit may have put another in its place
+            let function = inner.function(name).ok_or(CallError::NotFound)?;
+            let claim = tokio::time::timeout_at(deadline, claim(inner, &function));
             let claim = claim.await.map_err(|_| CallError::IdleTimeout)??;
             match tokio::time::timeout_at(deadline, claim.worker.send(request)).await {
                 Ok(Ok(response)) => {

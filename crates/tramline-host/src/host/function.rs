@@ -1,5 +1,7 @@
 //! One function: its bundle, its instance, and what to do when that fails.
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ pub struct Function {
     current: Mutex<Option<Arc<Worker>>>,
     /// Every process of this function that has not ended.
     live: Mutex<Vec<Arc<Worker>>>,
+    edit_failed: AtomicBool,
+    superseded: AtomicBool,
     /// Held while an instance starts: others wait for that one.
     gate: tokio::sync::Mutex<Gate>,
 }
@@ -73,6 +77,8 @@ impl Function {
             status: watch::Sender::new(Status { state, bundle: None }),
             current: Mutex::new(None),
             live: Mutex::new(Vec::new()),
+            edit_failed: AtomicBool::new(false),
+            superseded: AtomicBool::new(false),
             gate: tokio::sync::Mutex::new(Gate::default()),
         })
     }
@@ -118,31 +124,48 @@ impl Function {
         }
     }
 
-    /// Bundles the sources as they are now. Calls go on with the instance there is until the new bundle is known; a
-    /// bundle that fails breaks the function.
-    pub async fn reload(self: &Arc<Self>, inner: &Arc<Inner>) {
-        if self.spec.broken.is_some() {
-            return;
+    /// Takes a bundle and, if instances are shared, starts one of it. An error says why it does not work.
+    pub async fn adopt(self: &Arc<Self>, inner: &Arc<Inner>, bundle: Bundle) -> Result<(), String> {
+        self.status.send_modify(|status| status.bundle = Some(bundle));
+        if self.spec.policy == Policy::PerWorker {
+            self.instance(inner).await.map_err(|error| match error {
+                CallError::Boot { message } => message,
+                other => other.to_string(),
+            })?;
         }
-        let made = inner.bundler.bundle(&self.spec).await;
-        // an instance that is just starting has the old bundle: wait for it, then replace it
-        let mut gate = self.gate.lock().await;
-        *gate = Gate::default();
-        let bundle = made.as_ref().ok().cloned();
-        let unchanged = bundle.is_some() && self.status.borrow().bundle == bundle && self.usable().is_some();
-        if unchanged {
-            return;
+        self.set_state(FunctionState::Ready);
+        Ok(())
+    }
+
+    /// The bundle that calls run, if they can.
+    pub fn running(&self) -> Option<Bundle> {
+        let status = self.status.borrow();
+        let is_ready = status.state == FunctionState::Ready;
+        status.bundle.clone().filter(|_| is_ready)
+    }
+
+    /// An edit of it did not work; or there is none any more that did not.
+    pub fn note_edit(&self, failed: bool) {
+        self.edit_failed.store(failed, Ordering::Release);
+    }
+
+    /// Whether a change to these files may change what the function does.
+    pub fn is_affected_by(&self, paths: &[PathBuf]) -> bool {
+        let Some(bundle) = self.running() else { return true };
+        if self.edit_failed.load(Ordering::Acquire) {
+            return true;
         }
-        self.status.send_modify(|status| status.bundle = bundle);
-        let old = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(old) = old {
-            Function::retire(&old, "early_drop");
-        }
-        drop(gate);
-        match made {
-            Ok(_) if self.spec.policy == Policy::PerWorker => drop(self.instance(inner).await),
-            Ok(_) => self.set_state(FunctionState::Ready),
-            Err(error) => self.break_with(inner, format!("failed to bundle: {error}")),
+        let folder = self.spec.entrypoint.parent();
+        paths.iter().any(|path| {
+            bundle.sources.contains(path) || folder.is_some_and(|folder| path.starts_with(folder))
+        })
+    }
+
+    /// Another has taken its place: every instance ends when its calls are done, also one that is just starting.
+    pub fn supersede(&self, reason: &'static str) {
+        self.superseded.store(true, Ordering::SeqCst);
+        for worker in self.live() {
+            Function::retire(&worker, reason);
         }
     }
 
@@ -150,7 +173,7 @@ impl Function {
         self.status.send_modify(|status| status.state = state);
     }
 
-    fn break_with(&self, inner: &Inner, reason: String) {
+    pub fn break_with(&self, inner: &Inner, reason: String) {
         tracing::warn!(function = %self.spec.name, %reason, "function is broken");
         inner.logs.host(&self.spec.name, Level::Error, reason.clone());
         self.set_state(FunctionState::Broken { reason });
@@ -237,6 +260,9 @@ impl Function {
         if inner.stopping.is_cancelled() {
             worker.kill();
             return Err(CallError::Stopping);
+        }
+        if self.superseded.load(Ordering::SeqCst) {
+            Function::retire(&worker, "early_drop");
         }
         Ok(worker)
     }

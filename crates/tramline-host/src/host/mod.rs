@@ -4,13 +4,14 @@ mod bounded;
 mod call;
 mod function;
 mod pool;
+mod reload;
 pub mod usage;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast};
@@ -39,7 +40,11 @@ pub struct Host {
 
 #[derive(Debug)]
 struct Inner {
-    functions: BTreeMap<String, Arc<Function>>,
+    functions: RwLock<Arc<Functions>>,
+    /// Functions that were replaced or removed while instances of them were alive.
+    leaving: Mutex<Vec<Arc<Function>>>,
+    /// Held while edits are taken in.
+    editing: tokio::sync::Mutex<()>,
     bundler: Arc<Bundler>,
     pool: Arc<Pool>,
     logs: LogHub,
@@ -49,6 +54,29 @@ struct Inner {
     fresh: Arc<Semaphore>,
     /// One task per process.
     children: TaskTracker,
+}
+
+type Functions = BTreeMap<String, Arc<Function>>;
+
+impl Inner {
+    fn functions(&self) -> Arc<Functions> {
+        Arc::clone(&self.functions.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn function(&self, name: &str) -> Option<Arc<Function>> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        functions.get(name).cloned()
+    }
+
+    /// Those that serve and those that leave.
+    fn all_functions(&self) -> Vec<Arc<Function>> {
+        let mut all: Vec<Arc<Function>> = self.functions().values().cloned().collect();
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        // the list holds one handle; who is about to start an instance holds another
+        leaving.retain(|function| !function.live().is_empty() || Arc::strong_count(function) > 1);
+        all.extend(leaving.iter().cloned());
+        all
+    }
 }
 
 impl Host {
@@ -135,7 +163,9 @@ impl Host {
             .map(|spec| (spec.name.clone(), Function::new(spec, &limits)))
             .collect();
         let inner = Arc::new(Inner {
-            functions,
+            functions: RwLock::new(Arc::new(functions)),
+            leaving: Mutex::default(),
+            editing: tokio::sync::Mutex::default(),
             bundler: Arc::new(bundler),
             pool,
             logs,
@@ -154,7 +184,7 @@ impl Host {
     }
 
     fn prepare_all(&self) {
-        for (index, function) in self.inner.functions.values().enumerate() {
+        for (index, function) in self.inner.functions().values().enumerate() {
             let (inner, function) = (Arc::clone(&self.inner), Arc::clone(function));
             tokio::spawn(async move {
                 let start = index < inner.limits.prestart;
@@ -176,7 +206,7 @@ impl Host {
     /// All functions, by name.
     pub fn functions(&self) -> Vec<FunctionInfo> {
         self.inner
-            .functions
+            .functions()
             .values()
             .map(|function| function.info())
             .collect()
@@ -184,20 +214,19 @@ impl Host {
 
     /// Waits until every function is either ready or broken.
     pub async fn wait_settled(&self) {
-        for function in self.inner.functions.values() {
+        for function in self.inner.functions().values() {
             function.settled().await;
         }
     }
 
-    /// Takes a function's sources as they are now (after an edit), and waits until it is known whether they work. Calls in
-    /// flight end on the old instance. None when there is no function of this name.
-    pub async fn reload(&self, name: &str) -> Option<FunctionInfo> {
-        let function = self.inner.functions.get(name)?;
-        tokio::select! {
-            () = function.reload(&self.inner) => {}
-            () = self.inner.stopping.cancelled() => {}
-        }
-        Some(function.info())
+    /// Whether there is a function of this name, broken ones included.
+    pub fn exists(&self, name: &str) -> bool {
+        self.inner.function(name).is_some()
+    }
+
+    /// Milliseconds until an answer of the function must have begun, where it has a limit of its own.
+    pub fn wall_ms(&self, name: &str) -> Option<u64> {
+        self.inner.function(name)?.spec.limits.wall_ms
     }
 
     /// New log entries from now on. A slow reader loses the oldest.
@@ -216,8 +245,8 @@ impl Host {
         let deadline = Instant::now() + drain;
         inner.stopping.cancel();
         let live: Vec<Arc<Worker>> = inner
-            .functions
-            .values()
+            .all_functions()
+            .iter()
             .flat_map(|function| function.live())
             .collect();
         let ends = live.iter().map(|worker| async {
@@ -232,7 +261,7 @@ impl Host {
             spare.kill();
         }
         // a start that was under way when we began may have added one since
-        for function in inner.functions.values() {
+        for function in inner.all_functions() {
             function.live().iter().for_each(|worker| worker.kill());
         }
         inner.children.close();

@@ -39,7 +39,7 @@ pub async fn run(host: Weak<Inner>, stopping: CancellationToken) {
             () = stopping.cancelled() => return,
         }
         let Some(inner) = host.upgrade() else { return };
-        for function in inner.functions.values() {
+        for function in inner.all_functions() {
             for worker in function.live() {
                 let is_resting = worker.in_flight() == 0;
                 if is_resting && !look.is_multiple_of(REST_EVERY) {

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use tramline_host::FunctionState;
+use tramline_host::{Edit, FunctionState};
 
-use crate::common::{Project, body, call, context, info, ok, reason, stop, text, within};
+use crate::common::{Project, body, call, context, info, log_with, ok, reason, stop, text, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn supabase_js_is_found_however_it_is_imported() {
@@ -224,16 +224,29 @@ async fn a_reload_takes_the_edited_sources_and_a_broken_edit_can_be_mended() {
     let host = project.host().await;
     assert_eq!(call(&host, "hello").await, ok("one"));
     project.write("hello/index.ts", &serve("two"));
-    assert_eq!(host.reload("hello").await.unwrap().state, FunctionState::Ready);
+    assert_eq!(host.reload("hello").await, Some(Edit::Live));
     assert_eq!(call(&host, "hello").await, ok("two"));
-    project.write("hello/index.ts", "const x = ;");
-    assert!(matches!(
-        host.reload("hello").await.unwrap().state,
-        FunctionState::Broken { .. }
-    ));
-    assert!(call(&host, "hello").await.is_err());
+    assert_eq!(host.reload("hello").await, Some(Edit::Unchanged));
+    for bad in [
+        "const x = ;",
+        "throw new Error('no configuration');",
+        "import './missing.ts';",
+    ] {
+        project.write("hello/index.ts", bad);
+        assert!(
+            matches!(host.reload("hello").await, Some(Edit::Kept { .. })),
+            "{bad}"
+        );
+        assert_eq!(
+            call(&host, "hello").await,
+            ok("two"),
+            "the last good version serves"
+        );
+        assert_eq!(host.affected_by(&[project.path("elsewhere.ts")]), ["hello"]);
+    }
+    log_with(&host, "the last version that worked goes on: ").await;
     project.write("hello/index.ts", &serve("three"));
-    assert_eq!(host.reload("hello").await.unwrap().state, FunctionState::Ready);
+    assert_eq!(host.reload("hello").await, Some(Edit::Live));
     assert_eq!(call(&host, "hello").await, ok("three"));
     assert_eq!(host.reload("missing").await, None);
     stop(&host).await;

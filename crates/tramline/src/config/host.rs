@@ -54,6 +54,8 @@ pub(super) fn read(section: &Section<'_>) -> HostSettings {
 /// What a block `[functions.<name>]` says in place of `[host]`.
 pub(super) fn read_function_limits(block: &Section<'_>) -> FunctionLimits {
     FunctionLimits {
+        // `timeout_seconds`, which the gateway has a default for
+        wall_ms: None,
         memory_mb: block.number("memory_mb", MEMORY_MB),
         cpu_ms: block.number("cpu_ms", CPU_MS),
         call_ms: block

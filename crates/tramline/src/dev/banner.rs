@@ -72,7 +72,7 @@ fn print_functions(node: &Node) {
             let auth = node
                 .guards
                 .get(&info.name)
-                .and_then(|guard| auth_name(*guard))
+                .and_then(auth_name)
                 .unwrap_or_default();
             let (state, reason) = functions::state(info.state);
             vec![

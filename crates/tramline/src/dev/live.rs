@@ -107,7 +107,7 @@ fn line(update: &RunUpdate) -> String {
     )
 }
 
-fn clock(at: Timestamp) -> String {
+pub(super) fn clock(at: Timestamp) -> String {
     at.to_zoned(TimeZone::system())
         .strftime("%H:%M:%S%.3f")
         .to_string()

@@ -7,6 +7,7 @@ mod banner;
 mod live;
 mod ports;
 mod postgres;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -82,9 +83,10 @@ async fn run(dir: &Path, setup: &Setup, node: Node, postgres: Postgres, stop: Ca
         setup.project.functions.len(),
         live.clone(),
     ));
+    let watched = tokio::spawn(watch::watch(Arc::clone(&node), dir.to_owned(), live.clone()));
     stop.cancelled().await;
     output::line("\nstopping; press Ctrl-C again to stop at once");
-    stop_live(live, shown).await;
+    stop_live(live, [shown, watched]).await;
     // the watcher has ended, so nobody else holds the node
     if let Some(node) = Arc::into_inner(node) {
         node.stop(DRAIN).await;
@@ -101,10 +103,12 @@ async fn run(dir: &Path, setup: &Setup, node: Node, postgres: Postgres, stop: Ca
     Ok(())
 }
 
-async fn stop_live(live: CancellationToken, shown: tokio::task::JoinHandle<()>) {
+async fn stop_live(live: CancellationToken, tasks: [tokio::task::JoinHandle<()>; 2]) {
     live.cancel();
-    if let Err(error) = shown.await {
-        tracing::error!(%error, "the live view ended unexpectedly");
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "the live view or the watcher of edits ended unexpectedly");
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The host as the gateway sees it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -16,26 +15,18 @@ use tramline_host::{FunctionState, Host};
 /// Adapts the host to the gateway's trait.
 pub struct HostedFunctions {
     host: Host,
-    names: BTreeSet<String>,
-    timeouts_ms: BTreeMap<String, u64>,
     call_tokens: Arc<CallTokens>,
 }
 
 impl HostedFunctions {
-    pub fn new(host: Host, timeouts_ms: BTreeMap<String, u64>, call_tokens: Arc<CallTokens>) -> Self {
-        let names = host.functions().into_iter().map(|info| info.name).collect();
-        Self {
-            host,
-            names,
-            timeouts_ms,
-            call_tokens,
-        }
+    pub fn new(host: Host, call_tokens: Arc<CallTokens>) -> Self {
+        Self { host, call_tokens }
     }
 }
 
 impl Functions for HostedFunctions {
     fn exists(&self, name: &str) -> bool {
-        self.names.contains(name)
+        self.host.exists(name)
     }
 
     fn call(
@@ -45,7 +36,7 @@ impl Functions for HostedFunctions {
         context: CallContext,
     ) -> BoxFuture<'static, Result<Response<Body>, CallError>> {
         let (host, name) = (self.host.clone(), name.to_owned());
-        let wall_ms = self.timeouts_ms.get(&name).copied().unwrap_or(context.wall_ms);
+        let wall_ms = self.host.wall_ms(&name).unwrap_or(context.wall_ms);
         let origin = CallOrigin {
             function: name.clone(),
             run: context.run_id.as_deref().and_then(|run| run.parse().ok()),

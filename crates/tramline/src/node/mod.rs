@@ -5,6 +5,7 @@
 pub mod control;
 pub mod database;
 pub mod functions;
+pub mod guards;
 pub mod invoke;
 mod metrics;
 mod own_addresses;
@@ -13,7 +14,6 @@ pub mod publish;
 mod schedules;
 mod settings;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tramline_engine::{Engine, EngineHandle, EngineStats};
 use tramline_gateway::{
     ApiPolicy, CallTokens, Gateway, GatewayConfig, GatewayHandle, Guard, Secret, StartError,
 };
-use tramline_host::{Host, HostConfig};
+use tramline_host::{Edit, Host, HostConfig};
 use tramline_store::{DatabaseUrl, Db, POOL_MAX, api};
 use tramline_supabase::rest::Rest;
 use tramline_supabase::{VerifiedClaims, auth};
@@ -31,6 +31,7 @@ use tramline_supabase::{VerifiedClaims, auth};
 use crate::exit::{Done, Exit, OrExit as _, chain};
 use control::NodeControl;
 use functions::HostedFunctions;
+use guards::SharedGuards;
 use invoke::HostInvoker;
 use project::{FunctionPlan, Setup};
 
@@ -59,12 +60,20 @@ pub struct Node {
     pub host: Host,
     pub engine: Option<EngineHandle>,
     pub gateway: Option<GatewayHandle>,
-    pub guards: BTreeMap<String, Guard>,
+    pub guards: SharedGuards,
     pub published: publish::Report,
     pub warnings: Vec<String>,
     pub migrated: tramline_supabase::migrations::MigrationReport,
     pub db: Db,
+    inputs: PlanInputs,
     rest: Option<Rest>,
+}
+
+/// What the functions' environment is made of, beside the project.
+struct PlanInputs {
+    gateway_url: String,
+    db_url: String,
+    cron_secret: String,
 }
 
 impl Node {
@@ -91,11 +100,16 @@ impl Node {
             host,
             engine: None,
             gateway: None,
-            guards: plan.guards.clone(),
+            guards: SharedGuards::new(plan.guards.clone()),
             published,
             warnings,
             migrated,
             db,
+            inputs: PlanInputs {
+                gateway_url: config.gateway_url.clone(),
+                db_url: config.db_url.clone(),
+                cron_secret: config.cron_secret.clone(),
+            },
             rest: None,
         };
         match node.start_services(&config, setup, &plan).await {
@@ -115,7 +129,7 @@ impl Node {
         let call_tokens = Arc::new(call_tokens);
         let invoker = HostInvoker::new(
             self.host.clone(),
-            plan.guards.clone(),
+            self.guards.clone(),
             cron_secret.clone(),
             service_token,
             call_tokens.clone(),
@@ -131,11 +145,7 @@ impl Node {
         let Some(listen) = config.listen else {
             return Ok(());
         };
-        let functions = Arc::new(HostedFunctions::new(
-            self.host.clone(),
-            plan.timeouts_ms.clone(),
-            call_tokens,
-        ));
+        let functions = Arc::new(HostedFunctions::new(self.host.clone(), call_tokens));
         let control = Arc::new(NodeControl::new(self.db.clone(), self.engine.clone()));
         let internal_secret = Secret::new(crate::secret::generate());
         let mut gateway = GatewayConfig::new(settings::keys(setup), internal_secret, functions, control);
@@ -173,6 +183,28 @@ impl Node {
         Ok(())
     }
 
+    /// Takes in how the project is declared now: its functions, their environment, limits and guards. What concerns the
+    /// node itself (ports, engine, database) stays as it was at the start.
+    pub async fn take_edits(&self, setup: &Setup) -> Done<Vec<(String, Edit)>> {
+        let plan = setup.functions(
+            &self.inputs.gateway_url,
+            &self.inputs.db_url,
+            &self.inputs.cron_secret,
+        );
+        if let Some(gateway) = &self.gateway {
+            gateway.replace_guards(plan.guards.clone()).or_exit(Exit::Usage)?;
+        }
+        self.guards.replace(plan.guards.clone());
+        let names: Vec<String> = plan.specs.iter().map(|spec| spec.name.clone()).collect();
+        let edits = self.host.update(plan.specs).await;
+        self.record_functions().await;
+        api::retain_functions(&self.db, &names)
+            .await
+            .or_exit(Exit::Unavailable)?;
+        publish::store_policies(&self.db, setup).await?;
+        Ok(edits)
+    }
+
     /// Records how the functions stand; runs may name them from then on.
     pub async fn record_functions(&self) {
         let rows: Vec<_> = self
@@ -181,7 +213,13 @@ impl Node {
             .into_iter()
             .map(|info| {
                 let (state, reason) = functions::state(info.state);
-                function_row(&self.guards, info.name, info.version, state, reason)
+                function_row(
+                    self.guards.get(&info.name),
+                    info.name,
+                    info.version,
+                    state,
+                    reason,
+                )
             })
             .collect();
         if let Err(error) = api::register_functions(&self.db, &rows).await {
@@ -240,7 +278,8 @@ async fn register_planned(db: &Db, plan: &FunctionPlan) -> Done {
             } else {
                 "pending"
             };
-            function_row(&plan.guards, spec.name.clone(), None, state, spec.broken.clone())
+            let guard = plan.guards.get(&spec.name).copied();
+            function_row(guard, spec.name.clone(), None, state, spec.broken.clone())
         })
         .collect();
     api::register_functions(db, &rows)
@@ -252,13 +291,13 @@ async fn register_planned(db: &Db, plan: &FunctionPlan) -> Done {
 }
 
 fn function_row(
-    guards: &BTreeMap<String, Guard>,
+    guard: Option<Guard>,
     name: String,
     version: Option<String>,
     state: &str,
     reason: Option<String>,
 ) -> api::FunctionRow {
-    let auth = guards.get(&name).and_then(|guard| auth_name(*guard));
+    let auth = guard.and_then(auth_name);
     api::FunctionRow {
         name,
         kind: "edge".to_owned(),

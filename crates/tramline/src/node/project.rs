@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tramline_gateway::{Guard, GuardAuth};
-use tramline_host::{FunctionSpec, Policy};
+use tramline_host::{FunctionLimits, FunctionSpec, Policy};
 use tramline_supabase::config::EdgePolicy;
 use tramline_supabase::environment::{EnvironmentInput, of_functions};
 use tramline_supabase::project::FunctionSource;
@@ -34,8 +34,6 @@ pub struct Setup {
 pub struct FunctionPlan {
     pub specs: Vec<FunctionSpec>,
     pub guards: BTreeMap<String, Guard>,
-    /// Milliseconds until the answer must have begun, where declared.
-    pub timeouts_ms: BTreeMap<String, u64>,
     /// What cron functions compare with.
     pub cron_secret: String,
     pub warnings: Vec<String>,
@@ -67,7 +65,7 @@ impl Setup {
         };
         let environment = of_functions(&self.project, &input);
         let mut warnings: Vec<String> = environment.warnings.iter().map(ToString::to_string).collect();
-        let (mut specs, mut guards, mut timeouts_ms) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut specs, mut guards) = (Vec::new(), BTreeMap::new());
         for source in &self.project.functions {
             let settings = self
                 .config
@@ -86,9 +84,6 @@ impl Setup {
                     source.name
                 ));
             }
-            if let Some(seconds) = settings.timeout_seconds {
-                timeouts_ms.insert(source.name.clone(), seconds * 1_000);
-            }
             guards.insert(source.name.clone(), guard);
             specs.push(FunctionSpec {
                 name: source.name.clone(),
@@ -98,7 +93,10 @@ impl Setup {
                 broken: source.broken(&vars),
                 env: vars,
                 egress: settings.egress.clone().unwrap_or_default(),
-                limits: settings.limits.clone(),
+                limits: FunctionLimits {
+                    wall_ms: settings.timeout_seconds.map(|seconds| seconds * 1_000),
+                    ..settings.limits.clone()
+                },
                 policy: settings
                     .policy
                     .unwrap_or(policy(self.project.config.edge_runtime.policy)),
@@ -107,7 +105,6 @@ impl Setup {
         FunctionPlan {
             specs,
             guards,
-            timeouts_ms,
             cron_secret: environment.cron_secret().to_owned(),
             warnings,
         }

@@ -247,3 +247,72 @@ fn a_node_stops_its_engine_then_its_gateway_then_its_host() {
     let order = [stopped("engine"), stopped("gateway"), stopped("host")];
     assert!(order.is_sorted(), "{order:?}:\n{}", dev.said.join("\n"));
 }
+
+#[test]
+fn edits_are_live_without_a_restart_and_a_broken_one_changes_nothing() {
+    let project = Project::example("hello");
+    let mut dev = project.dev();
+    dev.wait_for("function hello is ready");
+    let file = project.dev_file();
+    let base = format!("{}/functions/v1", file["node"]["url"].as_str().unwrap());
+    let anon = file["node"]["anon_key"].as_str();
+    let functions = project.path().join("supabase/functions");
+    let entry = functions.join("hello/index.ts");
+    let serve = |text: &str| format!("{text}; Deno.serve(() => new Response(word));");
+    let hello = || request(&format!("{base}/hello"), anon, "{}");
+    let becomes = |want: &str| {
+        eventually(&format!("the answer {want:?}"), || {
+            (hello() == (200, want.to_owned())).then_some(())
+        });
+    };
+
+    std::fs::create_dir_all(functions.join("_shared")).unwrap();
+    std::fs::write(functions.join("_shared/word.ts"), "export const word = 'shared';").unwrap();
+    std::fs::write(&entry, serve("import { word } from '../_shared/word.ts'")).unwrap();
+    becomes("shared");
+
+    std::fs::write(
+        functions.join("_shared/word.ts"),
+        "export const word = 'imported';",
+    )
+    .unwrap();
+    becomes("imported");
+
+    std::fs::write(&entry, "const x = ;").unwrap();
+    dev.wait_for("function hello keeps its last version that worked: failed to bundle");
+    assert_eq!(hello(), (200, "imported".to_owned()));
+
+    std::fs::write(&entry, serve("const word = Deno.env.get('WORD') ?? 'none'")).unwrap();
+    becomes("none");
+    std::fs::write(functions.join(".env"), "WORD=secret\n").unwrap();
+    becomes("secret");
+
+    // a new function, then who may call it
+    std::fs::create_dir_all(functions.join("late")).unwrap();
+    std::fs::write(
+        functions.join("late/index.ts"),
+        "Deno.serve(() => new Response('late'));",
+    )
+    .unwrap();
+    dev.wait_for("function late is live as edited");
+    dev.wait_for("function hello is live as edited");
+    let late = || request(&format!("{base}/late"), None, "{}");
+    assert_eq!(late().0, 401);
+    let settings = project.path().join("tramline.toml");
+    std::fs::write(&settings, "[functions.late]\nauth = \"nobody\"\n").unwrap();
+    dev.wait_for("the edit is not taken in: failed to use tramline.toml");
+    std::fs::write(
+        &settings,
+        "[functions.late]\nauth = \"public\"\nreason = \"a test\"\nmemory_mb = 100\n",
+    )
+    .unwrap();
+    eventually("the open function", || {
+        (late() == (200, "late".to_owned())).then_some(())
+    });
+
+    std::fs::remove_file(&settings).unwrap();
+    std::fs::remove_dir_all(functions.join("late")).unwrap();
+    dev.wait_for("function late is gone");
+    assert_eq!(late().0, 404);
+    dev.stop();
+}

@@ -2,7 +2,6 @@
 
 mod answer;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -10,9 +9,11 @@ use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use tramline_engine::{Call, Failure, Invoke, Outcome};
-use tramline_gateway::{CallOrigin, CallTokens, Guard, GuardAuth, Secret, full};
+use tramline_gateway::{CallOrigin, CallTokens, GuardAuth, Secret, full};
 use tramline_host::{CallContext, CallError, Host};
 use uuid::Uuid;
+
+use super::guards::SharedGuards;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const RUN_ID: HeaderName = HeaderName::from_static("x-tramline-run-id");
@@ -25,7 +26,7 @@ const PERIOD: HeaderName = HeaderName::from_static("x-tramline-period");
 /// Calls functions through the host.
 pub struct HostInvoker {
     host: Host,
-    guards: BTreeMap<String, Guard>,
+    guards: SharedGuards,
     cron_secret: Secret,
     service_role_token: Secret,
     call_tokens: Arc<CallTokens>,
@@ -34,7 +35,7 @@ pub struct HostInvoker {
 impl HostInvoker {
     pub fn new(
         host: Host,
-        guards: BTreeMap<String, Guard>,
+        guards: SharedGuards,
         cron_secret: Secret,
         service_role_token: Secret,
         call_tokens: Arc<CallTokens>,
