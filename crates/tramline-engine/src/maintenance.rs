@@ -59,6 +59,7 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
     let mut turn = 0u32;
     // Beside the loop, because timers must not wait for it; it ends with the loop.
     let mut retention = tokio::task::JoinSet::new();
+    let mut expired_left = false;
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
@@ -95,7 +96,12 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
                 }
                 if turn.is_multiple_of(TIDY_EVERY) {
                     report(tidy::ensure_partitions(&db).await);
-                    report(tidy::remove_expired(&db).await.map(|_| ()));
+                }
+                if expired_left || turn.is_multiple_of(TIDY_EVERY) {
+                    // A full batch leaves more: they go one batch a look, so that neither inserts nor timers wait for them.
+                    let removed = tidy::remove_expired(&db).await;
+                    expired_left = removed.as_ref().is_ok_and(|removed| *removed >= tidy::EXPIRED_BATCH);
+                    report(removed.map(|_| ()));
                 }
                 if turn % TIDY_EVERY == RETENTION_AT && retention.is_empty() {
                     retention.spawn(apply_retention(db.clone()));

@@ -13,6 +13,7 @@ use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
 use crate::flushing::Flushed;
+use crate::handle::LiveReason;
 
 /// Everything that happens to a driver, in one channel.
 pub(crate) enum Message {
@@ -51,6 +52,11 @@ pub(crate) enum Message {
         complete: bool,
     },
     Schedules(ScheduleNews),
+    /// What memory knows about a run that does not move.
+    Explain {
+        run_id: Uuid,
+        reply: oneshot::Sender<Vec<LiveReason>>,
+    },
     /// Stop: drain until the deadline, then answer.
     Stop {
         drain: std::time::Duration,

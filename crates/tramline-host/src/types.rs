@@ -1,10 +1,13 @@
 //! What goes into and comes out of the host.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::sandbox::{Egress, SandboxConfig};
 
 /// Error of a body: whatever its source says.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -24,6 +27,9 @@ pub struct HostConfig {
     pub limits: Limits,
     /// How many workers may be starting at one moment. More than one or two per core only slows all of them down.
     pub max_spawns: usize,
+    pub sandbox: SandboxConfig,
+    /// Addresses of the node's gateway and database: functions may connect to them although they are private.
+    pub own_addresses: Vec<IpAddr>,
 }
 
 /// Limits of every worker.
@@ -89,6 +95,8 @@ pub struct FunctionSpec {
     pub static_files: Vec<PathBuf>,
     pub env: BTreeMap<String, String>,
     pub policy: Policy,
+    /// Where it may connect to.
+    pub egress: Egress,
     /// Set when the function must not be started; the reason.
     pub broken: Option<String>,
 }
@@ -116,6 +124,8 @@ pub struct CallContext {
     /// The run on whose behalf the function is called. Replaces the request's `x-tramline-run-id`.
     pub run_id: Option<String>,
     pub request_id: String,
+    /// What the function's calls to the project's own API carry as `x-tramline-call`: who calls, in the gateway's words.
+    pub call_token: Option<String>,
     /// Milliseconds until the response's headers must have come; 0 means [`DEFAULT_WALL_MS`].
     pub wall_ms: u64,
 }
@@ -149,6 +159,10 @@ pub enum HostError {
     Prepare { path: PathBuf, source: std::io::Error },
     #[error("the project folder {} cannot be opened: {source}", path.display())]
     Project { path: PathBuf, source: std::io::Error },
+    #[error(
+        "layers of the sandbox that [sandbox] require names are missing here: {0}; see `tramline doctor`, or require less"
+    )]
+    Sandbox(String),
     #[error("two functions are named `{0}`; rename one of them")]
     DuplicateName(String),
     #[error("`{0}` is not a function name; use {rule}", rule = tramline_core::limits::FUNCTION_NAME_RULE)]

@@ -90,11 +90,12 @@ begin
       raise exception using errcode = 'TL400', message = 'a priority is 0, 1, 2 or 3';
     end if;
     update ops.pull_runs set priority = p_new.priority where run_id = p.run_id;
+    perform tramline.mark_pull_run(p, null, p_new.priority);
     perform tramline.add_event(p.run_id, p.is_foreign, 'priority', 'info', format('priority set to %s', p_new.priority),
       jsonb_build_object('actor', tramline.acting(null)));
   end if;
   if p_new.metadata is distinct from p_old.metadata then
-    perform tramline.mark_pull_run(p, p_new.metadata);
+    perform tramline.mark_pull_run(p, p_new.metadata, null);
   end if;
   select * into r from ops.runs x where x.run_id = p_old.run_id;
   return r;
@@ -131,18 +132,19 @@ begin
   end case;
 end $$;
 
--- Records metadata of a live pull run, beside its present state.
-create function tramline.mark_pull_run(p ops.pull_runs, p_metadata jsonb) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+-- Records metadata or a priority of a live pull run, beside its present state.
+create function tramline.mark_pull_run(p ops.pull_runs, p_metadata jsonb, p_priority smallint) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare v_seq bigint := (extract(epoch from clock_timestamp()) * 1000000)::bigint;
 begin
-  if jsonb_typeof(p_metadata) is distinct from 'object' then
+  if p_priority is null and jsonb_typeof(p_metadata) is distinct from 'object' then
     raise exception using errcode = 'TL400', message = 'metadata must be an object';
   end if;
   if p.is_foreign then
-    insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, metadata)
-    values (p.run_id, tramline.shard_of(p.run_id), p.generation, v_seq, p.status, p_metadata);
+    insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, metadata, priority)
+    values (p.run_id, tramline.shard_of(p.run_id), p.generation, v_seq, p.status, p_metadata, p_priority);
   else
-    insert into tramline.run_marks (run_id, shard, generation, seq, status, metadata)
-    values (p.run_id, tramline.shard_of(p.run_id), p.generation, v_seq, p.status, p_metadata);
+    insert into tramline.run_marks (run_id, shard, generation, seq, status, metadata, priority)
+    values (p.run_id, tramline.shard_of(p.run_id), p.generation, v_seq, p.status, p_metadata, p_priority);
   end if;
 end $$;

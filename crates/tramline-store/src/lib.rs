@@ -19,11 +19,13 @@ pub mod shards;
 pub mod stuck;
 pub mod tidy;
 pub mod timers;
+mod url;
 
 pub use db::{Db, POOL_MAX};
 pub use error::StoreError;
 pub use migrate::{MigrateReport, SHARD_COUNT, check_durable, migrate};
 pub use tidy::now;
+pub use url::{DatabaseUrl, TlsStream};
 
 /// The smallest UUID: where a cursor begins.
 pub const NIL: uuid::Uuid = uuid::Uuid::nil();

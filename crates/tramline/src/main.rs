@@ -106,6 +106,8 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Retention { dry_run } => commands::retention::retention(global, dry_run).await,
         Command::Doctor => commands::doctor::doctor(global).await,
         Command::Run(command) => commands::run::run(global, command).await,
+        Command::DeadLetter(command) => commands::dead_letter::dead_letter(global, command).await,
+        Command::Why(args) => commands::why::why(global, args).await,
         Command::Workflow(command) => commands::workflow::workflow(global, command).await,
         Command::Schedule(command) => commands::schedule::schedule(global, command).await,
         Command::Function(command) => commands::function::function(global, command).await,

@@ -7,6 +7,7 @@
 mod apply;
 mod commands;
 mod commit;
+mod explain;
 mod intake;
 mod overlap;
 mod periods;
@@ -273,6 +274,10 @@ impl Driver {
                 complete,
             } => self.on_timers(shard, timers, complete),
             Message::Schedules(news) => self.on_schedules(news),
+            Message::Explain { run_id, reply } => {
+                // The asker may have given up waiting.
+                let _ = reply.send(self.explain(run_id));
+            }
             Message::Stop { drain, done } => {
                 self.state.stopping = Some((Instant::now() + drain, Some(done)));
             }

@@ -1,6 +1,8 @@
 //! What `/api/v1` asks of the store and the engine: typed requests and answers behind one object-safe trait. All
 //! authorization is done before these are called; what depends on the caller is in the request.
 
+mod acts;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,6 +11,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tramline_core::status::RunStatus;
 use uuid::Uuid;
+
+pub use acts::{BulkRequest, DeadLetterFilter, Why, WhyReason};
+mod workers;
+
+pub use workers::{Artifact, Claim, Finish, Heartbeat, NewArtifact, NewEvent, Workers};
 
 /// Unix time in milliseconds.
 pub type Millis = i64;
@@ -50,12 +57,16 @@ pub struct NewRun {
     pub priority: Option<u8>,
     /// When it may start.
     pub start: Start,
+    /// Policy of a function's run, instead of its function's own.
+    pub retry: Option<Value>,
     /// An id made by the caller.
     pub run_id: Option<Uuid>,
     /// Kept with the run.
     pub metadata: Map<String, Value>,
     /// The run in whose invocation the call was made.
     pub parent_run_id: Option<Uuid>,
+    /// The function that made the call.
+    pub calling_function: Option<String>,
     /// The user, for `authenticated` callers.
     pub created_by: Option<String>,
 }
@@ -155,6 +166,10 @@ pub struct RunEvent {
 pub enum RunVerb {
     /// End it.
     Cancel,
+    /// Start nothing new of it.
+    Pause,
+    /// Go on.
+    Resume,
     /// Open it again with the next generation.
     Retry,
 }
@@ -429,6 +444,14 @@ pub enum ControlError {
         /// The run it conflicts with.
         run_id: Option<Uuid>,
     },
+    /// 409: the claim of a pull run is not held any more; its worker has to stop.
+    #[error("{message}")]
+    ClaimLost {
+        /// Who has it now, or how the run ended.
+        message: String,
+        /// The run.
+        run_id: Option<Uuid>,
+    },
     /// 503: try again.
     #[error("store is not available: {reason}")]
     Unavailable {
@@ -447,7 +470,7 @@ pub enum ControlError {
 pub type Answer<T> = BoxFuture<'static, Result<T, ControlError>>;
 
 /// Runs, workflows, schedules and the node.
-pub trait Control: Send + Sync + 'static {
+pub trait Control: Workers {
     /// Accepts each run for itself, in one commit. Answers in the order of the request, after the commit; the
     /// outer error means that nothing was accepted, or that nobody knows.
     fn start_runs(&self, runs: Vec<NewRun>, actor: Actor) -> Answer<Vec<Result<Started, ControlError>>>;
@@ -464,6 +487,26 @@ pub trait Control: Send + Sync + 'static {
     fn run_events(&self, run_id: Uuid) -> Answer<Vec<RunEvent>>;
     /// Asks the owner of the run; answers its state after the command was accepted.
     fn change_run(&self, run_id: Uuid, verb: RunVerb, reason: Option<String>, actor: Actor) -> Answer<Run>;
+    /// Changes the runs that a filter names; the answer is that of `ops.bulk_runs`.
+    fn bulk_runs(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value>;
+    /// Dead letters, newest first, without attempts and payload.
+    fn list_dead_letters(&self, filter: DeadLetterFilter) -> Answer<Vec<Value>>;
+    /// The dead letters of a run, newest generation first.
+    fn dead_letters_of(&self, run_id: Uuid) -> Answer<Vec<Value>>;
+    /// Opens the next generation of a dead letter; answers the run.
+    fn redrive(
+        &self,
+        run_id: Uuid,
+        input: Option<Value>,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Run>;
+    /// Redrives the dead letters that a filter names; the answer is that of `ops.redrive_many`.
+    fn redrive_many(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value>;
+    /// Why a run does not move.
+    fn why_run(&self, run_id: Uuid) -> Answer<Why>;
+    /// Why the runs of a queue do not move.
+    fn why_queue(&self, queue: String) -> Answer<Why>;
     /// The newest version of each workflow.
     fn list_workflows(&self) -> Answer<Vec<WorkflowVersion>>;
     /// One version, the newest published one when none is given; with its definition.

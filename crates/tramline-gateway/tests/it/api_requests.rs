@@ -125,12 +125,11 @@ async fn refused_item_of_an_array_does_not_touch_the_others() {
 #[tokio::test]
 async fn call_from_inside_a_live_run_becomes_its_child() {
     let gate = gate(|_| {}).await;
-    for run in [LIVE_RUN, OWN_RUN] {
-        let run = run.to_string();
+    for run in [live_call(), LIVE_RUN.to_string()] {
         let headers = [
             ("apikey", SECRET_KEY),
             ("content-type", "application/json"),
-            ("x-tramline-run-id", run.as_str()),
+            ("x-tramline-call", run.as_str()),
         ];
         gate.call("POST", "/api/v1/runs", &headers, r#"{"target":"x"}"#)
             .await;
@@ -139,6 +138,10 @@ async fn call_from_inside_a_live_run_becomes_its_child() {
     assert_eq!(
         (started[0].parent_run_id, started[1].parent_run_id),
         (Some(LIVE_RUN), None)
+    );
+    assert_eq!(
+        (&started[0].calling_function, &started[1].calling_function),
+        (&Some("caller".to_owned()), &None)
     );
 }
 
@@ -309,7 +312,11 @@ async fn sizes_and_content_types_are_checked() {
         .await;
     assert_eq!(reply.status, 201);
     let many = Value::Array(vec![json!({ "target": "x" }); 1_001]);
-    assert_eq!(gate.service("POST", "/api/v1/runs", &many).await.status, 400);
+    let reply = gate.service("POST", "/api/v1/runs", &many).await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.code().as_str()),
+        (413, "PAYLOAD_TOO_LARGE")
+    );
     assert_eq!(gate.service("POST", "/api/v1/runs", &json!([])).await.status, 400);
     let form = [
         ("apikey", SECRET_KEY),

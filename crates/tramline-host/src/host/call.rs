@@ -28,6 +28,7 @@ const EXIT_WAIT: Duration = Duration::from_secs(2);
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// A call waits this long for room to start its own instance.
 const FRESH_WAIT: Duration = Duration::from_secs(10);
+const CALL_HEADER: HeaderName = HeaderName::from_static("x-tramline-call");
 const RUN_HEADER: HeaderName = HeaderName::from_static("x-tramline-run-id");
 const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-tramline-request-id");
 /// Only the host may send it to the bootstrap.
@@ -180,6 +181,12 @@ fn prepare(request: &mut Request<Body>, ctx: &CallContext) -> Result<(), CallErr
             RUN_HEADER,
             HeaderValue::from_str(run_id).map_err(|_| bad("run id"))?,
         );
+    }
+    headers.remove(CALL_HEADER);
+    if let Some(token) = &ctx.call_token {
+        let mut token = HeaderValue::from_str(token).map_err(|_| bad("call token"))?;
+        token.set_sensitive(true);
+        headers.insert(CALL_HEADER, token);
     }
     headers.insert(
         REQUEST_HEADER,

@@ -194,12 +194,13 @@ impl Function {
             tokio::time::sleep_until(at).await;
         }
         let taken = tokio::select! {
-            taken = inner.pool.take() => taken,
+            taken = inner.pool.take(&self.spec.egress) => taken,
             () = inner.stopping.cancelled() => return Err(CallError::Stopping),
         };
-        let worker = Arc::new(taken.map_err(|error| CallError::Boot {
-            message: error.to_string(),
-        })?);
+        let worker = match taken {
+            Ok(worker) => Arc::new(worker),
+            Err(error) => return Err(self.boot_failed(inner, gate, &error)),
+        };
         let mut env = self.spec.env.clone();
         env.insert("SB_EXECUTION_ID".into(), uuid::Uuid::new_v4().to_string());
         let timeout = Duration::from_millis(inner.limits.boot_ms);

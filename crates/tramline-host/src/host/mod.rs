@@ -6,6 +6,7 @@ mod pool;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bundle::Bundler;
 use crate::logs::LogHub;
+use crate::sandbox::Sandbox;
 use crate::types::{FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine};
 use crate::worker::{RunDir, Worker, WorkerConfig, write_bootstrap};
 use function::Function;
@@ -69,7 +71,7 @@ impl Host {
             let path = path.to_owned();
             move |source| HostError::Prepare { path, source }
         };
-        for folder in ["bundles", "deno", "logs"] {
+        for folder in ["bundles", "cache", "deno", "logs"] {
             let folder = config.state_dir.join(folder);
             std::fs::create_dir_all(&folder).map_err(prepare(&folder))?;
         }
@@ -79,6 +81,18 @@ impl Host {
             .map_err(prepare(&config.state_dir))?;
         // copies that an earlier host left when it was killed
         let _ = std::fs::remove_dir_all(state_dir.join("stage"));
+        let sandbox = Arc::new(Sandbox::new(&config.sandbox, &state_dir)?);
+        let cache = state_dir.join("cache");
+        let run_dir = RunDir::create(&state_dir).map_err(prepare(&state_dir))?;
+        if sandbox.account().is_some() {
+            sandbox.hand_over(&cache).map_err(prepare(&cache))?;
+            run_dir.open_to_others().map_err(prepare(&state_dir))?;
+        }
+        let bootstrap = write_bootstrap(&state_dir).map_err(prepare(&state_dir))?;
+        for shared in [&bootstrap, &state_dir.join("bundles")] {
+            sandbox.share_tree(shared).map_err(prepare(shared))?;
+        }
+        let deno_file = File::open(&config.deno).map_err(prepare(&config.deno))?;
         let logs = LogHub::new(&state_dir.join("logs")).map_err(prepare(&state_dir))?;
         let stopping = CancellationToken::new();
         let children = TaskTracker::new();
@@ -90,16 +104,20 @@ impl Host {
             project,
             timeout,
             children.clone(),
+            Arc::clone(&sandbox),
         );
         let workers = WorkerConfig {
             deno: config.deno,
-            deno_dir: state_dir.join("deno"),
+            deno_file,
+            cache,
             bundles: bundler.folder(),
-            bootstrap: write_bootstrap(&state_dir).map_err(prepare(&state_dir))?,
-            run_dir: RunDir::create(&state_dir).map_err(prepare(&state_dir))?,
+            bootstrap,
+            run_dir,
             memory_mb: limits.memory_mb,
             logs: logs.clone(),
             children: children.clone(),
+            sandbox,
+            own_addresses: config.own_addresses,
         };
         let pool = Pool::new(
             Arc::new(workers),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::sandbox::Egress;
 use crate::worker::{StartError, Worker, WorkerConfig};
 
 /// Hands out workers that have no function yet.
@@ -40,7 +41,11 @@ impl Pool {
     }
 
     /// A generic worker: a spare one, else a fresh one.
-    pub async fn take(self: &Arc<Self>) -> Result<Worker, StartError> {
+    pub async fn take(self: &Arc<Self>, egress: &Egress) -> Result<Worker, StartError> {
+        // what a process may connect to is decided when it starts; spares are for the usual case
+        if *egress != Egress::default() {
+            return self.spawn(egress).await;
+        }
         let spare = loop {
             match self.pop() {
                 Some(spare) if !spare.alive() => continue,
@@ -52,7 +57,7 @@ impl Pool {
                 self.refill();
                 Ok(spare)
             }
-            None => self.spawn().await,
+            None => self.spawn(egress).await,
         }
     }
 
@@ -77,10 +82,10 @@ impl Pool {
         spares.len() < self.target
     }
 
-    async fn spawn(&self) -> Result<Worker, StartError> {
+    async fn spawn(&self, egress: &Egress) -> Result<Worker, StartError> {
         // the semaphore is never closed
         let _turn = self.turn.acquire().await;
-        Worker::spawn(&self.config).await
+        Worker::spawn(&self.config, egress).await
     }
 
     fn refill(self: &Arc<Self>) {
@@ -92,9 +97,10 @@ impl Pool {
         }
         let pool = Arc::clone(self);
         tokio::spawn(async move {
+            let usual = Egress::default();
             loop {
                 let spawned = tokio::select! {
-                    spawned = pool.spawn() => spawned,
+                    spawned = pool.spawn(&usual) => spawned,
                     () = pool.stopping.cancelled() => break,
                 };
                 match spawned {

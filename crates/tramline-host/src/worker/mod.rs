@@ -25,6 +25,7 @@ pub use slot::RunDir;
 use crate::bundle::Bundle;
 use crate::logs::{Tag, read_console, read_raw};
 use crate::process::{ExitReason, Process};
+use crate::sandbox::Egress;
 use crate::types::Body;
 use connections::Connections;
 use launch::child_spec;
@@ -87,16 +88,16 @@ pub struct Worker {
 
 impl Worker {
     /// Starts a generic worker and warms it up.
-    pub async fn spawn(config: &WorkerConfig) -> Result<Worker, StartError> {
+    pub async fn spawn(config: &WorkerConfig, egress: &Egress) -> Result<Worker, StartError> {
         let nonce = format!("{:032x}", rand::random::<u128>());
         let failed = |source| StartError::Spawn {
             deno: config.deno.clone(),
             source,
         };
         let slot = config.run_dir.slot().map_err(failed)?;
-        let (process, output) = Process::spawn(child_spec(config, &slot), &config.children)
-            .await
-            .map_err(failed)?;
+        config.sandbox.hand_over(slot.path()).map_err(failed)?;
+        let spec = child_spec(config, &slot, egress).map_err(failed)?;
+        let (process, output) = Process::spawn(spec, &config.children).await.map_err(failed)?;
         let tag = Arc::new(Tag::new(nonce.clone()));
         tokio::spawn(read_raw(output.stdout, Arc::clone(&tag), config.logs.clone()));
         tokio::spawn(read_console(output.stderr, Arc::clone(&tag), config.logs.clone()));

@@ -8,4 +8,5 @@ mod common;
 mod failures;
 mod lifecycle;
 mod output;
+mod sandbox;
 mod streaming;

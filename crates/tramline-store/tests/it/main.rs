@@ -31,4 +31,5 @@ mod runs_view;
 mod schedules;
 mod support;
 mod tenants;
+mod tls;
 mod workers;

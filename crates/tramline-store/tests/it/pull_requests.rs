@@ -285,6 +285,7 @@ async fn priority_metadata_and_running_are_kept() {
         w.row(second).await["metadata"],
         json!({ "why": "boss", "at": 1, "done": true })
     );
+    assert_eq!(w.row(second).await["priority"], 0, "also after the end");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The command line: names, help and nothing else.
 
 mod functions;
+mod many;
 mod nodes;
 mod runs;
 mod schedules;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role};
+pub use many::{ActArgs, DeadLetterCommand, LettersArgs, ManyArgs, RedriveArgs, WhyArgs};
 pub use nodes::{DevArgs, ServeArgs, ServeRole};
 pub use runs::{ListArgs, RunCommand, StartArgs};
 pub use schedules::ScheduleCommand;
@@ -92,9 +94,14 @@ pub enum Command {
         after_help = "Ends with exit code 1 when something that `tramline dev` needs is missing and cannot be installed by it."
     )]
     Doctor,
-    /// Start, look at, cancel and retry runs
+    /// Start, look at, cancel, pause, resume and retry runs
     #[command(subcommand)]
     Run(RunCommand),
+    /// Look at runs that were given up, and try them again
+    #[command(subcommand)]
+    DeadLetter(DeadLetterCommand),
+    /// Say what a run or a queue waits for
+    Why(WhyArgs),
     /// Publish and look at workflow definitions
     #[command(subcommand)]
     Workflow(WorkflowCommand),

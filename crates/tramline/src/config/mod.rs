@@ -4,16 +4,18 @@
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
 mod reader;
+mod sandbox;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use toml::de::DeTable;
-use tramline_core::definition::{KEEP_MIN_MS, parse_duration};
+use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration};
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
-use tramline_host::Policy;
+use tramline_host::{Egress, Policy, SandboxConfig};
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
@@ -36,6 +38,7 @@ pub struct Config {
     pub engine: EngineSettings,
     pub retention: RetentionSettings,
     pub host: HostSettings,
+    pub sandbox: SandboxConfig,
     pub postgres: PostgresSettings,
 }
 
@@ -51,8 +54,14 @@ pub struct FunctionSettings {
     pub timeout_seconds: Option<u64>,
     /// When calls share an instance; config.toml's policy when not given.
     pub policy: Option<Policy>,
+    /// Where it may connect to.
+    pub egress: Option<Egress>,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
     pub withhold_service_role_key: bool,
+    /// When a run of it is tried again: the object `retry`, checked.
+    pub retry: Option<Value>,
+    /// How long its correlation ids hold, in milliseconds; 30 days when not given.
+    pub retention_ms: Option<u64>,
     /// `tramline.toml:12`, for messages.
     pub place: String,
 }
@@ -158,6 +167,7 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         engine: read_engine(&top.section("engine")),
         retention: read_retention(&top.section("retention")),
         host: read_host(&top.section("host")),
+        sandbox: sandbox::read_sandbox(&top.section("sandbox")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
     top.finish();
@@ -194,7 +204,13 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 &format!("functions.{name} is open to everybody: auth = \"{auth}\" needs reason = \"why that is safe\""),
             );
         }
+        let retry = checked(&block, "retry", |value: &Value, path: &str| {
+            definition::parse_retry(value, path).map(|_| value.clone())
+        });
+        let retention_ms = checked(&block, "idempotency", definition::parse_idempotency).flatten();
         let settings = FunctionSettings {
+            retry,
+            retention_ms,
             auth,
             reason,
             preflight: block
@@ -212,6 +228,7 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                     ("oneshot", Policy::Oneshot),
                 ],
             ),
+            egress: sandbox::read_egress(&block),
             withhold_service_role_key: block.flag("withhold_service_role_key").unwrap_or(false),
             place: source.place(offset),
         };
@@ -219,6 +236,23 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
         functions.insert(name, settings);
     }
     functions
+}
+
+/// A value that the core checks, with the places of all that is wrong in it.
+fn checked<T>(
+    block: &Section<'_>,
+    key: &'static str,
+    parse: impl Fn(&Value, &str) -> Result<T, Vec<Problem>>,
+) -> Option<T> {
+    match parse(&block.json(key)?, &block.path(key)) {
+        Ok(parsed) => Some(parsed),
+        Err(problems) => {
+            for problem in problems {
+                block.refuse(key, &format!("{} {}", problem.path, problem.message));
+            }
+            None
+        }
+    }
 }
 
 fn read_gateway(section: &Section<'_>) -> GatewaySettings {

@@ -1,3 +1,5 @@
+use tramline_host::Layer;
+
 use super::*;
 
 fn parse(text: &str, env: &[(&str, &str)]) -> Done<Config> {
@@ -130,4 +132,41 @@ fn retention_is_read_by_target_and_at_least_a_day() {
     );
     let found = problems("[retention.targets]\nx = \"soon\"\n", &[]);
     assert!(found[0].contains("x: read the duration `soon`"), "{found:?}");
+}
+
+#[test]
+fn layers_and_egress_are_checked() {
+    let text = "[sandbox]\nrequire = [\"landlock\", \"seccomp\"]\nuid = 61200\n\
+                [functions.a]\negress = [\"api.example.com:443\"]\n[functions.b]\negress = \"none\"\n[functions.c]\negress = []\n";
+    let config = parse(text, &[]).unwrap();
+    assert_eq!(config.sandbox.require, [Layer::Landlock, Layer::Seccomp]);
+    assert_eq!(config.sandbox.uid, Some(61_200));
+    let egress = |name: &str| config.functions[name].egress.clone();
+    assert_eq!(
+        egress("a"),
+        Some(Egress::Only(vec!["api.example.com:443".to_owned()]))
+    );
+    assert_eq!(
+        (egress("b"), egress("c")),
+        (Some(Egress::None), Some(Egress::None))
+    );
+    let found = problems("[sandbox]\nrequire = [\"landlok\"]\n", &[]);
+    assert!(
+        found[0]
+            .starts_with("tramline.toml:2: \"landlok\" is no layer of the sandbox; did you mean landlock?"),
+        "{found:?}"
+    );
+    let found = problems("[functions.a]\negress = \"nowhere\"\n", &[]);
+    assert!(
+        found[0].contains("functions.a.egress must be one of open, all, none"),
+        "{found:?}"
+    );
+    for bad in ["https://api.example.com", "a b", "host:0", "[::g]:1"] {
+        let found = problems(&format!("[functions.a]\negress = [\"{bad}\"]\n"), &[]);
+        assert!(
+            found[0].starts_with("tramline.toml:2: egress cannot name"),
+            "{found:?}"
+        );
+    }
+    assert_eq!(problems("[functions.a]\negress = 3\n", &[]).len(), 1);
 }

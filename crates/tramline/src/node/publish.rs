@@ -7,11 +7,12 @@ use tramline_core::definition::Problem;
 use tramline_core::schedule::read_calendar;
 use tramline_gateway::control::{Actor, Control as _, ControlError};
 use tramline_store::schedules::{self, NewSchedule, ScheduleRow};
-use tramline_store::{Db, StoreError, calendars, retention};
+use tramline_store::{Db, StoreError, api, calendars, retention};
 use tramline_supabase::Project;
 use tramline_supabase::project::DocumentFile;
 
 use super::control::NodeControl;
+use super::project::Setup;
 use super::schedules::Known;
 use crate::config::RetentionSettings;
 use crate::exit::{Done, Exit, Failure, OrExit as _};
@@ -69,6 +70,26 @@ pub async fn publish(control: &NodeControl, db: &Db, project: &Project) -> Done<
     }
     store_schedules(db, project, &mut report).await?;
     Ok(report)
+}
+
+/// Stores what `tramline.toml` promises the runs of functions; a function without promises loses those it had.
+pub async fn store_policies(db: &Db, setup: &Setup) -> Done {
+    let known = api::list_functions(db).await.or_exit(Exit::Unavailable)?;
+    let policies: Vec<api::FunctionPolicy> = known
+        .into_iter()
+        .filter(|function| function.kind == "edge")
+        .map(|function| {
+            let settings = setup.config.functions.get(&function.name);
+            api::FunctionPolicy {
+                retry: settings.and_then(|settings| settings.retry.clone()),
+                retention_ms: settings.and_then(|settings| settings.retention_ms),
+                name: function.name,
+            }
+        })
+        .collect();
+    api::set_function_policies(db, &policies)
+        .await
+        .or_exit(Exit::Unavailable)
 }
 
 async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Done {

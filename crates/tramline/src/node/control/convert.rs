@@ -66,7 +66,7 @@ fn refused(code: &str, message: &str, detail: Value) -> ControlError {
         },
         "TL422" => ControlError::InvalidInput {
             missing: texts(&detail["missing"]),
-            problems: Vec::new(),
+            problems: places(&detail["problems"]),
         },
         "TL400" => ControlError::Conflict {
             message: message.to_owned(),
@@ -76,6 +76,18 @@ fn refused(code: &str, message: &str, detail: Value) -> ControlError {
             reason: format!("{code}: {message}"),
         },
     }
+}
+
+/// What SQL found wrong with a request, with its places.
+fn places(list: &Value) -> Vec<Problem> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .map(|problem| Problem {
+            path: problem["path"].as_str().unwrap_or_default().to_owned(),
+            message: problem["message"].as_str().unwrap_or_default().to_owned(),
+        })
+        .collect()
 }
 
 fn texts(list: &Value) -> Vec<String> {

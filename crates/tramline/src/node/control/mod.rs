@@ -2,9 +2,11 @@
 
 mod catalog;
 mod convert;
+mod operations;
 mod retention;
 mod runs;
 mod schedules;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +15,10 @@ use futures_util::FutureExt as _;
 use serde_json::Value;
 use tramline_engine::EngineHandle;
 use tramline_gateway::control::{
-    Actor, Answer, Backfill, Backfilled, Checked, Control, ControlError, Millis, NamedCalendar, NewRun,
-    NodeStatus, Period, Published, Retention, Run, RunEvent, RunFilter, RunVerb, Schedule, ScheduleOutcome,
-    ScheduleVerb, Started, StepAttempt, StoredSchedule, WorkflowVersion,
+    Actor, Answer, Backfill, Backfilled, BulkRequest, Checked, Control, ControlError, DeadLetterFilter,
+    Millis, NamedCalendar, NewRun, NodeStatus, Period, Published, Retention, Run, RunEvent, RunFilter,
+    RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started, StepAttempt, StoredSchedule, Why,
+    WorkflowVersion,
 };
 use tramline_store::{Db, SHARD_COUNT, api};
 use uuid::Uuid;
@@ -31,6 +34,8 @@ struct Inner {
     /// None on a node without the engine role: runs are driven elsewhere.
     engine: Option<EngineHandle>,
     started: Instant,
+    /// Told when runs were queued through this node.
+    queued: tokio::sync::Notify,
 }
 
 impl NodeControl {
@@ -40,6 +45,7 @@ impl NodeControl {
                 db,
                 engine,
                 started: Instant::now(),
+                queued: tokio::sync::Notify::new(),
             }),
         }
     }
@@ -75,6 +81,7 @@ impl NodeControl {
             ("runs_known_here".to_owned(), stats.known),
             ("runs_ended_here".to_owned(), stats.ended),
             ("discovery_missed".to_owned(), stats.missed),
+            ("stuck".to_owned(), stats.stuck),
         ]);
         Ok(NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -124,6 +131,40 @@ impl Control for NodeControl {
 
     fn change_run(&self, run_id: Uuid, verb: RunVerb, reason: Option<String>, actor: Actor) -> Answer<Run> {
         answer!(self, control => control.change(run_id, verb, reason, actor))
+    }
+
+    fn bulk_runs(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        answer!(self, control => control.bulk(bulk, actor))
+    }
+
+    fn list_dead_letters(&self, filter: DeadLetterFilter) -> Answer<Vec<Value>> {
+        answer!(self, control => control.letters(filter))
+    }
+
+    fn dead_letters_of(&self, run_id: Uuid) -> Answer<Vec<Value>> {
+        answer!(self, control => control.letters_of(run_id))
+    }
+
+    fn redrive(
+        &self,
+        run_id: Uuid,
+        input: Option<Value>,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Run> {
+        answer!(self, control => control.redrive_one(run_id, input, reason, actor))
+    }
+
+    fn redrive_many(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        answer!(self, control => control.redrive_all(bulk, actor))
+    }
+
+    fn why_run(&self, run_id: Uuid) -> Answer<Why> {
+        answer!(self, control => control.why(run_id))
+    }
+
+    fn why_queue(&self, queue: String) -> Answer<Why> {
+        answer!(self, control => control.why_in(queue))
     }
 
     fn list_workflows(&self) -> Answer<Vec<WorkflowVersion>> {
