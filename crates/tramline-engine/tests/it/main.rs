@@ -10,4 +10,5 @@ mod nodes;
 mod pull;
 mod schedules;
 mod support;
+mod timers;
 mod torture;
