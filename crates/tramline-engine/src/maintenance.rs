@@ -57,9 +57,9 @@ struct Told {
 pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Sender<Message>) {
     let mut told = Told::default();
     let mut turn = 0u32;
+    let mut expired_left = false;
     // Beside the loop, because timers must not wait for it; it ends with the loop.
     let mut retention = tokio::task::JoinSet::new();
-    let mut expired_left = false;
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {

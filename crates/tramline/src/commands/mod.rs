@@ -2,6 +2,7 @@
 
 pub mod dead_letter;
 pub mod doctor;
+mod from_file;
 pub mod function;
 pub mod many;
 pub mod retention;

@@ -3,6 +3,7 @@
 //! Defaults are overridden by the file, the file by `TRAMLINE_<SECTION>_<KEY>`, those by flags (where the command
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
+mod host;
 mod reader;
 mod sandbox;
 
@@ -15,10 +16,11 @@ use toml::de::DeTable;
 use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration};
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
-use tramline_host::{Egress, Policy, SandboxConfig};
+use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
+pub use host::HostSettings;
 pub use reader::hint;
 use reader::{Section, Source};
 
@@ -56,6 +58,7 @@ pub struct FunctionSettings {
     pub policy: Option<Policy>,
     /// Where it may connect to.
     pub egress: Option<Egress>,
+    pub limits: FunctionLimits,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
     pub withhold_service_role_key: bool,
     /// When a run of it is tried again: the object `retry`, checked.
@@ -97,19 +100,6 @@ pub struct EngineSettings {
     pub function_timeout_seconds: Option<u64>,
     /// Idle poll: how late a run inserted by plain SQL may be noticed.
     pub poll_ms: Option<u64>,
-}
-
-/// `[host]`; see the host's `Limits` for the defaults.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct HostSettings {
-    pub memory_mb: Option<u64>,
-    pub hang_seconds: Option<u64>,
-    pub max_in_flight: Option<u64>,
-    pub max_age_minutes: Option<u64>,
-    pub idle_minutes: Option<u64>,
-    pub boot_seconds: Option<u64>,
-    pub bundle_seconds: Option<u64>,
-    pub spare_workers: Option<u64>,
 }
 
 /// `[postgres]`, the embedded one.
@@ -165,9 +155,9 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         functions: read_functions(&top.section("functions"), source),
         gateway: read_gateway(&top.section("gateway")),
         engine: read_engine(&top.section("engine")),
-        retention: read_retention(&top.section("retention")),
-        host: read_host(&top.section("host")),
+        host: host::read(&top.section("host")),
         sandbox: sandbox::read_sandbox(&top.section("sandbox")),
+        retention: read_retention(&top.section("retention")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
     top.finish();
@@ -229,6 +219,7 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 ],
             ),
             egress: sandbox::read_egress(&block),
+            limits: host::read_function_limits(&block),
             withhold_service_role_key: block.flag("withhold_service_role_key").unwrap_or(false),
             place: source.place(offset),
         };
@@ -317,21 +308,6 @@ pub fn parse_keep(text: &str) -> Result<u64, String> {
         ));
     }
     Ok(ms / 1_000)
-}
-
-fn read_host(section: &Section<'_>) -> HostSettings {
-    let settings = HostSettings {
-        memory_mb: section.number("memory_mb", 32..=65_536),
-        hang_seconds: section.number("hang_seconds", 1..=3_600),
-        max_in_flight: section.number("max_in_flight", 1..=100_000),
-        max_age_minutes: section.number("max_age_minutes", 1..=100_000),
-        idle_minutes: section.number("idle_minutes", 1..=100_000),
-        boot_seconds: section.number("boot_seconds", 1..=600),
-        bundle_seconds: section.number("bundle_seconds", 1..=3_600),
-        spare_workers: section.number("spare_workers", 0..=64),
-    };
-    section.finish();
-    settings
 }
 
 /// Names of a server's settings as Postgres accepts them on its command line.

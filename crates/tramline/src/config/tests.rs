@@ -115,26 +115,6 @@ fn postgres_binaries_and_settings_are_checked() {
 }
 
 #[test]
-fn retention_is_read_by_target_and_at_least_a_day() {
-    let text = "[retention]\ndefault = \"90d\"\n[retention.targets]\n\"daily-digest\" = \"7d\"\n";
-    let config = parse(text, &[]).unwrap();
-    assert_eq!(config.retention.default, Some(90 * 86_400));
-    assert_eq!(
-        config.retention.targets,
-        [("daily-digest".to_owned(), 7 * 86_400)]
-    );
-    let config = parse(text, &[("TRAMLINE_RETENTION_DEFAULT", "1d")]).unwrap();
-    assert_eq!(config.retention.default, Some(86_400));
-    let found = problems("[retention]\ndefault = \"12h\"\n", &[]);
-    assert!(
-        found[0].starts_with("tramline.toml:2: ") && found[0].contains("at least 1d"),
-        "{found:?}"
-    );
-    let found = problems("[retention.targets]\nx = \"soon\"\n", &[]);
-    assert!(found[0].contains("x: read the duration `soon`"), "{found:?}");
-}
-
-#[test]
 fn layers_and_egress_are_checked() {
     let text = "[sandbox]\nrequire = [\"landlock\", \"seccomp\"]\nuid = 61200\n\
                 [functions.a]\negress = [\"api.example.com:443\"]\n[functions.b]\negress = \"none\"\n[functions.c]\negress = []\n";
@@ -169,4 +149,24 @@ fn layers_and_egress_are_checked() {
         );
     }
     assert_eq!(problems("[functions.a]\negress = 3\n", &[]).len(), 1);
+}
+
+#[test]
+fn retention_is_read_by_target_and_at_least_a_day() {
+    let text = "[retention]\ndefault = \"90d\"\n[retention.targets]\n\"daily-digest\" = \"7d\"\n";
+    let config = parse(text, &[]).unwrap();
+    assert_eq!(config.retention.default, Some(90 * 86_400));
+    assert_eq!(
+        config.retention.targets,
+        [("daily-digest".to_owned(), 7 * 86_400)]
+    );
+    let config = parse(text, &[("TRAMLINE_RETENTION_DEFAULT", "1d")]).unwrap();
+    assert_eq!(config.retention.default, Some(86_400));
+    let found = problems("[retention]\ndefault = \"12h\"\n", &[]);
+    assert!(
+        found[0].starts_with("tramline.toml:2: ") && found[0].contains("at least 1d"),
+        "{found:?}"
+    );
+    let found = problems("[retention.targets]\nx = \"soon\"\n", &[]);
+    assert!(found[0].contains("x: read the duration `soon`"), "{found:?}");
 }

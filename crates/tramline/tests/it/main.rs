@@ -9,3 +9,4 @@ mod serve;
 mod settings;
 mod starts;
 mod support;
+mod workers;
