@@ -12,4 +12,5 @@ mod pull;
 mod retries;
 mod schedules;
 mod support;
+mod timers;
 mod torture;
