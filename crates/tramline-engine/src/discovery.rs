@@ -37,6 +37,10 @@ const POLL_OWN: Duration = Duration::from_millis(20);
 /// Runs enqueued by this node that may be waiting to be read by name; beyond it a poll finds them as all others.
 const NAMED_MAX: usize = 500;
 
+/// Pages of one sweep, of what is new and of what is old each: half a second of reading, which is the most that a quiet node
+/// may spend on its safety net every few minutes.
+const SWEEP_PAGES: usize = 100;
+
 /// A change of what is to be read.
 pub(crate) enum Assign {
     /// Scan the unfinished runs of a shard from this transaction on (`None` = all), then follow it.
@@ -123,7 +127,14 @@ struct Discovery {
     first_open: HashMap<u64, Instant>,
     /// Transactions of runs that were read by name and that no completed tick has seen.
     own: HashSet<u64>,
+    /// Up to which transaction each shard has been swept since it was taken.
+    swept: HashMap<u16, u64>,
+    /// Where the next sweep of all runs goes on.
+    rolling: Option<SweepAt>,
 }
+
+/// Shard, class and the position of the last run that was looked at.
+type SweepAt = (u16, u8, u64, Uuid);
 
 /// Runs until the assignments' channel closes.
 pub(crate) async fn run(
@@ -278,6 +289,8 @@ impl Discovery {
             now,
             first_open: HashMap::new(),
             own: HashSet::new(),
+            swept: HashMap::new(),
+            rolling: None,
         })
     }
 
@@ -321,38 +334,86 @@ impl Discovery {
             ..Discovered::default()
         })
         .await;
+        // What lies before has been delivered just now.
+        self.swept.insert(shard, before.xmin);
         self.shards.insert(shard, before);
         Ok(())
     }
 
-    /// Hands over every unfinished run that the driver should know; it counts those that it does not.
-    async fn sweep(&self) -> Result<(), StoreError> {
+    /// Hands over unfinished runs that the driver should know; it counts those that it does not. First what came since the last
+    /// sweep and what the low-water marks have not passed; then a bounded part of all runs, each time the next: a long history
+    /// and a million waiting runs cost a sweep no more than a short one.
+    async fn sweep(&mut self) -> Result<(), StoreError> {
         let Some(before) = self.classes.iter().map(|c| c.last.xmin).min() else {
             return Ok(());
         };
-        for shard in self.shards.keys() {
-            for priority in 0..CLASSES {
-                let (mut xid, mut after) = (0, NIL);
-                loop {
-                    let headers = self.reader.unnamed(*shard, priority, xid, after, before).await?;
-                    let full = headers.len() as i64 >= PAGE;
-                    if let Some(last) = headers.last() {
-                        (xid, after) = (last.xid, last.run_id);
-                    }
-                    self.deliver(Discovered {
-                        headers,
-                        past: true,
-                        swept: true,
-                        ..Discovered::default()
-                    })
-                    .await;
-                    if !full {
-                        break;
-                    }
-                }
+        let mut shards: Vec<u16> = self.shards.keys().copied().collect();
+        shards.sort_unstable();
+        let mut budget = SWEEP_PAGES;
+        for shard in &shards {
+            let mark = self.reader.stored_mark(*shard).await?.unwrap_or(0);
+            let from = self.swept.get(shard).copied().unwrap_or(0).min(mark);
+            let mut complete = true;
+            for class in 0..CLASSES {
+                let at = (*shard, class, from.saturating_sub(1), Uuid::max());
+                complete &= self.sweep_from(at, before, &mut budget).await?.is_none();
+            }
+            if complete {
+                self.swept.insert(*shard, before);
+            }
+        }
+        let places: Vec<(u16, u8)> = shards
+            .iter()
+            .flat_map(|shard| (0..CLASSES).map(|class| (*shard, class)))
+            .collect();
+        let mut budget = SWEEP_PAGES;
+        let started = self.rolling.unwrap_or((0, 0, 0, NIL));
+        let first = places
+            .iter()
+            .position(|place| *place >= (started.0, started.1))
+            .unwrap_or(0);
+        for i in 0..places.len() {
+            let (shard, class) = places[(first + i) % places.len()];
+            let at = match i {
+                0 if (shard, class) == (started.0, started.1) => started,
+                _ => (shard, class, 0, NIL),
+            };
+            self.rolling = self.sweep_from(at, before, &mut budget).await?;
+            if self.rolling.is_some() {
+                return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Sweeps one shard and class from a position, page by page; where it stopped when the budget was used up.
+    async fn sweep_from(
+        &self,
+        from: SweepAt,
+        before: u64,
+        budget: &mut usize,
+    ) -> Result<Option<SweepAt>, StoreError> {
+        let (shard, class, mut xid, mut after) = from;
+        loop {
+            if *budget == 0 {
+                return Ok(Some((shard, class, xid, after)));
+            }
+            *budget -= 1;
+            let swept = self.reader.unnamed(shard, class, xid, after, before).await?;
+            if !swept.headers.is_empty() {
+                self.deliver(Discovered {
+                    headers: swept.headers,
+                    past: true,
+                    swept: true,
+                    ..Discovered::default()
+                })
+                .await;
+            }
+            match swept.next {
+                Some(next) => (xid, after) = next,
+                None => return Ok(None),
+            }
+        }
     }
 
     /// Whether a tick is being read in pages.

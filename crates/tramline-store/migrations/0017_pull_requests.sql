@@ -44,6 +44,8 @@ begin
   end if;
   perform tramline.add_event(p_run_id, r.is_foreign, 'retried', 'info', format('re-opened as generation %s', e.generation + 1),
     jsonb_build_object('actor', tramline.acting(p_actor), 'reason', p_reason));
+  update tramline.dead_letters d set redriven_at = clock_timestamp(), redriven_by = tramline.acting(p_actor), redrive_reason = p_reason
+   where d.run_id = p_run_id and d.generation = e.generation and d.redriven_at is null;
 end $$;
 
 -- An UPDATE of ops.runs on a pull run, done at once: status to queued (a claim is taken back, a paused run goes on, a failed or
@@ -102,10 +104,11 @@ begin
 end $$;
 
 -- A change of status that somebody asks for, of a live run whose row the caller has locked.
-create function tramline.ask_pull_run(p ops.pull_runs, p_asked text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+create function tramline.ask_pull_run(p ops.pull_runs, p_asked text, p_reason text default null, p_actor text default null) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_held boolean := p.status in ('claimed', 'running');
-  v_actor jsonb := jsonb_build_object('actor', tramline.acting(null));
+  v_actor jsonb := jsonb_build_object('actor', tramline.acting(p_actor), 'reason', p_reason);
 begin
   case
     when p_asked = 'cancelled' then

@@ -54,6 +54,14 @@ pub struct Page {
     pub headers: Vec<Header>,
 }
 
+/// What a look of the sweep found.
+#[derive(Debug)]
+pub struct Swept {
+    pub headers: Vec<Header>,
+    /// Where the next page begins; `None` = there is none.
+    pub next: Option<(u64, Uuid)>,
+}
+
 /// A request to the owner of a run.
 #[derive(Debug, Clone)]
 pub struct Command {
@@ -128,7 +136,9 @@ impl Default for Sql {
             part("runs", false, range),
             part("runs_foreign", true, range),
         );
-        let exact = "r.enqueued_xid = c.xid and r.run_id > c.run_id order by r.run_id";
+        // A range although it is one transaction: by equality the primary key gives the same order, and where most rows are of few
+        // transactions the planner takes it and reads all of them.
+        let exact = "(r.enqueued_xid, r.run_id) > (c.xid, c.run_id) and r.enqueued_xid <= c.xid order by r.enqueued_xid, r.run_id";
         let late = format!(
             "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
                from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id
@@ -143,26 +153,39 @@ impl Default for Sql {
                 and not pg_visible_in_snapshot(xid, $2::text::pg_snapshot) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
               order by xid, command_id";
         // Ends are looked up one by one: with a page of rows that is a few hundred index probes, whatever the history.
-        let open = |table: &str, ends: &str, foreign: bool, also: &str| {
+        // A run that waits for its start is named by its timer, and there may be a million of them above a mark that something holds.
+        let open = |table: &str, ends: &str, foreign: bool| {
             format!(
                 "(select {HEADER}, {foreign} as is_foreign from tramline.{table} r
                    left join lateral (select true as ended from tramline.{ends} e where e.run_id = r.run_id and e.shard = r.shard limit 1) e on true
                   where r.shard = $1 and r.priority = $2 and r.executor = 'engine' and (r.enqueued_xid, r.run_id) > ($3::text::xid8, $4::uuid)
-                    and e.ended is null{also} order by r.enqueued_xid, r.run_id limit $5)"
+                    and e.ended is null and not exists (select from tramline.timers t where t.run_id = r.run_id and t.kind = 'start')
+                  order by r.enqueued_xid, r.run_id limit $5)"
             )
         };
-        let scan = |also: &str| {
+        let unfinished = format!(
+            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
+               from ({} union all {} order by 5, 1 limit $5) r",
+            open("runs", "run_ends", false),
+            open("runs_foreign", "run_ends_foreign", true),
+        );
+        // A page of runs as they come, whatever has become of them: what a statement reads does not depend on how many are named.
+        let page = |table: &str, foreign: bool| {
             format!(
-                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
-                   from ({} union all {} order by 5, 1 limit $5) r",
-                open("runs", "run_ends", false, also),
-                open("runs_foreign", "run_ends_foreign", true, also),
+                "(select {HEADER}, {foreign} as is_foreign from tramline.{table} r
+                  where r.shard = $1 and r.priority = $2 and r.executor = 'engine' and (r.enqueued_xid, r.run_id) > ($3::text::xid8, $4::uuid)
+                    and r.enqueued_xid < $6::text::xid8 order by r.enqueued_xid, r.run_id limit $5)"
             )
         };
-        let unfinished = scan("");
-        let unnamed = scan(
-            " and r.enqueued_xid < $6::text::xid8 and not exists (select from tramline.timers t where t.run_id = r.run_id)
-              and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)",
+        let unnamed = format!(
+            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign,
+                    not exists (select from tramline.timers t where t.run_id = r.run_id and t.kind <> 'deadline')
+                    and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)
+                    and case when r.is_foreign then not exists (select from tramline.run_ends_foreign e where e.run_id = r.run_id and e.shard = r.shard)
+                             else not exists (select from tramline.run_ends e where e.run_id = r.run_id and e.shard = r.shard) end as unnamed
+               from ({} union all {} order by 5, 1 limit $5) r order by r.xid, r.run_id",
+            page("runs", false),
+            page("runs_foreign", true),
         );
         let named = format!(
             "select run_id, shard, priority, scheduled_at, enqueued_xid::text, false, {BODY} from tramline.runs
@@ -369,8 +392,8 @@ impl Reader {
         rows.iter().map(|r| header(r, 0)).collect()
     }
 
-    /// One page of unfinished runs that no timer and no parked row names, enqueued before a transaction that every tick
-    /// has passed: all of them must be known to the owner. The sweep hands over those that are not.
+    /// Looks at one page of runs after a position, enqueued before a transaction that every tick has passed. Those that have
+    /// not ended and that no timer and no parked row names must be known to the owner: the sweep hands them over.
     ///
     /// # Errors
     /// When the connection broke.
@@ -381,7 +404,7 @@ impl Reader {
         xid: u64,
         after: Uuid,
         before: u64,
-    ) -> Result<Vec<Header>, StoreError> {
+    ) -> Result<Swept, StoreError> {
         let (shard, priority) = (i32::from(shard), i16::from(priority));
         let rows = self
             .client
@@ -398,7 +421,17 @@ impl Reader {
             )
             .await
             .map_err(|e| StoreError::query("discovery sweep", e))?;
-        rows.iter().map(|r| header(r, 0)).collect()
+        let last = rows.last().map(|r| header(r, 0)).transpose()?;
+        Ok(Swept {
+            next: last
+                .filter(|_| rows.len() as i64 >= PAGE)
+                .map(|h| (h.xid, h.run_id)),
+            headers: rows
+                .iter()
+                .filter(|r| r.get::<_, bool>(6))
+                .map(|r| header(r, 0))
+                .collect::<Result<_, _>>()?,
+        })
     }
 
     /// The low-water mark of a shard as it is stored. A mark that was committed is safe after a crash of the server; one

@@ -18,6 +18,10 @@ pub struct TimerRow {
     pub attempt: u32,
 }
 
+/// The statement of [`window`]. Parameters: shard, due time, run id, limit.
+pub const WINDOW: &str = "select due_at, run_id, kind, step, attempt from tramline.timers
+  where shard = $1 and (due_at, run_id) > ($2, $3) order by due_at, run_id fetch first ($4::bigint) rows with ties";
+
 /// The next timers of a shard after a position, in order of due time: `limit` of them, and those that share the last
 /// one's time and run (two steps of a run may wait for the same instant, and the position would lose the second).
 ///
@@ -35,11 +39,7 @@ pub async fn window(
         None => (Timestamp::UNIX_EPOCH, Uuid::nil()),
     };
     let rows = client
-        .query(
-            "select due_at, run_id, kind, step, attempt from tramline.timers
-              where shard = $1 and (due_at, run_id) > ($2, $3) order by due_at, run_id fetch first ($4::bigint) rows with ties",
-            &[&i32::from(shard), &due_at, &run_id, &limit],
-        )
+        .query(WINDOW, &[&i32::from(shard), &due_at, &run_id, &limit])
         .await
         .map_err(|e| StoreError::query("timers", e))?;
     rows.iter()

@@ -16,6 +16,7 @@ impl Driver {
     pub(super) fn on_discovered(&mut self, found: Discovered) {
         if let Some((now, at)) = found.now {
             self.state.clock.sample(now, at);
+            self.watch_clock(now, at);
         }
         for header in found.headers {
             self.on_header(header, found.past, found.swept);
@@ -157,11 +158,14 @@ impl Driver {
             let mut known = Vec::new();
             let mut bodies = Vec::new();
             while fresh.len() + known.len() < room.min(LOAD_BATCH) {
-                let Some(id) = self.pop_ready() else { break };
+                let Some((class, id)) = self.pop_ready() else {
+                    break;
+                };
                 let Some(entry) = self.state.entries.get_mut(&id) else {
                     continue;
                 };
-                if !matches!(entry.stage, Stage::Ready) {
+                // Left over from before it was loaded for the sake of an event, or from before its class was changed.
+                if !matches!(entry.stage, Stage::Ready) || usize::from(entry.priority) != class {
                     continue;
                 }
                 entry.stage = Stage::Loading;
@@ -199,17 +203,17 @@ impl Driver {
         }
     }
 
-    fn pop_ready(&mut self) -> Option<Uuid> {
+    fn pop_ready(&mut self) -> Option<(usize, Uuid)> {
         let fair = (self.state.starts + 1).is_multiple_of(FAIR_EVERY);
         let mut order: [usize; CLASSES] = std::array::from_fn(|i| i);
         if fair {
             order.reverse();
         }
-        let id = order
+        let next = order
             .into_iter()
-            .find_map(|class| self.state.ready[class].pop_front())?;
+            .find_map(|class| Some((class, self.state.ready[class].pop_front()?)))?;
         self.state.starts += 1;
-        Some(id)
+        Some(next)
     }
 
     fn load(&mut self, job: LoadJob) {
@@ -324,8 +328,10 @@ impl Driver {
             if event.is_some() && self.goes_back_to_its_queue(run_id, scheduled_at, now) {
                 return;
             }
-            if let Some(event) = event {
-                self.feed(run_id, event);
+            match event {
+                Some(Event::Begin { .. }) if !self.may_begin(run_id, None) => {}
+                Some(event) => self.feed(run_id, event),
+                None => {}
             }
         }
         self.leave_if_waiting(run_id, now);

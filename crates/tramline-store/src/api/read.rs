@@ -133,12 +133,14 @@ pub async fn list_runs(db: &Db, query: &RunQuery<'_>) -> Result<Vec<RunRow>, Sto
     let client = db.get().await?;
     let rows = client
         .query(
-            &format!(
-                "select {COLUMNS} from ops.runs
-                  where ($1::text is null or status = $1) and ($2::text is null or target = $2) and ($3::uuid is null or created_by = $3)
-                    and ($4::uuid is null or run_id < $4) order by run_id desc limit $5"
-            ),
-            &[&query.status, &query.target, &query.created_by, &query.before, &query.limit],
+            &format!("select {COLUMNS} from ops.list_runs($1, $2, $4, $5::bigint::int, $3)"),
+            &[
+                &query.status,
+                &query.target,
+                &query.created_by,
+                &query.before,
+                &query.limit,
+            ],
         )
         .await
         .map_err(|e| StoreError::query("list runs", e))?;

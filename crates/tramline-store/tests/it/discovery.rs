@@ -487,7 +487,7 @@ async fn unfinished_runs_are_read_from_a_mark_on_in_pages() {
 }
 
 #[tokio::test]
-async fn the_sweep_reads_old_unfinished_runs_that_no_row_names() {
+async fn the_sweep_finds_old_unfinished_runs_that_no_row_names() {
     let w = world().await;
     let owner = Owner::of_all(&w.store).await;
     let reader = Reader::connect(&w.store).await.unwrap();
@@ -516,7 +516,11 @@ async fn the_sweep_reads_old_unfinished_runs_that_no_row_names() {
         .unnamed(3, CLASS, 0, NIL, before.parse().unwrap())
         .await
         .unwrap();
-    assert_eq!(swept.iter().map(|h| h.run_id).collect::<Vec<_>>(), [ids[3]]);
+    assert_eq!(
+        swept.headers.iter().map(|h| h.run_id).collect::<Vec<_>>(),
+        [ids[3]]
+    );
+    assert_eq!(swept.next, None);
     assert_eq!(
         reader
             .parked(3)

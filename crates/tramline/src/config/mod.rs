@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use toml::de::DeTable;
-use tramline_core::definition::{self, Problem};
+use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration};
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
 use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
@@ -29,6 +29,8 @@ const FILE: &str = "tramline.toml";
 const BODY_MB_MAX: u64 = 1_024;
 /// Largest time limit of one answer, in seconds: a day is a run's business, not a request's.
 const ANSWER_SECONDS_MAX: u64 = 3_600;
+/// Longest threshold of what is stuck: a week, after which nobody waits for the news.
+const STUCK_SECONDS_MAX: u64 = 7 * 86_400;
 /// Longest lease; a killed node is replaced only after it.
 const LEASE_SECONDS_MAX: u64 = 300;
 
@@ -38,6 +40,7 @@ pub struct Config {
     pub functions: BTreeMap<String, FunctionSettings>,
     pub gateway: GatewaySettings,
     pub engine: EngineSettings,
+    pub retention: RetentionSettings,
     pub host: HostSettings,
     pub sandbox: SandboxConfig,
     pub postgres: PostgresSettings,
@@ -79,6 +82,15 @@ pub struct GatewaySettings {
     pub authenticated_targets: Vec<String>,
 }
 
+/// `[retention]`: how long ended runs are kept, in seconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RetentionSettings {
+    /// Of all targets that say nothing.
+    pub default: Option<u64>,
+    /// `[retention.targets]`: of functions and workflows by name.
+    pub targets: Vec<(String, u64)>,
+}
+
 /// `[engine]`; see `EngineConfig` for the defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EngineSettings {
@@ -90,6 +102,12 @@ pub struct EngineSettings {
     pub function_timeout_seconds: Option<u64>,
     /// Idle poll: how late a run inserted by plain SQL may be noticed.
     pub poll_ms: Option<u64>,
+    /// A run queued for longer is stuck.
+    pub stuck_queued_seconds: Option<u64>,
+    /// A timer or deadline that is over for longer is stuck.
+    pub stuck_overdue_seconds: Option<u64>,
+    /// A request that is unanswered for longer is stuck.
+    pub stuck_request_seconds: Option<u64>,
 }
 
 /// `[postgres]`, the embedded one.
@@ -147,6 +165,7 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         engine: read_engine(&top.section("engine")),
         host: host::read(&top.section("host")),
         sandbox: sandbox::read_sandbox(&top.section("sandbox")),
+        retention: read_retention(&top.section("retention")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
     top.finish();
@@ -228,7 +247,7 @@ fn checked<T>(
         Ok(parsed) => Some(parsed),
         Err(problems) => {
             for problem in problems {
-                block.refuse(key, &format!("{} {}", problem.path, problem.message));
+                block.refuse(key, &format!("{}: {}", problem.path, problem.message));
             }
             None
         }
@@ -266,9 +285,40 @@ fn read_engine(section: &Section<'_>) -> EngineSettings {
         max_calls: section.number("max_calls", 1..=100_000),
         function_timeout_seconds: section.number("function_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
         poll_ms: section.number("poll_ms", 1..=60_000),
+        stuck_queued_seconds: section.number("stuck_queued_seconds", 1..=STUCK_SECONDS_MAX),
+        stuck_overdue_seconds: section.number("stuck_overdue_seconds", 1..=STUCK_SECONDS_MAX),
+        stuck_request_seconds: section.number("stuck_request_seconds", 1..=STUCK_SECONDS_MAX),
     };
     section.finish();
     settings
+}
+
+fn read_retention(section: &Section<'_>) -> RetentionSettings {
+    let default = section.text("default").and_then(|text| {
+        parse_keep(&text)
+            .map_err(|message| section.refuse("default", &message))
+            .ok()
+    });
+    let mut targets = Vec::new();
+    for (target, text) in section.section("targets").pairs() {
+        match parse_keep(&text) {
+            Ok(seconds) => targets.push((target, seconds)),
+            Err(message) => section.refuse("targets", &format!("{target}: {message}")),
+        }
+    }
+    section.finish();
+    RetentionSettings { default, targets }
+}
+
+/// How long runs are kept, in seconds.
+pub fn parse_keep(text: &str) -> Result<u64, String> {
+    let ms = parse_duration(text).map_err(|error| error.to_string())?;
+    if ms < KEEP_MIN_MS {
+        return Err(format!(
+            "`{text}` is too short: the ledger is kept by days, so take at least 1d"
+        ));
+    }
+    Ok(ms / 1_000)
 }
 
 /// Names of a server's settings as Postgres accepts them on its command line.

@@ -150,3 +150,55 @@ fn layers_and_egress_are_checked() {
     }
     assert_eq!(problems("[functions.a]\negress = 3\n", &[]).len(), 1);
 }
+
+#[test]
+fn retention_is_read_by_target_and_at_least_a_day() {
+    let text = "[retention]\ndefault = \"90d\"\n[retention.targets]\n\"daily-digest\" = \"7d\"\n";
+    let config = parse(text, &[]).unwrap();
+    assert_eq!(config.retention.default, Some(90 * 86_400));
+    assert_eq!(
+        config.retention.targets,
+        [("daily-digest".to_owned(), 7 * 86_400)]
+    );
+    let config = parse(text, &[("TRAMLINE_RETENTION_DEFAULT", "1d")]).unwrap();
+    assert_eq!(config.retention.default, Some(86_400));
+    let found = problems("[retention]\ndefault = \"12h\"\n", &[]);
+    assert!(
+        found[0].starts_with("tramline.toml:2: ") && found[0].contains("at least 1d"),
+        "{found:?}"
+    );
+    let found = problems("[retention.targets]\nx = \"soon\"\n", &[]);
+    assert!(found[0].contains("x: read the duration `soon`"), "{found:?}");
+}
+
+#[test]
+fn functions_have_policies_which_the_core_checks() {
+    let text = "[functions.mail.retry]\nmax_attempts = 5\non = [503, \"timeout\"]\njitter = false\n[functions.mail.idempotency]\nretention = \"7d\"\n";
+    let config = parse(text, &[]).unwrap();
+    let mail = &config.functions["mail"];
+    assert_eq!(
+        mail.retry,
+        Some(serde_json::json!({ "max_attempts": 5, "on": [503, "timeout"], "jitter": false }))
+    );
+    assert_eq!(mail.retention_ms, Some(7 * 86_400_000));
+    assert_eq!(
+        parse("[functions.mail]\n", &[]).unwrap().functions["mail"].retry,
+        None
+    );
+    let found = problems(
+        "[functions.mail]\nretry = { max_atempts = 5, backoff = \"cubic\" }\nidempotency = { retention = \"7 days\" }\n",
+        &[],
+    );
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(
+        found[0].starts_with(
+            "tramline.toml:2: functions.mail.retry.max_atempts: unknown key `max_atempts`: did you mean"
+        ),
+        "{found:?}"
+    );
+    assert!(found[1].contains("functions.mail.retry.backoff"), "{found:?}");
+    assert!(
+        found[2].starts_with("tramline.toml:3: functions.mail.idempotency.retention"),
+        "{found:?}"
+    );
+}

@@ -22,10 +22,9 @@ pub(super) fn keys(setup: &Setup) -> Keys {
     }
 }
 
-pub(super) fn engine(settings: &EngineSettings, name: &str, schedules: bool) -> EngineConfig {
+pub(super) fn engine(settings: &EngineSettings, name: &str) -> EngineConfig {
     let mut config = EngineConfig {
         node_name: name.to_owned(),
-        schedules,
         calls_max: CALLS_MAX,
         ..EngineConfig::default()
     };
@@ -43,6 +42,10 @@ pub(super) fn engine(settings: &EngineSettings, name: &str, schedules: bool) -> 
         settings.function_timeout_seconds.map(Duration::from_secs),
     );
     set(&mut config.poll_max, settings.poll_ms.map(Duration::from_millis));
+    let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+    set(&mut config.stuck.queued, seconds(settings.stuck_queued_seconds));
+    set(&mut config.stuck.overdue, seconds(settings.stuck_overdue_seconds));
+    set(&mut config.stuck.request, seconds(settings.stuck_request_seconds));
     config
 }
 
