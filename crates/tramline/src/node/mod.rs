@@ -168,6 +168,9 @@ impl Node {
         };
         gateway.guards = plan.guards.clone();
         gateway.cron_secrets = vec![cron_secret];
+        gateway
+            .metrics
+            .push(Arc::new(metrics::HostMetrics(self.host.clone())));
         if let Some(engine) = &self.engine {
             gateway
                 .metrics
