@@ -15,8 +15,6 @@ pub struct EngineConfig {
     pub calls_max: usize,
     /// Longest call of a function that is a run by itself.
     pub function_timeout: Duration,
-    /// Whether this node fires schedules of its shards.
-    pub schedules: bool,
     /// Idle poll: how late a run that was inserted by plain SQL may be noticed.
     pub poll_max: Duration,
     /// How often unfinished runs are compared with what the node knows: a safety net, which must find nothing.
@@ -49,7 +47,6 @@ impl Default for EngineConfig {
             active_max: 2_000,
             calls_max: 1_000,
             function_timeout: Duration::from_secs(150),
-            schedules: true,
             poll_max: Duration::from_millis(250),
             sweep_every: Duration::from_secs(300),
             stuck: StuckConfig {

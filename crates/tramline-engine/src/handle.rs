@@ -191,12 +191,7 @@ impl Engine {
                 load_jobs,
                 own.clone(),
             )),
-            tokio::spawn(maintenance::run(
-                db.clone(),
-                config.schedules,
-                chore_jobs,
-                own.clone(),
-            )),
+            tokio::spawn(maintenance::run(db.clone(), chore_jobs, own.clone())),
             tokio::spawn(discovery::run(
                 db.clone(),
                 assigned,

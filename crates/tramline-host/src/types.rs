@@ -37,6 +37,17 @@ pub struct HostConfig {
 pub struct Limits {
     /// Memory of one worker in MB, beyond what an empty one takes. The JavaScript heap gets this as its bound.
     pub memory_mb: u64,
+    /// Milliseconds of processor time for one call. Calls that run at the same time share theirs; at half of it the
+    /// instance is replaced, at all of it killed.
+    pub cpu_ms: u64,
+    /// Milliseconds from a call's begin to the end of its answer, streams and WebSockets included.
+    pub call_ms: u64,
+    /// MB of one answer.
+    pub response_mb: u64,
+    /// MB of temporary files of one instance.
+    pub temp_mb: u64,
+    /// Threads of one instance, of which an idle one has 7.
+    pub threads: u64,
     /// A worker that does not answer for this long while it has calls is taken for an endless loop and killed.
     pub hang_ms: u64,
     /// Calls one instance may have in flight; the next one is refused as overloaded.
@@ -60,6 +71,14 @@ impl Default for Limits {
         Limits {
             // what Supabase gives an edge function
             memory_mb: 256,
+            // as there
+            cpu_ms: 2_000,
+            call_ms: 400_000,
+            // more than anybody sends in that time on purpose
+            response_mb: 1_024,
+            // as there, on the free plan
+            temp_mb: 256,
+            threads: 64,
             hang_ms: 10_000,
             max_in_flight: 1_000,
             max_age_ms: 6 * 60 * 60 * 1_000,
@@ -68,6 +87,30 @@ impl Default for Limits {
             bundle_ms: 120_000,
             spare_workers: 1,
             prestart: 16,
+        }
+    }
+}
+
+/// Limits of one function; those of the host hold where it has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FunctionLimits {
+    pub memory_mb: Option<u64>,
+    pub cpu_ms: Option<u64>,
+    pub call_ms: Option<u64>,
+    pub response_mb: Option<u64>,
+    pub max_in_flight: Option<usize>,
+}
+
+impl Limits {
+    /// These, with a function's own in their place.
+    pub fn with(&self, own: &FunctionLimits) -> Limits {
+        Limits {
+            memory_mb: own.memory_mb.unwrap_or(self.memory_mb),
+            cpu_ms: own.cpu_ms.unwrap_or(self.cpu_ms),
+            call_ms: own.call_ms.unwrap_or(self.call_ms),
+            response_mb: own.response_mb.unwrap_or(self.response_mb),
+            max_in_flight: own.max_in_flight.unwrap_or(self.max_in_flight),
+            ..self.clone()
         }
     }
 }
@@ -97,6 +140,7 @@ pub struct FunctionSpec {
     pub policy: Policy,
     /// Where it may connect to.
     pub egress: Egress,
+    pub limits: FunctionLimits,
     /// Set when the function must not be started; the reason.
     pub broken: Option<String>,
 }

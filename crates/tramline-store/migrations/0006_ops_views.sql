@@ -58,7 +58,10 @@ select run_id as id, target as workflow_name, version as workflow_version,
   from ops.runs where kind = 'workflow';
 create view ops.functions with (security_invoker = true) as select name, kind, version, auth, state, reason, updated_at from tramline.functions;
 create view ops.schedules with (security_invoker = true) as
-select name, cron, timezone, target, input, queue, priority, paused, source, last_due, created_at, updated_at from tramline.schedules;
+select name, cron, every_ms * interval '1 millisecond' as every, anchor, timezone, target, input, queue, priority, paused,
+       jitter_ms * interval '1 millisecond' as jitter, start_at, end_at, exclude, overlap, catch_up, catch_up_max,
+       late_after_ms * interval '1 millisecond' as late_after, source, last_due, problem, created_at, updated_at
+  from tramline.schedules;
 create view ops.schedule_periods with (security_invoker = true) as select * from tramline.schedule_periods;
 create view ops.timers with (security_invoker = true) as
 select run_id, generation, kind, nullif(step, '') as step, attempt, due_at, created_at from tramline.timers;

@@ -4,12 +4,14 @@
 //! (pure) or in the SQL functions of `migrations/`, which hold what must be atomic.
 
 pub mod api;
+pub mod calendars;
 mod db;
 pub mod discovery;
 pub mod embedded;
 mod error;
 pub mod flush;
 mod migrate;
+pub mod retention;
 pub mod rows;
 pub mod runs;
 pub mod schedules;

@@ -79,6 +79,7 @@ impl Driver {
             foreign: live.foreign,
         };
         let target = target_of(live);
+        let period_end = period_end(live, run_id, &rows);
         let updates = rows
             .iter()
             .filter_map(|row| RunUpdate::of(run_id, &target, row))
@@ -87,6 +88,7 @@ impl Driver {
         for what in rows
             .into_iter()
             .map(|row| What::Run(subject, row))
+            .chain(period_end)
             .chain(command.map(|command_id| What::CommandDone {
                 command_id,
                 run_id: Some(run_id),
@@ -206,7 +208,7 @@ impl Driver {
             function: call.function,
             body: call.body,
             idempotency_key: call.idempotency_key,
-            period: live.period.as_ref().map(|(_, due_at)| *due_at),
+            period: live.period.as_ref().map(|p| p.due_at),
             timeout,
         };
         let invoke = Arc::clone(&self.invoke);
@@ -282,6 +284,21 @@ fn storable(outcome: Outcome) -> Outcome {
         return Outcome::Failed(Failure::new("output_too_large", message));
     }
     outcome
+}
+
+/// The first end of a scheduled run, for its period.
+fn period_end(live: &Live, run_id: Uuid, rows: &[Row]) -> Option<What> {
+    let period = live.period.as_ref().filter(|_| live.run.generation == 1)?;
+    let finished_at = rows.iter().find_map(|row| match row {
+        Row::End(end) => Some(end.finished_at),
+        _ => None,
+    })?;
+    Some(What::PeriodEnd {
+        run_id,
+        schedule: period.schedule.clone(),
+        due_at: period.due_at,
+        finished_at,
+    })
 }
 
 fn target_of(live: &Live) -> String {

@@ -16,6 +16,7 @@ impl Driver {
     pub(super) fn on_discovered(&mut self, found: Discovered) {
         if let Some((now, at)) = found.now {
             self.state.clock.sample(now, at);
+            self.watch_clock(now, at);
         }
         for header in found.headers {
             self.on_header(header, found.past, found.swept);
@@ -324,8 +325,10 @@ impl Driver {
             if event.is_some() && self.goes_back_to_its_queue(run_id, scheduled_at, now) {
                 return;
             }
-            if let Some(event) = event {
-                self.feed(run_id, event);
+            match event {
+                Some(Event::Begin { .. }) if !self.may_begin(run_id, None) => {}
+                Some(event) => self.feed(run_id, event),
+                None => {}
             }
         }
         self.leave_if_waiting(run_id, now);

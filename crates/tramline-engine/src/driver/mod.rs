@@ -9,6 +9,8 @@ mod commands;
 mod commit;
 mod explain;
 mod intake;
+mod overlap;
+mod periods;
 mod priority;
 mod schedules;
 mod timers;
@@ -35,7 +37,7 @@ use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
 use crate::loading::{LoadId, LoadJob};
 use crate::maintenance::Chore;
-use crate::message::{CallEnded, Message};
+use crate::message::{CallEnded, Message, Period};
 
 /// Priority classes.
 const CLASSES: usize = 4;
@@ -141,7 +143,7 @@ enum Waiting {
 struct Live {
     run: Run,
     foreign: bool,
-    period: Option<(String, Millis)>,
+    period: Option<Period>,
     calls: Vec<(usize, AbortHandle)>,
 }
 
@@ -154,6 +156,8 @@ struct Unit {
     updates: Vec<RunUpdate>,
     /// A delayed run whose timer is in this unit: it leaves memory.
     leaves: Option<TimerRow>,
+    /// The run waits in its schedule's line and leaves memory.
+    parks: bool,
     /// An id (of a run or a command) that reads may still name until a tick after the commit.
     remember: Option<Uuid>,
 }
@@ -167,6 +171,7 @@ impl Unit {
             then: Vec::new(),
             updates: Vec::new(),
             leaves: None,
+            parks: false,
             remember: None,
         }
     }
@@ -221,9 +226,11 @@ impl Driver {
             if Instant::now() >= tick_at {
                 tick_at = Instant::now() + TICK;
                 self.tick_runs();
-                self.plan_periods();
+                self.tell_late();
+                self.ask_for_schedules();
                 self.show();
             }
+            self.plan_periods();
             self.make_waiting_calls();
             self.start_ready();
             self.send_flush();
@@ -266,7 +273,7 @@ impl Driver {
                 timers,
                 complete,
             } => self.on_timers(shard, timers, complete),
-            Message::Schedules(list) => self.on_schedules(list),
+            Message::Schedules(news) => self.on_schedules(news),
             Message::Explain { run_id, reply } => {
                 // The asker may have given up waiting.
                 let _ = reply.send(self.explain(run_id));
@@ -396,7 +403,16 @@ impl Driver {
             let wait = u64::try_from(due - self.state.clock.now()).unwrap_or(0);
             Instant::now() + Duration::from_millis(wait)
         });
-        due.map_or(tick_at, |due| due.min(tick_at))
+        let plan = self
+            .state
+            .schedules
+            .next_look()
+            .filter(|_| self.state.trusted)
+            .map(|look| {
+                let wait = u64::try_from(look - self.state.clock.now()).unwrap_or(0);
+                Instant::now() + Duration::from_millis(wait)
+            });
+        [due, plan].into_iter().flatten().fold(tick_at, Instant::min)
     }
 
     fn has_stopped(&mut self) -> bool {
@@ -465,8 +481,13 @@ impl Driver {
     }
 
     fn tell_shards(&mut self) {
-        let shards: Vec<u16> = self.state.shards.keys().copied().collect();
-        if self.chores.try_send(Chore::Shards(shards)).is_err() {
+        let owned: Vec<u16> = self.state.shards.keys().copied().collect();
+        let (asked, fresh) = self.state.schedules.ask(&owned);
+        if self
+            .chores
+            .try_send(Chore::Shards { owned, fresh, asked })
+            .is_err()
+        {
             tracing::debug!("maintenance is busy; schedules are read at its next turn");
         }
     }

@@ -188,6 +188,9 @@ impl Driver {
         };
         let Some(step) = step else { return };
         if timer.kind == TimerKind::Start {
+            if !self.may_begin(run_id, Some(timer)) {
+                return;
+            }
             self.note_begin(run_id);
         }
         let event = Event::TimerDue {

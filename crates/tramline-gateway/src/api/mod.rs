@@ -4,6 +4,7 @@ pub mod control;
 mod fields;
 mod functions;
 mod operations;
+mod retention;
 mod runs;
 mod schedules;
 mod workers;
@@ -47,7 +48,7 @@ pub enum Right {
 /// One route.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
-    /// `GET` or `POST`.
+    /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: &'static str,
     /// The path after `/api/v1`, `{}` for one segment.
     pub pattern: &'static str,
@@ -82,8 +83,17 @@ enum Does {
     ValidateWorkflow,
     GetWorkflow,
     ListSchedules,
+    GetSchedule,
+    PutSchedule,
+    DeleteSchedule,
+    TriggerSchedule,
+    BackfillSchedule,
     ChangeSchedule(ScheduleVerb),
     SchedulePeriods,
+    Retention { apply: bool },
+    ListCalendars,
+    PutCalendar,
+    DeleteCalendar,
     ListFunctions,
     FunctionLogs,
     Status,
@@ -152,12 +162,36 @@ pub const ROUTES: &[Route] = &[
     ),
     route("GET", "/workflows/{}", Right::Service, Does::GetWorkflow),
     route("GET", "/schedules", Right::Service, Does::ListSchedules),
+    route("GET", "/schedules/{}", Right::Service, Does::GetSchedule),
+    route("PUT", "/schedules/{}", Right::Service, Does::PutSchedule),
+    route("DELETE", "/schedules/{}", Right::Service, Does::DeleteSchedule),
     route(
         "POST",
         "/schedules/{}/trigger",
         Right::Service,
-        Does::ChangeSchedule(ScheduleVerb::Trigger),
+        Does::TriggerSchedule,
     ),
+    route(
+        "POST",
+        "/schedules/{}/backfill",
+        Right::Service,
+        Does::BackfillSchedule,
+    ),
+    route(
+        "GET",
+        "/retention",
+        Right::Service,
+        Does::Retention { apply: false },
+    ),
+    route(
+        "POST",
+        "/retention",
+        Right::Service,
+        Does::Retention { apply: true },
+    ),
+    route("GET", "/calendars", Right::Service, Does::ListCalendars),
+    route("PUT", "/calendars/{}", Right::Service, Does::PutCalendar),
+    route("DELETE", "/calendars/{}", Right::Service, Does::DeleteCalendar),
     route(
         "POST",
         "/schedules/{}/pause",
@@ -278,8 +312,17 @@ async fn run(
         Does::ValidateWorkflow => workflows::validate(call, request).await,
         Does::GetWorkflow => workflows::get(call, name, request).await,
         Does::ListSchedules => schedules::list(call).await,
+        Does::GetSchedule => schedules::get(call, name).await,
+        Does::PutSchedule => schedules::put(call, name, request).await,
+        Does::DeleteSchedule => schedules::delete(call, name).await,
+        Does::TriggerSchedule => schedules::trigger(call, name, request).await,
+        Does::BackfillSchedule => schedules::backfill(call, name, request).await,
         Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
         Does::SchedulePeriods => schedules::periods(call, name, request).await,
+        Does::Retention { apply } => retention::retention(call, apply).await,
+        Does::ListCalendars => schedules::calendars(call).await,
+        Does::PutCalendar => schedules::put_calendar(call, name, request).await,
+        Does::DeleteCalendar => schedules::delete_calendar(call, name).await,
         Does::ListFunctions => functions::list(call),
         Does::FunctionLogs => functions::logs(call, name, &request),
         Does::Status => {

@@ -29,6 +29,10 @@ fn body_for(route: &Route) -> Value {
         ("POST", "/runs/{}/events") => json!({ "message": "m" }),
         ("POST", "/runs/{}/artifacts") => json!({ "name": "n" }),
         ("POST", "/workflows" | "/workflows/validate") => json!({ "name": "w", "steps": [] }),
+        ("PUT", _) => json!({ "name": "x" }),
+        ("POST", "/schedules/{}/backfill") => {
+            json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z" })
+        }
         _ => Value::Null,
     }
 }

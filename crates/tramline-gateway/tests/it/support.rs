@@ -400,6 +400,74 @@ impl Control for ScriptedControl {
         self.answer(vec![])
     }
 
+    fn get_schedule(&self, name: String) -> Answer<Schedule> {
+        self.answer(sample_schedule(&name))
+    }
+
+    fn put_schedule(&self, name: String, document: Value, _: Actor) -> Answer<StoredSchedule> {
+        let schedule = Schedule {
+            cron: document["cron"].as_str().map(str::to_owned),
+            ..sample_schedule(&name)
+        };
+        self.answer(StoredSchedule {
+            schedule,
+            changed: true,
+        })
+    }
+
+    fn delete_schedule(&self, _: String) -> Answer<()> {
+        self.answer(())
+    }
+
+    fn trigger_schedule(&self, name: String, period: Option<Millis>, _: Actor) -> Answer<ScheduleOutcome> {
+        self.answer(ScheduleOutcome {
+            name: format!("{name} {period:?}"),
+            enabled: true,
+            run_id: None,
+        })
+    }
+
+    fn backfill_schedule(&self, name: String, span: Backfill, _: Actor) -> Answer<Backfilled> {
+        self.answer(Backfilled {
+            schedule: name,
+            dry_run: span.dry_run,
+            started: 1,
+            periods: vec![BackfillPeriod {
+                due_at: Some(span.from),
+                start: true,
+                run_id: None,
+            }],
+        })
+    }
+
+    fn retention(&self, apply: bool) -> Answer<Retention> {
+        self.answer(Retention {
+            settings: vec![],
+            days: vec![],
+            dropped: if apply { vec!["2026-01-01".into()] } else { vec![] },
+            busy: vec![],
+            removed: 0,
+        })
+    }
+
+    fn list_calendars(&self) -> Answer<Vec<NamedCalendar>> {
+        self.answer(vec![])
+    }
+
+    fn put_calendar(&self, name: String, _: Value) -> Answer<NamedCalendar> {
+        self.answer(NamedCalendar {
+            name,
+            exclude: vec![],
+            timezone: None,
+            source: "api".into(),
+            problem: None,
+        })
+    }
+
+    fn delete_calendar(&self, _: String) -> Answer<()> {
+        self.answer(())
+    }
+
     fn change_schedule(&self, name: String, verb: ScheduleVerb, _: Actor) -> Answer<ScheduleOutcome> {
         self.answer(ScheduleOutcome {
             name,
@@ -417,6 +485,31 @@ impl Control for ScriptedControl {
             uptime_ms: 5,
             counts: BTreeMap::new(),
         })
+    }
+}
+
+fn sample_schedule(name: &str) -> Schedule {
+    Schedule {
+        name: name.into(),
+        cron: Some("@daily".into()),
+        every: None,
+        anchor: None,
+        timezone: "UTC".into(),
+        target: "echo".into(),
+        input: Value::Null,
+        enabled: true,
+        jitter: "0s".into(),
+        start_at: None,
+        end_at: None,
+        exclude: vec![],
+        overlap: "allow".into(),
+        catch_up: "skip".into(),
+        catch_up_max: 100,
+        late_after: "5m".into(),
+        source: "api".into(),
+        problem: None,
+        next_due_at: Some(0),
+        last_due_at: None,
     }
 }
 

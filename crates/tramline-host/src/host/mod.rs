@@ -1,8 +1,10 @@
 //! The host: all functions of a project, callable by name.
 
+mod bounded;
 mod call;
 mod function;
 mod pool;
+pub mod usage;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
@@ -18,9 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::bundle::Bundler;
 use crate::logs::LogHub;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Egress, Sandbox};
 use crate::types::{FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine};
-use crate::worker::{RunDir, Worker, WorkerConfig, write_bootstrap};
+use crate::worker::{Profile, RunDir, Worker, WorkerConfig, write_bootstrap};
 use function::Function;
 use pool::Pool;
 
@@ -113,7 +115,10 @@ impl Host {
             bundles: bundler.folder(),
             bootstrap,
             run_dir,
-            memory_mb: limits.memory_mb,
+            usual: Profile {
+                egress: Egress::default(),
+                memory_mb: limits.memory_mb,
+            },
             logs: logs.clone(),
             children: children.clone(),
             sandbox,
@@ -127,7 +132,7 @@ impl Host {
         );
         let functions = functions
             .into_iter()
-            .map(|spec| (spec.name.clone(), Function::new(spec)))
+            .map(|spec| (spec.name.clone(), Function::new(spec, &limits)))
             .collect();
         let inner = Arc::new(Inner {
             functions,

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::sandbox::Egress;
-use crate::worker::{StartError, Worker, WorkerConfig};
+use crate::worker::{Profile, StartError, Worker, WorkerConfig};
 
 /// Hands out workers that have no function yet.
 #[derive(Debug)]
@@ -41,10 +40,10 @@ impl Pool {
     }
 
     /// A generic worker: a spare one, else a fresh one.
-    pub async fn take(self: &Arc<Self>, egress: &Egress) -> Result<Worker, StartError> {
-        // what a process may connect to is decided when it starts; spares are for the usual case
-        if *egress != Egress::default() {
-            return self.spawn(egress).await;
+    pub async fn take(self: &Arc<Self>, profile: &Profile) -> Result<Worker, StartError> {
+        // this is decided when a process starts; spares are for the usual case
+        if *profile != self.config.usual {
+            return self.spawn(profile).await;
         }
         let spare = loop {
             match self.pop() {
@@ -57,7 +56,7 @@ impl Pool {
                 self.refill();
                 Ok(spare)
             }
-            None => self.spawn(egress).await,
+            None => self.spawn(profile).await,
         }
     }
 
@@ -82,10 +81,10 @@ impl Pool {
         spares.len() < self.target
     }
 
-    async fn spawn(&self, egress: &Egress) -> Result<Worker, StartError> {
+    async fn spawn(&self, profile: &Profile) -> Result<Worker, StartError> {
         // the semaphore is never closed
         let _turn = self.turn.acquire().await;
-        Worker::spawn(&self.config, egress).await
+        Worker::spawn(&self.config, profile).await
     }
 
     fn refill(self: &Arc<Self>) {
@@ -97,10 +96,9 @@ impl Pool {
         }
         let pool = Arc::clone(self);
         tokio::spawn(async move {
-            let usual = Egress::default();
             loop {
                 let spawned = tokio::select! {
-                    spawned = pool.spawn(&usual) => spawned,
+                    spawned = pool.spawn(&pool.config.usual) => spawned,
                     () = pool.stopping.cancelled() => break,
                 };
                 match spawned {

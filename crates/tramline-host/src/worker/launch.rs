@@ -30,6 +30,13 @@ const USER_THREADS: u64 = 8_192;
 /// Threads of one worker, where it has a control group: it starts with 7.
 const WORKER_THREADS: u64 = 64;
 
+/// What a process is started with, and keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    pub egress: Egress,
+    pub memory_mb: u64,
+}
+
 /// What all workers of a host have in common.
 #[derive(Debug)]
 pub struct WorkerConfig {
@@ -41,7 +48,8 @@ pub struct WorkerConfig {
     pub bundles: PathBuf,
     pub bootstrap: PathBuf,
     pub run_dir: RunDir,
-    pub memory_mb: u64,
+    /// What spares are started with.
+    pub usual: Profile,
     pub logs: LogHub,
     /// Owns the processes.
     pub children: TaskTracker,
@@ -61,7 +69,7 @@ pub fn write_bootstrap(state_dir: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// The command of one worker. Permissions end at its own folder and the bundles; the latter it loses once it has booted.
-pub fn child_spec(config: &WorkerConfig, slot: &Slot, egress: &Egress) -> std::io::Result<ChildSpec> {
+pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std::io::Result<ChildSpec> {
     let socket = slot.socket();
     let list = |flag: &str, paths: &[&Path]| {
         let mut argument = OsString::from(flag);
@@ -87,9 +95,9 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, egress: &Egress) -> std::i
     .map(OsString::from)
     .to_vec();
     let sockets = [&socket, &slot.node_socket()].map(|path| format!("unix:{}", path.display()));
-    let network = egress.arguments(&sockets, &config.own_addresses);
+    let network = profile.egress.arguments(&sockets, &config.own_addresses);
     args.extend(network.into_iter().map(OsString::from));
-    args.push(format!("--v8-flags=--max-old-space-size={}", config.memory_mb).into());
+    args.push(format!("--v8-flags=--max-old-space-size={}", profile.memory_mb).into());
     args.push(list("--allow-read", &[&config.bundles, slot.path()]));
     args.push(list("--allow-write", &[slot.path()]));
     args.push(config.bootstrap.clone().into());
@@ -102,7 +110,7 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, egress: &Egress) -> std::i
         // certificates of the machine's own authorities count, as they do for curl
         ("DENO_TLS_CA_STORE", "mozilla,system".into()),
     ];
-    let data_bytes = BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (config.memory_mb << 20);
+    let data_bytes = BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (profile.memory_mb << 20);
     let program = match config.sandbox.account() {
         // the child opens it after it has become another user
         Some(_) => format!("/proc/self/fd/{}", config.deno_file.as_raw_fd()).into(),
@@ -122,7 +130,7 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, egress: &Egress) -> std::i
             file_bytes: FILE_BYTES,
             user_threads: USER_THREADS,
         },
-        jail: jail(config, slot, egress, data_bytes)?,
+        jail: jail(config, slot, &profile.egress, data_bytes)?,
     })
 }
 

@@ -238,3 +238,23 @@ async fn a_reload_takes_the_edited_sources_and_a_broken_edit_can_be_mended() {
     assert_eq!(host.reload("missing").await, None);
     stop(&host).await;
 }
+
+/// Deno fetches esbuild at the first bundling. Two first ones at once, with nothing downloaded yet, both succeed.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_first_bundlings_at_once_share_one_download() {
+    let project = Project::new()
+        .function("one", "Deno.serve(() => new Response('one'));")
+        .function("two", "Deno.serve(() => new Response('two'));");
+    // in place of the folder that tests share
+    let downloads = project.state_dir().join("deno");
+    std::fs::remove_file(&downloads).unwrap();
+    std::fs::create_dir(&downloads).unwrap();
+    let host = project.host().await;
+    assert_eq!(call(&host, "one").await, ok("one"));
+    assert_eq!(call(&host, "two").await, ok("two"));
+    assert!(
+        std::fs::read_dir(&downloads).unwrap().next().is_some(),
+        "it was downloaded here"
+    );
+    stop(&host).await;
+}

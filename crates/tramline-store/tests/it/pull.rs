@@ -445,7 +445,12 @@ async fn requeue_stale_takes_back_silent_claims_only() {
 async fn a_run_that_loses_claim_after_claim_is_a_dead_letter() {
     let w = world().await;
     pull_queue(&w, "poison", "claims_max=2").await;
-    let id: Uuid = w.value("select ops.queue_run(p_queue => 'poison')", &[]).await;
+    let id: Uuid = w
+        .value(
+            "select ops.queue_run(p_queue => 'poison', p_input => '{\"n\": 1}')",
+            &[],
+        )
+        .await;
     let healthy: Uuid = w
         .value("select ops.queue_run(p_queue => 'poison', p_priority => 3)", &[])
         .await;
@@ -464,13 +469,24 @@ async fn a_run_that_loses_claim_after_claim_is_a_dead_letter() {
         (&row["status"], &row["error"]["code"], &row["attempt"]),
         (&json!("failed"), &json!("claims_exhausted"), &json!(2))
     );
-    let reason: String = w
-        .value("select reason from ops.dead_letters where run_id = $1", &[&id])
+    let letter: Value = w
+        .value(
+            "select to_jsonb(d) from tramline.dead_letters d where run_id = $1",
+            &[&id],
+        )
         .await;
-    assert_eq!(reason, "claims_exhausted");
+    let expected = json!({ "reason": "claims_exhausted", "target": "pipeline", "queue": "poison", "attempt": 2, "payload": { "n": 1 } });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&letter[name], value, "{name}");
+    }
+    let attempts = letter["attempts"].as_array().unwrap();
+    assert_eq!(
+        attempts.iter().map(|a| &a["worker_id"]).collect::<Vec<_>>(),
+        [&json!("w1"), &json!("w1")]
+    );
     assert_eq!(events(&w, id).await, ["claim.expired", "claim.expired"]);
     // a person may send it round again, and its fence goes on
-    w.sql.execute("select ops.retry_run($1)", &[&id]).await.unwrap();
+    w.sql.execute("select ops.redrive($1)", &[&id]).await.unwrap();
     let run = w.value::<Value>(claim, &[]).await;
     assert_eq!(
         (id_of(&run), &run["generation"], &run["fence"], &run["attempt"]),
@@ -652,7 +668,7 @@ async fn wrong_claims_are_refused() {
             "TL400",
         ),
         (
-            "select tramline.store_schedule('s', '* * * * *', null, 'step', null, 'ops', null, null, null)",
+            "select ops.set_schedule('s', 'step', '* * * * *', p_queue => 'ops')",
             "TL400",
         ),
     ] {

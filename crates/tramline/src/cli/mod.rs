@@ -83,6 +83,12 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show what the node does
     Status,
+    /// Drop the days of the ledger that are past their retention, and show how all days stand
+    Retention {
+        /// Only show what would be dropped
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check what this machine has and lacks
     #[command(
         after_help = "Ends with exit code 1 when something that `tramline dev` needs is missing and cannot be installed by it."
@@ -99,7 +105,7 @@ pub enum Command {
     /// Publish and look at workflow definitions
     #[command(subcommand)]
     Workflow(WorkflowCommand),
-    /// Look at, trigger, pause and resume schedules
+    /// Look at, store, trigger, backfill, pause and resume schedules
     #[command(subcommand)]
     Schedule(ScheduleCommand),
     /// List, call and read the logs of functions

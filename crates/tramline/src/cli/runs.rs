@@ -10,8 +10,13 @@ Examples:
   tramline run start proposal-created --input '{\"proposal_id\": \"…\"}' --correlation-id proposal-17
   tramline run start proposal-created --input @proposal.json --wait
   jq … | tramline run start import --input - --delay 5m
+  tramline run start import --from-file contacts.ndjson --correlation-id contacts-may
 
-With a correlation id, the same call twice gives one run. With --wait the exit code tells how the run ended.";
+With a correlation id, the same call twice gives one run. With --wait the exit code tells how the run ended.
+
+--from-file starts a run for every line: a line is an input, or an object with \"input\" and beside it correlation_id, \
+concurrency_key, queue, priority, run_at, delay, run_id, metadata or retry. Line n gets the correlation id ID:n, so that a \
+command that was broken off can be repeated. Refused lines are told with their numbers, the others are started.";
 
 const MANY_EXAMPLES: &str = "\
 Examples:
@@ -57,6 +62,15 @@ pub struct StartArgs {
     /// Makes the start idempotent: the same id and input is the same run
     #[arg(long, value_name = "ID")]
     pub correlation_id: Option<String>,
+    /// Start a run for every line of an NDJSON file, or of standard input (-)
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["input", "wait"])]
+    pub from_file: Option<String>,
+    /// The queue to wait in
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
+    /// 0 (urgent) to 3 (whenever); 2 when not given
+    #[arg(long, value_name = "0-3", value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub priority: Option<u8>,
     /// Policy of a function's run, such as '{"max_attempts": 5}'; its function's own when not given
     #[arg(long, value_name = "JSON|@FILE")]
     pub retry: Option<String>,

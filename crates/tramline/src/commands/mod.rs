@@ -2,8 +2,10 @@
 
 pub mod dead_letter;
 pub mod doctor;
+mod from_file;
 pub mod function;
 pub mod many;
+pub mod retention;
 pub mod run;
 pub mod schedule;
 pub mod status;

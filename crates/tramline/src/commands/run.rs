@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::from_file::start_from_file;
 use super::json_argument;
 use super::many::act;
 use crate::cli::{Global, ListArgs, RunCommand, StartArgs};
@@ -35,14 +36,24 @@ async fn start(global: &Global, client: &Client, args: StartArgs) -> Done {
     if let Some(input) = &args.input {
         body["input"] = json_argument("--input", input)?;
     }
-    if let Some(id) = args.correlation_id {
-        body["correlation_id"] = json!(id);
+    if let Some(queue) = args.queue {
+        body["queue"] = json!(queue);
+    }
+    if let Some(priority) = args.priority {
+        body["priority"] = json!(priority);
     }
     if let Some(delay) = args.delay {
         body["delay"] = json!(delay);
     }
     if let Some(retry) = &args.retry {
         body["retry"] = json_argument("--retry", retry)?;
+    }
+    if let Some(file) = args.from_file {
+        let base = body.as_object().cloned().unwrap_or_default();
+        return start_from_file(global, client, &file, base, args.correlation_id).await;
+    }
+    if let Some(id) = args.correlation_id {
+        body["correlation_id"] = json!(id);
     }
     let wait_max = args.wait_max.as_deref().map(duration).transpose()?;
     if !args.wait {

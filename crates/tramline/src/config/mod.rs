@@ -3,6 +3,7 @@
 //! Defaults are overridden by the file, the file by `TRAMLINE_<SECTION>_<KEY>`, those by flags (where the command
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
+mod host;
 mod reader;
 mod sandbox;
 
@@ -12,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use toml::de::DeTable;
-use tramline_core::definition::{self, Problem};
+use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration};
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
-use tramline_host::{Egress, Policy, SandboxConfig};
+use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
+pub use host::HostSettings;
 pub use reader::hint;
 use reader::{Section, Source};
 
@@ -38,6 +40,7 @@ pub struct Config {
     pub functions: BTreeMap<String, FunctionSettings>,
     pub gateway: GatewaySettings,
     pub engine: EngineSettings,
+    pub retention: RetentionSettings,
     pub host: HostSettings,
     pub sandbox: SandboxConfig,
     pub postgres: PostgresSettings,
@@ -57,6 +60,7 @@ pub struct FunctionSettings {
     pub policy: Option<Policy>,
     /// Where it may connect to.
     pub egress: Option<Egress>,
+    pub limits: FunctionLimits,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
     pub withhold_service_role_key: bool,
     /// When a run of it is tried again: the object `retry`, checked.
@@ -78,6 +82,15 @@ pub struct GatewaySettings {
     pub authenticated_targets: Vec<String>,
 }
 
+/// `[retention]`: how long ended runs are kept, in seconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RetentionSettings {
+    /// Of all targets that say nothing.
+    pub default: Option<u64>,
+    /// `[retention.targets]`: of functions and workflows by name.
+    pub targets: Vec<(String, u64)>,
+}
+
 /// `[engine]`; see `EngineConfig` for the defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EngineSettings {
@@ -95,19 +108,6 @@ pub struct EngineSettings {
     pub stuck_overdue_seconds: Option<u64>,
     /// A request that is unanswered for longer is stuck.
     pub stuck_request_seconds: Option<u64>,
-}
-
-/// `[host]`; see the host's `Limits` for the defaults.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct HostSettings {
-    pub memory_mb: Option<u64>,
-    pub hang_seconds: Option<u64>,
-    pub max_in_flight: Option<u64>,
-    pub max_age_minutes: Option<u64>,
-    pub idle_minutes: Option<u64>,
-    pub boot_seconds: Option<u64>,
-    pub bundle_seconds: Option<u64>,
-    pub spare_workers: Option<u64>,
 }
 
 /// `[postgres]`, the embedded one.
@@ -163,8 +163,9 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         functions: read_functions(&top.section("functions"), source),
         gateway: read_gateway(&top.section("gateway")),
         engine: read_engine(&top.section("engine")),
-        host: read_host(&top.section("host")),
+        host: host::read(&top.section("host")),
         sandbox: sandbox::read_sandbox(&top.section("sandbox")),
+        retention: read_retention(&top.section("retention")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
     top.finish();
@@ -226,6 +227,7 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 ],
             ),
             egress: sandbox::read_egress(&block),
+            limits: host::read_function_limits(&block),
             withhold_service_role_key: block.flag("withhold_service_role_key").unwrap_or(false),
             place: source.place(offset),
         };
@@ -291,19 +293,32 @@ fn read_engine(section: &Section<'_>) -> EngineSettings {
     settings
 }
 
-fn read_host(section: &Section<'_>) -> HostSettings {
-    let settings = HostSettings {
-        memory_mb: section.number("memory_mb", 32..=65_536),
-        hang_seconds: section.number("hang_seconds", 1..=3_600),
-        max_in_flight: section.number("max_in_flight", 1..=100_000),
-        max_age_minutes: section.number("max_age_minutes", 1..=100_000),
-        idle_minutes: section.number("idle_minutes", 1..=100_000),
-        boot_seconds: section.number("boot_seconds", 1..=600),
-        bundle_seconds: section.number("bundle_seconds", 1..=3_600),
-        spare_workers: section.number("spare_workers", 0..=64),
-    };
+fn read_retention(section: &Section<'_>) -> RetentionSettings {
+    let default = section.text("default").and_then(|text| {
+        parse_keep(&text)
+            .map_err(|message| section.refuse("default", &message))
+            .ok()
+    });
+    let mut targets = Vec::new();
+    for (target, text) in section.section("targets").pairs() {
+        match parse_keep(&text) {
+            Ok(seconds) => targets.push((target, seconds)),
+            Err(message) => section.refuse("targets", &format!("{target}: {message}")),
+        }
+    }
     section.finish();
-    settings
+    RetentionSettings { default, targets }
+}
+
+/// How long runs are kept, in seconds.
+pub fn parse_keep(text: &str) -> Result<u64, String> {
+    let ms = parse_duration(text).map_err(|error| error.to_string())?;
+    if ms < KEEP_MIN_MS {
+        return Err(format!(
+            "`{text}` is too short: the ledger is kept by days, so take at least 1d"
+        ));
+    }
+    Ok(ms / 1_000)
 }
 
 /// Names of a server's settings as Postgres accepts them on its command line.

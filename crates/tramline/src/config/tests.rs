@@ -182,3 +182,23 @@ fn functions_have_policies_which_the_core_checks() {
         "{found:?}"
     );
 }
+
+#[test]
+fn retention_is_read_by_target_and_at_least_a_day() {
+    let text = "[retention]\ndefault = \"90d\"\n[retention.targets]\n\"daily-digest\" = \"7d\"\n";
+    let config = parse(text, &[]).unwrap();
+    assert_eq!(config.retention.default, Some(90 * 86_400));
+    assert_eq!(
+        config.retention.targets,
+        [("daily-digest".to_owned(), 7 * 86_400)]
+    );
+    let config = parse(text, &[("TRAMLINE_RETENTION_DEFAULT", "1d")]).unwrap();
+    assert_eq!(config.retention.default, Some(86_400));
+    let found = problems("[retention]\ndefault = \"12h\"\n", &[]);
+    assert!(
+        found[0].starts_with("tramline.toml:2: ") && found[0].contains("at least 1d"),
+        "{found:?}"
+    );
+    let found = problems("[retention.targets]\nx = \"soon\"\n", &[]);
+    assert!(found[0].contains("x: read the duration `soon`"), "{found:?}");
+}

@@ -10,6 +10,7 @@ mod metrics;
 mod own_addresses;
 pub mod project;
 pub mod publish;
+mod schedules;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -46,8 +47,8 @@ pub struct NodeConfig {
     /// None: no gateway.
     pub listen: Option<SocketAddr>,
     pub gateway_url: String,
-    /// None: no engine; whether it fires schedules.
-    pub engine: Option<bool>,
+    /// Whether it drives runs, and fires the schedules of its shards.
+    pub engine: bool,
     pub deno: PathBuf,
     pub state_dir: PathBuf,
     pub cron_secret: String,
@@ -77,6 +78,7 @@ impl Node {
         publish::store_policies(&db, setup).await?;
         // before the migrations of the project: its seed may start runs
         let published = publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
+        publish::set_retention(&db, &setup.config.retention).await?;
         let mut warnings = setup.warnings.clone();
         let url = DatabaseUrl::parse(&config.db_url).or_exit(Exit::Usage)?;
         warnings.extend(url.pooler_warning());
@@ -118,8 +120,8 @@ impl Node {
             service_token,
             call_tokens.clone(),
         );
-        if let Some(schedules) = config.engine {
-            let engine = settings::engine(&setup.config.engine, &config.name, schedules);
+        if config.engine {
+            let engine = settings::engine(&setup.config.engine, &config.name);
             self.engine = Some(
                 Engine::start(engine, self.db.clone(), Arc::new(invoker))
                     .await

@@ -98,6 +98,7 @@ impl Setup {
                 broken: source.broken(&vars),
                 env: vars,
                 egress: settings.egress.clone().unwrap_or_default(),
+                limits: settings.limits.clone(),
                 policy: settings
                     .policy
                     .unwrap_or(policy(self.project.config.edge_runtime.policy)),

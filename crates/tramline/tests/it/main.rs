@@ -10,3 +10,4 @@ mod serve;
 mod settings;
 mod starts;
 mod support;
+mod workers;

@@ -3,7 +3,9 @@
 mod catalog;
 mod convert;
 mod operations;
+mod retention;
 mod runs;
+mod schedules;
 mod workers;
 
 use std::sync::Arc;
@@ -13,9 +15,10 @@ use futures_util::FutureExt as _;
 use serde_json::Value;
 use tramline_engine::EngineHandle;
 use tramline_gateway::control::{
-    Actor, Answer, BulkRequest, Checked, Control, ControlError, DeadLetterFilter, NewRun, NodeStatus, Period,
-    Published, Run, RunEvent, RunFilter, RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started,
-    StepAttempt, Why, WorkflowVersion,
+    Actor, Answer, Backfill, Backfilled, BulkRequest, Checked, Control, ControlError, DeadLetterFilter,
+    Millis, NamedCalendar, NewRun, NodeStatus, Period, Published, Retention, Run, RunEvent, RunFilter,
+    RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started, StepAttempt, StoredSchedule, Why,
+    WorkflowVersion,
 };
 use tramline_store::{Db, SHARD_COUNT, api};
 use uuid::Uuid;
@@ -188,8 +191,49 @@ impl Control for NodeControl {
         answer!(self, control => control.periods(name, limit))
     }
 
-    fn change_schedule(&self, name: String, verb: ScheduleVerb, actor: Actor) -> Answer<ScheduleOutcome> {
-        answer!(self, control => control.change_schedule_now(name, verb, actor))
+    fn change_schedule(&self, name: String, verb: ScheduleVerb, _: Actor) -> Answer<ScheduleOutcome> {
+        answer!(self, control => control.pause_schedule(name, verb))
+    }
+
+    fn get_schedule(&self, name: String) -> Answer<Schedule> {
+        answer!(self, control => control.schedule(name))
+    }
+
+    fn put_schedule(&self, name: String, document: Value, actor: Actor) -> Answer<StoredSchedule> {
+        answer!(self, control => control.store_schedule(name, document, actor))
+    }
+
+    fn delete_schedule(&self, name: String) -> Answer<()> {
+        answer!(self, control => control.remove_schedule(name))
+    }
+
+    fn trigger_schedule(
+        &self,
+        name: String,
+        period: Option<Millis>,
+        actor: Actor,
+    ) -> Answer<ScheduleOutcome> {
+        answer!(self, control => control.trigger(name, period, actor))
+    }
+
+    fn backfill_schedule(&self, name: String, span: Backfill, actor: Actor) -> Answer<Backfilled> {
+        answer!(self, control => control.backfill(name, span, actor))
+    }
+
+    fn retention(&self, apply: bool) -> Answer<Retention> {
+        answer!(self, control => control.ledger_days(apply))
+    }
+
+    fn list_calendars(&self) -> Answer<Vec<NamedCalendar>> {
+        answer!(self, control => control.calendars())
+    }
+
+    fn put_calendar(&self, name: String, document: Value) -> Answer<NamedCalendar> {
+        answer!(self, control => control.store_calendar(name, document))
+    }
+
+    fn delete_calendar(&self, name: String) -> Answer<()> {
+        answer!(self, control => control.remove_calendar(name))
     }
 
     fn status(&self) -> Answer<NodeStatus> {
