@@ -21,6 +21,8 @@ pub struct EngineConfig {
     pub poll_max: Duration,
     /// How often unfinished runs are compared with what the node knows: a safety net, which must find nothing.
     pub sweep_every: Duration,
+    /// After how long runs that wait for a limit are named by a row, so that a takeover need not read all that came after.
+    pub park_after: Duration,
 }
 
 impl Default for EngineConfig {
@@ -34,6 +36,7 @@ impl Default for EngineConfig {
             schedules: true,
             poll_max: Duration::from_millis(250),
             sweep_every: Duration::from_secs(300),
+            park_after: Duration::from_secs(30),
         }
     }
 }

@@ -4,11 +4,13 @@
 //! sent again as it is: every row has a client-made key. A batch with a row that the database cannot store is split
 //! until the run is found that owns the row; the others are written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
 use tokio::sync::mpsc;
 use tramline_core::Millis;
+use tramline_core::limits::Bucket;
 use tramline_core::machine::Row;
 use tramline_store::flush::{Batch, Flusher, Subject};
 use tramline_store::{Db, StoreError};
@@ -53,6 +55,21 @@ pub(crate) enum What {
         outcome: &'static str,
         reason: Option<String>,
     },
+    /// The run has its place at its limit key.
+    LimitClaim {
+        run_id: Uuid,
+        limit_key: Arc<str>,
+    },
+    /// The run has ended: whatever place it had is free.
+    LimitDone {
+        run_id: Uuid,
+    },
+    /// How full the rate of a key is with the start of this run.
+    LimitState {
+        run_id: Uuid,
+        limit_key: Arc<str>,
+        bucket: Bucket,
+    },
 }
 
 impl Item {
@@ -60,7 +77,10 @@ impl Item {
         match &self.what {
             What::Run(subject, _) => Some(subject.run_id),
             What::Period { run_id, .. } | What::CommandDone { run_id, .. } => *run_id,
-            What::PeriodOutcome { run_id, .. } => Some(*run_id),
+            What::PeriodOutcome { run_id, .. }
+            | What::LimitClaim { run_id, .. }
+            | What::LimitDone { run_id }
+            | What::LimitState { run_id, .. } => Some(*run_id),
         }
     }
 }
@@ -152,6 +172,11 @@ fn build(items: &[Item]) -> Batch {
         batch.touch(item.shard, item.epoch);
         match &item.what {
             What::Run(subject, row) => batch.push(*subject, row, item.at, item.seq),
+            What::LimitClaim { run_id, limit_key } => batch.limits().claim(*run_id, limit_key),
+            What::LimitDone { run_id } => batch.limits().done(*run_id),
+            What::LimitState {
+                limit_key, bucket, ..
+            } => batch.limits().state(limit_key, *bucket),
             What::CommandDone { command_id, .. } => batch.command_done(item.shard, *command_id),
             What::Period {
                 schedule,

@@ -203,6 +203,8 @@ impl Loading {
             scheduled_at: body.scheduled_at,
             period,
             defect,
+            gate: body.gate,
+            priority: body.priority,
         }
     }
 }

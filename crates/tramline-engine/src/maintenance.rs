@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tramline_core::Millis;
 use tramline_core::definition;
-use tramline_store::{Db, StoreError, api, schedules, tidy, timers};
+use tramline_store::{Db, StoreError, api, limits, schedules, tidy, timers};
 use uuid::Uuid;
 
 use crate::flushing::words_of;
@@ -29,6 +29,8 @@ pub(crate) enum Chore {
     },
     /// The owned shards changed: read their schedules now.
     Shards(Vec<u16>),
+    /// Read the limits now: a key has none that is known.
+    Rules,
 }
 
 /// Runs until the channel closes.
@@ -40,6 +42,7 @@ pub(crate) async fn run(
 ) {
     let mut shards: Vec<u16> = Vec::new();
     let mut fingerprint = None;
+    let mut limits = None;
     let mut turn = 0u32;
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
@@ -50,6 +53,15 @@ pub(crate) async fn run(
                     shards = new;
                     fingerprint = None;
                     report(look_at_schedules(&db, with_schedules, &shards, &mut fingerprint, &out).await);
+                }
+                Some(Chore::Rules) => {
+                    while let Err(error) = read_rules(&db, &mut limits, true, &out).await {
+                        tracing::warn!(error = %words_of(&error), "limits cannot be read; trying again");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                        if out.is_closed() {
+                            return;
+                        }
+                    }
                 }
                 Some(Chore::Timers { shard, after }) => {
                     while let Err(error) = read_timers(&db, shard, after, &out).await {
@@ -63,6 +75,7 @@ pub(crate) async fn run(
             },
             _ = look.tick() => {
                 report(look_at_schedules(&db, with_schedules, &shards, &mut fingerprint, &out).await);
+                report(read_rules(&db, &mut limits, false, &out).await);
                 report(compile_submitted(&db).await);
                 if turn.is_multiple_of(TIDY_EVERY) {
                     report(tidy::ensure_partitions(&db).await);
@@ -117,6 +130,22 @@ async fn look_at_schedules(
     Ok(())
 }
 
+/// Hands the limits over when they changed, or when they were asked for.
+async fn read_rules(
+    db: &Db,
+    known: &mut Option<(i64, i64)>,
+    asked: bool,
+    out: &mpsc::Sender<Message>,
+) -> Result<(), StoreError> {
+    let now = limits::fingerprint(db).await?;
+    if asked || *known != Some(now) {
+        let rules = limits::rules(db).await?;
+        *known = Some(now);
+        let _ = out.send(Message::Rules { rules, asked }).await;
+    }
+    Ok(())
+}
+
 /// Publishes or refuses what was inserted into `ops.workflow_definitions`.
 async fn compile_submitted(db: &Db) -> Result<(), StoreError> {
     let submitted = api::submitted_definitions(db).await?;
@@ -136,6 +165,15 @@ async fn compile_submitted(db: &Db) -> Result<(), StoreError> {
                 api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
             }
             Ok(workflow) => {
+                // First of all: no run of it is to go unlimited.
+                if let Err(error) = limits::set_target(db, &row.name, workflow.limit.as_ref()).await {
+                    let StoreError::Refused { message, .. } = error else {
+                        return Err(error);
+                    };
+                    let places = json!([{ "path": "limit", "message": message }]);
+                    api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
+                    continue;
+                }
                 let outcome = Ok((workflow.checksum.as_str(), workflow.required_inputs.as_slice()));
                 api::settle_definition(db, &row.name, row.version, outcome).await?;
             }

@@ -2,8 +2,10 @@
 
 use tokio::sync::oneshot;
 use tramline_core::Millis;
+use tramline_core::limits::Rule;
 use tramline_core::machine::{Outcome, Run};
-use tramline_store::discovery::{Command, Header};
+use tramline_store::discovery::{Command, Gate, Header};
+use tramline_store::limits::LimitState;
 use tramline_store::schedules::ScheduleRow;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
@@ -47,6 +49,11 @@ pub(crate) enum Message {
         complete: bool,
     },
     Schedules(Vec<ScheduleRow>),
+    /// All limits as they are now; `asked` when the driver had asked for them.
+    Rules {
+        rules: Vec<(String, Rule)>,
+        asked: bool,
+    },
     /// Stop: drain until the deadline, then answer.
     Stop {
         drain: std::time::Duration,
@@ -70,6 +77,8 @@ pub(crate) struct Discovered {
     pub(crate) settled: Option<u64>,
     /// `xmin` of the last completed tick.
     pub(crate) xmin: Option<u64>,
+    /// What is recorded about the limit keys of a shard, before its first headers.
+    pub(crate) limits: Option<(u16, LimitState)>,
     /// The scan of this shard is complete.
     pub(crate) scanned: Option<u16>,
 }
@@ -89,6 +98,9 @@ pub(crate) struct Loaded {
     pub(crate) period: Option<(String, Millis)>,
     /// Why it cannot be driven.
     pub(crate) defect: Option<tramline_core::machine::Failure>,
+    /// What may keep it from starting.
+    pub(crate) gate: Option<Box<Gate>>,
+    pub(crate) priority: u8,
 }
 
 /// A call that came back.

@@ -40,6 +40,7 @@ create function tramline.store_schedule(p_name text, p_cron text, p_timezone tex
 returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare v_changed boolean;
 begin
+  perform tramline.refuse_limited_schedule(p_name, p_target, coalesce(p_queue, 'default'));
   insert into tramline.schedules as s (name, shard, cron, timezone, target, input, queue, priority, paused, source)
   values (p_name, tramline.key_shard(p_name), p_cron, coalesce(p_timezone, 'UTC'), p_target, coalesce(p_input, '{}'), coalesce(p_queue, 'default'),
           coalesce(p_priority, 1), coalesce(p_paused, false), coalesce(p_source, 'sql'))

@@ -9,6 +9,7 @@ use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
+use crate::limits::LimitState;
 use crate::rows::{millis, millis_up};
 use crate::{Db, NIL, StoreError};
 
@@ -28,6 +29,32 @@ pub struct Header {
     pub xid: u64,
     /// Lives in the `*_foreign` siblings.
     pub foreign: bool,
+    /// What may keep it from starting; most runs have nothing.
+    pub gate: Option<Box<Gate>>,
+}
+
+/// What a run may have to wait for besides a free place on its node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// Empty for the default queue.
+    pub queue: String,
+    /// The key it is limited by.
+    pub limit_key: Option<String>,
+    /// Its `concurrency_key`: the group that it shares the places of its queue with others by.
+    pub group: Option<String>,
+}
+
+impl Gate {
+    pub(crate) fn of(columns: Option<Vec<Option<String>>>) -> Option<Box<Self>> {
+        let mut columns = columns?.into_iter();
+        let mut next = || columns.next().flatten();
+        let queue = next().filter(|queue| queue != "default").unwrap_or_default();
+        Some(Box::new(Self {
+            queue,
+            limit_key: next(),
+            group: next(),
+        }))
+    }
 }
 
 /// Where reading goes on in one shard and class.
@@ -81,7 +108,7 @@ pub struct Reader {
 pub const SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
     set enable_mergejoin = off; set plan_cache_mode = force_generic_plan";
 
-const HEADER: &str = "r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid as xid";
+const HEADER: &str = "r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid as xid, tramline.gate_of(r.queue, r.limit_key, r.concurrency_key) as gate";
 
 /// The statements of discovery, as they are prepared: so that tests can look at their plans.
 #[derive(Debug, Clone)]
@@ -113,7 +140,7 @@ impl Default for Sql {
         // Where the snapshot is the known one there are no cursors: as a condition further out it would come after the reading.
         let poll = format!(
             "with n as materialized (select pg_current_snapshot() as snap, clock_timestamp() as at)
-             select n.snap::text, n.at, d.run_id, d.shard, d.priority, d.scheduled_at, d.xid::text, d.is_foreign
+             select n.snap::text, n.at, d.run_id, d.shard, d.priority, d.scheduled_at, d.xid::text, d.is_foreign, d.gate
                from n left join lateral (
                  select r.* from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id, coalesce(i.upto::pg_snapshot, n.snap) as upto
                                     from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, upto)
@@ -124,7 +151,7 @@ impl Default for Sql {
         );
         let exact = "r.enqueued_xid = c.xid and r.run_id > c.run_id order by r.run_id";
         let late = format!(
-            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
+            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign, r.gate
                from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id
                        from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, unused) offset 0) c
               cross join lateral ({} union all {} order by 1 limit $7) r",
@@ -147,7 +174,7 @@ impl Default for Sql {
         };
         let scan = |also: &str| {
             format!(
-                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
+                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign, r.gate
                    from ({} union all {} order by 5, 1 limit $5) r",
                 open("runs", "run_ends", false, also),
                 open("runs_foreign", "run_ends_foreign", true, also),
@@ -386,6 +413,14 @@ impl Reader {
             .transpose()
     }
 
+    /// What is recorded about the limit keys of a shard.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn limit_state(&self, shard: u16) -> Result<LimitState, StoreError> {
+        crate::limits::state(&self.client, shard).await
+    }
+
     /// Headers of the runs that a `parked` row names: the low-water mark may have passed them.
     ///
     /// # Errors
@@ -394,7 +429,8 @@ impl Reader {
         let rows = self
             .client
             .query(
-                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid::text, r.is_foreign
+                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid::text, r.is_foreign,
+                        tramline.gate_of(r.queue, r.limit_key, r.concurrency_key)
                    from tramline.parked p join tramline.all_runs r on r.run_id = p.run_id and r.shard = p.shard where p.shard = $1",
                 &[&i32::from(shard)],
             )
@@ -434,6 +470,7 @@ fn header(row: &Row, at: usize) -> Result<Header, StoreError> {
         scheduled_at: row.get::<_, Option<Timestamp>>(at + 3).map(millis_up),
         xid: parse_xid(row.get(at + 4))?,
         foreign: row.get(at + 5),
+        gate: Gate::of(row.get(at + 6)),
     })
 }
 

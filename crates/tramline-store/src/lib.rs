@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod embedded;
 mod error;
 pub mod flush;
+pub mod limits;
 mod migrate;
 pub mod rows;
 pub mod runs;

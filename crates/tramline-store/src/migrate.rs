@@ -38,6 +38,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../migrations/0008_definitions_and_schedules.sql"),
     ),
     ("0009_queues", include_str!("../migrations/0009_queues.sql")),
+    ("0011_limits", include_str!("../migrations/0011_limits.sql")),
     // Last, because it names all the others' tables.
     (
         "0020_grants_and_policies",

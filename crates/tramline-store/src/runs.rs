@@ -9,6 +9,7 @@ use tramline_core::Millis;
 use tramline_core::machine::{Past, PastMark, PastStep, TimerKind};
 use uuid::Uuid;
 
+use crate::discovery::Gate;
 use crate::rows::{millis, millis_up};
 use crate::{Db, StoreError};
 
@@ -27,6 +28,10 @@ pub struct Body {
     pub metadata: Option<Value>,
     pub parent_run_id: Option<Uuid>,
     pub foreign: bool,
+    /// What may keep it from starting.
+    pub gate: Option<Box<Gate>>,
+    /// 0 (urgent) to 3 (whenever).
+    pub priority: u8,
 }
 
 /// A published definition.
@@ -54,7 +59,8 @@ pub struct Loader {
 const PARKED: &str = "select p.run_id from unnest($1::uuid[]) as i(id) \
     join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id where i.id between $2 and $3";
 
-const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id";
+const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id, \
+    tramline.gate_of(queue, limit_key, concurrency_key), priority";
 
 impl Loader {
     /// Connects.
@@ -142,6 +148,8 @@ impl Loader {
                 metadata: r.get(9),
                 parent_run_id: r.get(10),
                 foreign,
+                gate: Gate::of(r.get(11)),
+                priority: u8::try_from(r.get::<_, i16>(12)).unwrap_or_default(),
             })
             .collect())
     }

@@ -62,6 +62,7 @@ impl Run {
             status: RunStatus::Queued,
             steps,
             started_at: None,
+            gated: false,
             key,
             last_end: Millis::MIN,
             cleared: Vec::new(),

@@ -29,6 +29,22 @@ impl Driver {
             return;
         };
         let begins = matches!(event, Event::Begin { .. });
+        if begins && live.run.gated && !self.may_begin(run_id) {
+            return;
+        }
+        self.feed_on(run_id, event);
+    }
+
+    /// The same, past the gate.
+    pub(super) fn feed_on(&mut self, run_id: Uuid, event: Event) {
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&run_id)
+        else {
+            return;
+        };
+        let begins = matches!(event, Event::Begin { .. });
         match live.run.decide(event) {
             Ok(decision) => {
                 if begins {
@@ -61,7 +77,8 @@ impl Driver {
     /// The same, with a command that is done in the same transaction.
     pub(super) fn apply_with(&mut self, run_id: Uuid, decision: Decision, command: Option<Uuid>) {
         let Decision { rows, then } = decision;
-        if rows.is_empty() && command.is_none() {
+        let limits = self.limit_items(run_id, &rows);
+        if rows.is_empty() && command.is_none() && limits.is_empty() {
             return self.act(run_id, then);
         }
         let Some(Entry {
@@ -83,7 +100,8 @@ impl Driver {
             .iter()
             .filter_map(|row| RunUpdate::of(run_id, &target, row))
             .collect();
-        let mut items = Vec::with_capacity(rows.len() + 1);
+        let mut items = limits;
+        items.reserve(rows.len() + 1);
         for what in rows
             .into_iter()
             .map(|row| What::Run(subject, row))
@@ -129,7 +147,7 @@ impl Driver {
                     let now = self.state.clock.now();
                     self.feed(run_id, Event::Begin { now });
                 }
-                Action::Settled(_) => self.forget(run_id),
+                Action::Settled(_) => self.over(run_id),
                 Action::SleepUntil {
                     kind,
                     step,

@@ -78,7 +78,7 @@ impl Driver {
             if let Some(id) = unit.run_id.filter(|id| not_ended.contains(id)) {
                 // Somebody else's end stands; memory follows the ledger.
                 tracing::warn!(run_id = %id, "the run has another end already");
-                self.forget(id);
+                self.over(id);
                 continue;
             }
             self.committed(unit);
@@ -94,11 +94,15 @@ impl Driver {
             let _ = self.updates.send(update);
         }
         let Some(run_id) = unit.run_id else { return };
+        if let Some(xid) = unit.parked {
+            return self.on_parked(run_id, unit.shard, xid);
+        }
         if let Some(timer) = unit.leaves {
             self.state.timers.set(unit.shard, timer);
             self.forget(run_id);
             return;
         }
         self.act(run_id, unit.then);
+        self.begin_if_idle(run_id);
     }
 }

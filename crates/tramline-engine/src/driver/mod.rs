@@ -7,7 +7,9 @@
 mod apply;
 mod commands;
 mod commit;
+mod gate;
 mod intake;
+mod limits;
 mod schedules;
 mod timers;
 
@@ -19,8 +21,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tramline_core::Millis;
+use tramline_core::limits::{Line, Rule};
 use tramline_core::machine::{self, Action, Run};
-use tramline_store::discovery::Command;
+use tramline_store::discovery::{Command, Header};
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -36,8 +39,6 @@ use crate::message::{CallEnded, Message};
 
 /// Priority classes.
 const CLASSES: usize = 4;
-/// One start in so many is taken from the least urgent class that waits: no class starves.
-const FAIR_EVERY: u64 = 16;
 /// Messages handled before the loop looks at timers and flushes.
 const MESSAGES_MAX: usize = 1_024;
 /// Rows of one flush: a commit of this size takes some tens of milliseconds.
@@ -68,8 +69,9 @@ pub(crate) struct State {
     clock: Clock,
     shards: HashMap<u16, Shard>,
     entries: HashMap<Uuid, Entry>,
-    ready: [VecDeque<Uuid>; CLASSES],
-    starts: u64,
+    ready: Line,
+    limits: limits::Limits,
+    straggle: Straggle,
     active: usize,
     calls_out: usize,
     /// Calls that wait for one that is out to end.
@@ -100,6 +102,11 @@ struct Shard {
     /// Transactions of the runs in memory, with how many of each.
     xids: BTreeMap<u64, usize>,
     releasing: Option<oneshot::Sender<()>>,
+    /// What is recorded about its limit keys has been read; and who waits for them is known, too.
+    limits_read: bool,
+    limits_known: bool,
+    /// Runs with a limit key that came before that: transaction, id, group.
+    gated: Vec<(u64, Uuid, u64)>,
 }
 
 /// A run that this node knows.
@@ -108,6 +115,11 @@ struct Entry {
     /// `None` while only this node knows it (it made the run itself and discovery has not shown it yet).
     xid: Option<u64>,
     priority: u8,
+    /// Its queue and its limit key, where they are known to matter.
+    queue: limits::ScopeId,
+    key: Option<limits::KeyId>,
+    /// Its claim on a place at its key is recorded, or on its way.
+    claimed: bool,
     foreign: Option<bool>,
     /// Something may be recorded about it.
     past: bool,
@@ -130,6 +142,74 @@ enum Stage {
 enum Waiting {
     Command(Command),
     Timer(TimerRow),
+    /// It does not get its place.
+    Over(gate::Over),
+}
+
+impl Entry {
+    /// A run of which nothing but its id is known.
+    fn new(shard: u16) -> Self {
+        Self {
+            shard,
+            xid: None,
+            priority: 1,
+            queue: 0,
+            key: None,
+            claimed: false,
+            foreign: None,
+            past: false,
+            stage: Stage::Ready,
+            waiting: Vec::new(),
+            units: 0,
+        }
+    }
+
+    fn of(header: &Header, past: bool) -> Self {
+        Self {
+            xid: Some(header.xid),
+            priority: header.priority.min(CLASSES as u8 - 1),
+            foreign: Some(header.foreign),
+            past,
+            ..Self::new(header.shard)
+        }
+    }
+
+    /// A run that has waited for a key or a queue.
+    fn waited(waiter: limits::Waiter) -> Self {
+        Self {
+            xid: (waiter.xid != 0).then_some(waiter.xid),
+            priority: waiter.priority(),
+            queue: waiter.queue,
+            key: waiter.key,
+            foreign: waiter.foreign(),
+            past: waiter.past(),
+            ..Self::new(waiter.shard())
+        }
+    }
+}
+
+/// What the snapshot's `xmin` was a while ago: runs that are older hold the low-water mark back.
+#[derive(Default)]
+struct Straggle {
+    after: Duration,
+    samples: VecDeque<(Instant, u64)>,
+}
+
+impl Straggle {
+    /// Notes what it is now; answers what it was.
+    fn before(&mut self, xmin: Option<u64>) -> Option<u64> {
+        let now = Instant::now();
+        self.samples.extend(xmin.map(|xmin| (now, xmin)));
+        let is_old = |sample: &(Instant, u64)| now - sample.0 >= self.after;
+        // The newest of the old ones counts, and is kept until the next one is old enough.
+        while self.samples.get(1).is_some_and(is_old) {
+            self.samples.pop_front();
+        }
+        self.samples
+            .front()
+            .filter(|sample| is_old(sample))
+            .map(|(_, xmin)| *xmin)
+    }
 }
 
 /// A run in memory.
@@ -151,6 +231,8 @@ struct Unit {
     leaves: Option<TimerRow>,
     /// An id (of a run or a command) that reads may still name until a tick after the commit.
     remember: Option<Uuid>,
+    /// It names a waiting run of this transaction by a row.
+    parked: Option<u64>,
 }
 
 impl Unit {
@@ -163,19 +245,24 @@ impl Unit {
             updates: Vec::new(),
             leaves: None,
             remember: None,
+            parked: None,
         }
     }
 }
 
 impl State {
-    /// `now` is the database's clock: nothing is decided by another.
-    pub(crate) fn new(now: Millis) -> Self {
+    /// `now` is the database's clock: nothing is decided by another. `rules` are the limits as they are now.
+    pub(crate) fn new(now: Millis, rules: Vec<(String, Rule)>, park_after: Duration) -> Self {
         Self {
             clock: Clock::new(now),
             shards: HashMap::new(),
             entries: HashMap::new(),
-            ready: Default::default(),
-            starts: 0,
+            ready: Line::default(),
+            limits: limits::Limits::new(rules),
+            straggle: Straggle {
+                after: park_after,
+                samples: VecDeque::new(),
+            },
             active: 0,
             calls_out: 0,
             calls_waiting: VecDeque::new(),
@@ -217,8 +304,10 @@ impl Driver {
                 tick_at = Instant::now() + TICK;
                 self.tick_runs();
                 self.plan_periods();
+                self.park_stragglers();
                 self.show();
             }
+            self.pump_limits();
             self.make_waiting_calls();
             self.start_ready();
             self.send_flush();
@@ -262,6 +351,7 @@ impl Driver {
                 complete,
             } => self.on_timers(shard, timers, complete),
             Message::Schedules(list) => self.on_schedules(list),
+            Message::Rules { rules, asked } => self.on_rules(rules, asked),
             Message::Stop { drain, done } => {
                 self.state.stopping = Some((Instant::now() + drain, Some(done)));
             }
@@ -280,6 +370,9 @@ impl Driver {
                 scanned: false,
                 xids: BTreeMap::new(),
                 releasing: None,
+                limits_read: false,
+                limits_known: false,
+                gated: Vec::new(),
             },
         );
         self.read_timers_of(shard);
@@ -319,6 +412,7 @@ impl Driver {
         }
         self.state.timers.drop_shard(shard);
         self.state.schedules.drop_shard(shard);
+        self.state.limits.drop_shard(shard);
         self.tell_shards();
     }
 
@@ -342,6 +436,7 @@ impl Driver {
         }
         self.state.timers.drop_shard(shard);
         self.state.schedules.drop_shard(shard);
+        self.state.limits.drop_waiters(shard);
     }
 
     fn finish_releases(&mut self) {
@@ -383,7 +478,8 @@ impl Driver {
     }
 
     fn next_wake(&self, tick_at: Instant) -> Instant {
-        let due = self.state.timers.next_due().map(|due| {
+        let due = [self.state.timers.next_due(), self.state.limits.next_due()];
+        let due = due.into_iter().flatten().min().map(|due| {
             let wait = u64::try_from(due - self.state.clock.now()).unwrap_or(0);
             Instant::now() + Duration::from_millis(wait)
         });
@@ -494,7 +590,11 @@ impl Driver {
     /// Numbers for status pages and metrics.
     fn show(&self) {
         use std::sync::atomic::Ordering::Relaxed;
-        self.shown.known.store(self.state.entries.len() as u64, Relaxed);
+        let blocked = self.state.limits.waiting.len();
+        self.shown
+            .known
+            .store((self.state.entries.len() + blocked) as u64, Relaxed);
+        self.shown.blocked.store(blocked as u64, Relaxed);
         self.shown.active.store(self.state.active as u64, Relaxed);
         if let Ok(mut shards) = self.shown.shards.lock() {
             *shards = self.state.shards.keys().copied().collect();

@@ -5,6 +5,7 @@
 mod commands;
 mod driving;
 mod hazards;
+mod limits;
 mod nodes;
 mod schedules;
 mod support;

@@ -5,7 +5,7 @@ use serde_json::json;
 use tramline_core::cron::CronSchedule;
 use tramline_gateway::control::{Actor, Control as _, ControlError};
 use tramline_store::schedules::{self, NewSchedule};
-use tramline_store::{Db, api};
+use tramline_store::{Db, StoreError, api};
 use tramline_supabase::Project;
 use tramline_supabase::project::ScheduleFile;
 
@@ -91,7 +91,10 @@ async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Don
             paused: (!file.enabled).then_some(true),
             source: format!("file:{place}"),
         };
-        schedules::store(db, &schedule).await.or_exit(Exit::Unavailable)?;
+        match schedules::store(db, &schedule).await {
+            Err(StoreError::Refused { message, .. }) => report.refusals.push(format!("{place}: {message}")),
+            stored => drop(stored.or_exit(Exit::Unavailable)?),
+        }
     }
     // A file that is gone takes its schedule along; schedules made by SQL or the API stay.
     let names: Vec<String> = project.schedules.iter().map(|file| file.name.clone()).collect();

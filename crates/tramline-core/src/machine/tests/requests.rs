@@ -299,3 +299,15 @@ fn a_retry_may_bring_another_input() {
         "refused: the request is for generation 1, the run is in generation 2"
     );
 }
+
+#[test]
+fn a_gated_run_that_is_resumed_asks_before_it_begins() {
+    let mut driven = Driven::new(function());
+    driven.run.gated = true;
+    driven.pause(1);
+    assert_eq!(
+        driven.feed(Event::Resume { actor: None, now: 2 }),
+        "event resumed, mark queued -> begin"
+    );
+    assert_eq!(driven.run.status, RunStatus::Queued);
+}

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tramline_core::definition;
 use tramline_gateway::control::{
-    Actor, Checked, ControlError, Period, Published, Schedule, ScheduleOutcome, ScheduleVerb, WorkflowVersion,
+    Actor, Checked, ControlError, Period, Problem, Published, Schedule, ScheduleOutcome, ScheduleVerb,
+    WorkflowVersion,
 };
-use tramline_store::{api, schedules};
+use tramline_store::{StoreError, api, limits, schedules};
 
 use super::{NodeControl, convert};
 
@@ -44,6 +45,19 @@ impl NodeControl {
             .map_err(|problems| ControlError::InvalidInput {
                 missing: Vec::new(),
                 problems: convert::problems(problems),
+            })?;
+        // First: no run of it is to go unlimited.
+        limits::set_target(self.db(), &compiled.name, compiled.limit.as_ref())
+            .await
+            .map_err(|error| match error {
+                StoreError::Refused { message, .. } => ControlError::InvalidInput {
+                    missing: Vec::new(),
+                    problems: vec![Problem {
+                        path: "limit".to_owned(),
+                        message,
+                    }],
+                },
+                error => convert::error(error),
             })?;
         let by = actor.subject.unwrap_or(actor.role);
         let stored = api::store_definition(

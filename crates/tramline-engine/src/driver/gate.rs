@@ -1,0 +1,566 @@
+//! The gate before a run's first step: a paused queue, a limit key. Who has none passes without being looked at.
+
+use tramline_core::limits::Next;
+use tramline_core::machine::{Event, Row};
+use tramline_core::status::RunStatus;
+use tramline_store::discovery::{Gate, Header};
+use tramline_store::flush::Subject;
+use tramline_store::limits::LimitState;
+use uuid::Uuid;
+
+use super::limits::{At, KeyId, ScopeId, Waiter};
+use super::{Driver, Entry, Live, Stage, Unit, Waiting};
+use crate::flushing::{Item, What};
+use crate::loading::LoadId;
+use crate::maintenance::Chore;
+
+/// Runs that are parked in one turn, when they hold the low-water mark back.
+const PARK_BATCH: usize = 2_000;
+
+/// How a run ends that does not get its place.
+pub(super) enum Over {
+    Skip(&'static str),
+    Cancel(&'static str),
+}
+
+const NO_ROOM: &str = "its limit key has no room, and its limit says to skip it then";
+const REPLACED: &str = "a later run of the same burst took its place (debounce)";
+const SUPERSEDED: &str = "a later run of the same limit key took its place (cancel_older)";
+
+impl Driver {
+    /// A run with a gate was discovered.
+    pub(super) fn on_gated(&mut self, header: &Header, past: bool) {
+        let id = header.run_id;
+        if let Some(waiter) = self.state.limits.waiting.get_mut(&id) {
+            // It was read for a command before it was discovered: now its transaction is known.
+            if waiter.xid == 0
+                && !waiter.parked()
+                && let Some(shard) = self.state.shards.get_mut(&header.shard)
+            {
+                waiter.xid = header.xid;
+                shard.note_xid(header.xid);
+            }
+            return;
+        }
+        let (queue, key, group) = self.intern(header.gate.as_deref(), header.shard);
+        let now = self.state.clock.now();
+        let later = header.scheduled_at.is_some_and(|at| at > now);
+        let holds = key.is_some_and(|key| self.state.limits.holds(key, id));
+        if let Some(shard) = self.state.shards.get_mut(&header.shard) {
+            shard.note_xid(header.xid);
+        }
+        if later || holds {
+            let mut entry = Entry::of(header, past);
+            (entry.queue, entry.key) = (queue, key);
+            if later && !past {
+                entry.stage = Stage::Prepared;
+                self.state.entries.insert(id, entry);
+                return self.delay_unloaded(header, header.scheduled_at.unwrap_or(now));
+            }
+            // It goes on where it was; or only its past says whether it is delayed.
+            self.state.ready.push(entry.priority, 0, id);
+            self.state.entries.insert(id, entry);
+            return;
+        }
+        let mut waiter = Waiter::new(header.shard, header.priority, Some(header.foreign), past);
+        (waiter.xid, waiter.queue, waiter.key) = (header.xid, queue, key);
+        self.state.limits.waiting.insert(id, waiter);
+        self.admit(id, group);
+    }
+
+    fn intern(&mut self, gate: Option<&Gate>, shard: u16) -> (ScopeId, Option<KeyId>, u64) {
+        let Some(gate) = gate else { return (0, None, 0) };
+        let limits = &mut self.state.limits;
+        let queue = limits.queue(&gate.queue);
+        let key = gate.limit_key.as_ref().map(|text| limits.key(text, shard));
+        (queue, key, gate.group.as_deref().map_or(0, group_of))
+    }
+
+    /// Lets a waiting run stand where it belongs: in front of a paused queue, in the line of its key, or nowhere.
+    fn admit(&mut self, id: Uuid, group: u64) {
+        let Some(waiter) = self.state.limits.waiting.get(&id).copied() else {
+            return;
+        };
+        let Some(shard) = self.state.shards.get_mut(&waiter.shard()) else {
+            return;
+        };
+        if waiter.key.is_some() && !shard.limits_known {
+            // Who has a place, and in which order they came, is known when the scan is complete.
+            shard.gated.push((waiter.xid, id, group));
+            return;
+        }
+        let limits = &mut self.state.limits;
+        if limits.is_paused(waiter.queue) {
+            if let Some(lot) = limits.lot(waiter.queue) {
+                lot.push(waiter.priority(), group, id);
+            }
+            return;
+        }
+        let Some(key) = waiter.key else {
+            return self.make_ready(id, group);
+        };
+        self.arrive(key, id, waiter.priority(), group);
+    }
+
+    fn arrive(&mut self, key: KeyId, id: Uuid, class: u8, group: u64) {
+        let now = self.state.clock.now();
+        let Some(At {
+            limiter,
+            rule,
+            waiting,
+            ..
+        }) = self.state.limits.at(key)
+        else {
+            return;
+        };
+        let Some(rule) = rule.filter(|rule| rule.limits()) else {
+            // Not known yet, or taken back: a fresh look tells.
+            return self.state.limits.unasked.push(id);
+        };
+        let arrival = limiter.arrive(&rule, id, class, group, now, |run| waiting.contains_key(&run));
+        self.state.limits.dirty.push(key);
+        if arrival.skipped {
+            self.end_waiter(id, Over::Skip(NO_ROOM));
+        }
+        for run in arrival.replaced {
+            self.end_waiter(run, Over::Skip(REPLACED));
+        }
+        for run in arrival.cancelled {
+            if self.state.limits.waiting.contains_key(&run) {
+                self.end_waiter(run, Over::Cancel(SUPERSEDED));
+            } else {
+                self.end_started(run, key);
+            }
+        }
+    }
+
+    /// A waiting run may start as soon as there is room on this node.
+    fn make_ready(&mut self, id: Uuid, group: u64) {
+        let Some(waiter) = self.state.limits.waiting.remove(&id) else {
+            return;
+        };
+        if let Some(entry) = self.state.entries.get_mut(&id) {
+            // It is being read for the sake of a command; it begins after that.
+            (entry.queue, entry.key) = (waiter.queue, waiter.key);
+            entry.xid = entry.xid.or((waiter.xid != 0).then_some(waiter.xid));
+            return self.begin_if_idle(id);
+        }
+        let entry = Entry::waited(waiter);
+        self.state.ready.push(entry.priority, group, id);
+        self.state.entries.insert(id, entry);
+    }
+
+    /// Ends a run that waits: it is read first, because something may be recorded about it.
+    fn end_waiter(&mut self, id: Uuid, how: Over) {
+        let Some(waiter) = self.state.limits.waiting.remove(&id) else {
+            return;
+        };
+        let entry = self
+            .state
+            .entries
+            .entry(id)
+            .or_insert_with(|| Entry::waited(waiter));
+        if let Stage::Live(_) = entry.stage {
+            return self.end_live(id, how);
+        }
+        entry.waiting.push(Waiting::Over(how));
+        if matches!(entry.stage, Stage::Ready) {
+            entry.stage = Stage::Loading;
+            let foreign = entry.foreign;
+            self.state.loads_wanted.push(LoadId {
+                run_id: id,
+                foreign,
+                unclean: false,
+            });
+        }
+    }
+
+    /// Cancels an older run that has its place.
+    fn end_started(&mut self, id: Uuid, key: KeyId) {
+        match self.state.entries.get(&id).map(|entry| &entry.stage) {
+            Some(Stage::Live(_)) => self.end_live(id, Over::Cancel(SUPERSEDED)),
+            _ => {
+                if let Some(shard) = self.state.limits.shard_of(key) {
+                    self.load_for(id, shard, Waiting::Over(Over::Cancel(SUPERSEDED)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn end_live(&mut self, id: Uuid, how: Over) {
+        let now = self.state.clock.now();
+        let event = match how {
+            Over::Skip(reason) => Event::Skip {
+                reason: reason.to_owned(),
+                now,
+            },
+            Over::Cancel(reason) => Event::Cancel {
+                reason: Some(reason.to_owned()),
+                actor: None,
+                now,
+            },
+        };
+        self.feed_on(id, event);
+    }
+
+    /// Whether a run that is loaded may begin now. One that may not goes back to where it waits.
+    pub(super) fn may_begin(&mut self, id: Uuid) -> bool {
+        let Some(entry) = self.state.entries.get(&id) else {
+            return false;
+        };
+        let Stage::Live(live) = &entry.stage else {
+            return false;
+        };
+        let (queue, key, begun) = (entry.queue, entry.key, live.run.started_at.is_some());
+        if let (true, Some(key)) = (begun, key) {
+            // It began before there was a limit, or before its claim was needed: it is not stopped in the middle.
+            if let Some(At { limiter, .. }) = self.state.limits.at(key) {
+                limiter.restore(id);
+            }
+            return true;
+        }
+        let startable = matches!(
+            live.run.status,
+            RunStatus::Queued | RunStatus::Claimed | RunStatus::Scheduled
+        );
+        let is_free = match key {
+            Some(key) => self.state.limits.holds(key, id),
+            None => begun || !self.state.limits.is_paused(queue),
+        };
+        if !live.run.gated || !startable || is_free {
+            return true;
+        }
+        let known = self
+            .state
+            .limits
+            .waiting
+            .get_mut(&id)
+            .map(Waiter::set_past)
+            .is_some();
+        let Some(waiter) = self.unload(id) else {
+            return false;
+        };
+        let releasing = self
+            .state
+            .shards
+            .get(&waiter.shard())
+            .is_none_or(|s| s.releasing.is_some());
+        if !known && !releasing {
+            self.state.limits.waiting.insert(id, waiter);
+            self.admit(id, 0);
+        }
+        false
+    }
+
+    /// Takes a run out of memory that nothing is under way for, and says what is left of it.
+    fn unload(&mut self, id: Uuid) -> Option<Waiter> {
+        let entry = self.state.entries.remove(&id)?;
+        if let Stage::Live(_) = entry.stage {
+            self.state.active -= 1;
+        }
+        let mut waiter = Waiter::new(entry.shard, entry.priority, entry.foreign, true);
+        (waiter.xid, waiter.queue, waiter.key) = (entry.xid.unwrap_or(0), entry.queue, entry.key);
+        Some(waiter)
+    }
+
+    /// After something that did not change its course: a run that has not begun begins, or waits on.
+    pub(super) fn begin_if_idle(&mut self, id: Uuid) {
+        if let Some(Entry {
+            stage: Stage::Live(live),
+            units: 0,
+            ..
+        }) = self.state.entries.get(&id)
+            && live.run.status == RunStatus::Queued
+            && live.calls.is_empty()
+        {
+            let now = self.state.clock.now();
+            self.feed(id, Event::Begin { now });
+        }
+    }
+
+    /// A run is over, or not here any more: its place and its part of a line are free.
+    pub(super) fn over(&mut self, id: Uuid) {
+        self.give_place_up(id);
+        self.forget(id);
+    }
+
+    pub(super) fn give_place_up(&mut self, id: Uuid) {
+        if let Some(waiter) = self.state.limits.waiting.remove(&id)
+            && waiter.xid != 0
+            && let Some(shard) = self.state.shards.get_mut(&waiter.shard())
+        {
+            shard.forget_xid(waiter.xid);
+        }
+        if let Some(key) = self.state.entries.get(&id).and_then(|entry| entry.key) {
+            self.state.limits.leave(key, id);
+        }
+    }
+
+    /// What is recorded of a gated run beside its own rows: its claim before its first call, the end of it with its end.
+    pub(super) fn limit_items(&mut self, id: Uuid, rows: &[Row]) -> Vec<Item> {
+        let Some(entry) = self.state.entries.get_mut(&id) else {
+            return Vec::new();
+        };
+        let (Some(key), Stage::Live(live)) = (entry.key, &entry.stage) else {
+            return Vec::new();
+        };
+        let shard = entry.shard;
+        let mut whats = Vec::new();
+        if rows.iter().any(|row| matches!(row, Row::End(_))) {
+            whats.push(What::LimitDone { run_id: id });
+        } else if live.run.started_at.is_some() && !entry.claimed && self.state.limits.holds(key, id) {
+            entry.claimed = true;
+            if let Some(At {
+                limiter, text, rule, ..
+            }) = self.state.limits.at(key)
+            {
+                let limit_key = text.clone();
+                if rule.is_some_and(|rule| rule.rate.is_some()) {
+                    whats.push(What::LimitState {
+                        run_id: id,
+                        limit_key: limit_key.clone(),
+                        bucket: limiter.bucket(),
+                    });
+                }
+                whats.push(What::LimitClaim {
+                    run_id: id,
+                    limit_key,
+                });
+            }
+        }
+        whats
+            .into_iter()
+            .filter_map(|what| self.item(shard, what))
+            .collect()
+    }
+
+    /// Starts whatever may start now; asks for rules that are missing.
+    pub(super) fn pump_limits(&mut self) {
+        if self.state.limits.is_empty() || !self.state.trusted || self.state.stopping.is_some() {
+            return;
+        }
+        let now = self.state.clock.now();
+        while let Some(key) = self.state.limits.pop_due(now) {
+            self.state.limits.dirty.push(key);
+        }
+        while let Some(key) = self.state.limits.dirty.pop() {
+            self.pump_key(key);
+        }
+        if self.state.limits.asked.is_empty()
+            && !self.state.limits.unasked.is_empty()
+            && self.chores.try_send(Chore::Rules).is_ok()
+        {
+            self.state.limits.asked = std::mem::take(&mut self.state.limits.unasked);
+        }
+        if self.state.limits.is_full() {
+            let entries = self.state.entries.values();
+            self.state
+                .limits
+                .drop_idle(now, entries.filter_map(|entry| entry.key));
+        }
+    }
+
+    fn pump_key(&mut self, key: KeyId) {
+        let now = self.state.clock.now();
+        loop {
+            let Some(At {
+                limiter,
+                rule: Some(rule),
+                waiting,
+                ..
+            }) = self.state.limits.at(key)
+            else {
+                return;
+            };
+            match limiter.next(&rule, now, |run| waiting.contains_key(&run)) {
+                Next::Start(run) => self.make_ready(run, 0),
+                Next::At(at) => return self.state.limits.look_at(key, at),
+                Next::Nobody => return,
+            }
+        }
+    }
+
+    /// The rules as they are now; `asked` when they were read because this node asked for them.
+    pub(super) fn on_rules(&mut self, rules: Vec<(String, tramline_core::limits::Rule)>, asked: bool) {
+        for scope in self.state.limits.set_rules(rules) {
+            if self.state.limits.is_paused(scope) {
+                self.hold_ready(scope);
+                continue;
+            }
+            let mut lot = std::mem::take(self.state.limits.lot(scope).unwrap_or(&mut Default::default()));
+            while let Some(run) = lot.pop() {
+                self.admit(run, 0);
+            }
+            for key in self.state.limits.keys_of(scope) {
+                self.state.limits.dirty.push(key);
+                let Some(At {
+                    limiter,
+                    rule,
+                    waiting,
+                    ..
+                }) = self.state.limits.at(key)
+                else {
+                    continue;
+                };
+                if rule.is_none_or(|rule| !rule.limits()) {
+                    let free = limiter.empty_line(|run| waiting.contains_key(&run));
+                    free.iter().for_each(|run| limiter.restore(*run));
+                    free.into_iter().for_each(|run| self.make_ready(run, 0));
+                }
+            }
+        }
+        if asked {
+            for run in std::mem::take(&mut self.state.limits.asked) {
+                let Some(waiter) = self.state.limits.waiting.get(&run).copied() else {
+                    continue;
+                };
+                let Some(key) = waiter.key else { continue };
+                match self.state.limits.at(key) {
+                    Some(At { rule: Some(rule), .. }) if rule.limits() => {
+                        self.arrive(key, run, waiter.priority(), 0)
+                    }
+                    // It was taken back: whoever was inserted under it has its place.
+                    found => {
+                        if let Some(At { limiter, .. }) = found {
+                            limiter.restore(run);
+                        }
+                        self.make_ready(run, 0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A queue was paused: what was ready and has not begun goes back. A place at a key is kept.
+    fn hold_ready(&mut self, queue: ScopeId) {
+        let mut held = Vec::new();
+        let entries = &self.state.entries;
+        self.state.ready.retain(|run| {
+            let hold = entries
+                .get(&run)
+                .is_some_and(|e| e.queue == queue && matches!(e.stage, Stage::Ready));
+            if hold {
+                held.push(run);
+            }
+            !hold
+        });
+        for run in held {
+            if let Some(waiter) = self.unload(run) {
+                self.state.limits.waiting.insert(run, waiter);
+                self.admit(run, 0);
+            }
+        }
+    }
+
+    /// What is recorded about the keys of a shard that was taken.
+    pub(super) fn on_limit_state(&mut self, shard: u16, recorded: LimitState) {
+        match self.state.shards.get_mut(&shard) {
+            // After a broken connection memory knows more than the database.
+            Some(state) if !state.limits_known && !state.limits_read => state.limits_read = true,
+            _ => return,
+        }
+        for (run, text) in recorded.claims {
+            let key = self.state.limits.key(&text, shard);
+            if let Some(At { limiter, .. }) = self.state.limits.at(key) {
+                limiter.restore(run);
+            }
+        }
+        for (text, bucket) in recorded.buckets {
+            let key = self.state.limits.key(&text, shard);
+            if let Some(At { limiter, .. }) = self.state.limits.at(key) {
+                limiter.restore_bucket(bucket);
+            }
+        }
+    }
+
+    /// Everything unfinished of a shard is known: whoever waits stands in line, in the order of discovery.
+    pub(super) fn on_scanned(&mut self, shard: u16) {
+        let Some(state) = self.state.shards.get_mut(&shard) else {
+            return;
+        };
+        state.limits_known = true;
+        let mut gated = std::mem::take(&mut state.gated);
+        gated.sort_unstable_by_key(|(xid, run, _)| (*xid, *run));
+        for (_, run, group) in gated {
+            self.admit(run, group);
+        }
+    }
+
+    /// Names waiting runs by a row when they hold the low-water mark back, so that a takeover need not read all that came
+    /// after them.
+    pub(super) fn park_stragglers(&mut self) {
+        let before = self.state.straggle.before(self.state.tick_xmin);
+        let Some(before) = before.filter(|_| self.state.trusted) else {
+            return;
+        };
+        let holds_back = |shard: &super::Shard| shard.xids.keys().next().is_some_and(|xid| *xid < before);
+        if !self.state.shards.values().any(holds_back) {
+            return;
+        }
+        let late: Vec<(Uuid, Waiter)> = self
+            .state
+            .limits
+            .waiting
+            .iter()
+            .filter(|(_, waiter)| !waiter.parked() && waiter.xid != 0 && waiter.xid < before)
+            .map(|(run, waiter)| (*run, *waiter))
+            .take(PARK_BATCH)
+            .collect();
+        for (run_id, waiter) in late {
+            let subject = Subject {
+                run_id,
+                generation: 1,
+                foreign: waiter.foreign() == Some(true),
+            };
+            let what = What::Run(subject, Row::Parked { why: "limit" });
+            let Some(item) = self.item(waiter.shard(), what) else {
+                continue;
+            };
+            if let Some(waiter) = self.state.limits.waiting.get_mut(&run_id) {
+                waiter.set_parked();
+            }
+            self.push(Unit {
+                parked: Some(waiter.xid),
+                ..Unit::new(Some(run_id), waiter.shard(), vec![item])
+            });
+        }
+    }
+
+    /// The row that names a waiting run is committed: its transaction need not be remembered.
+    pub(super) fn on_parked(&mut self, run_id: Uuid, shard: u16, xid: u64) {
+        let remembered = match self.state.limits.waiting.get_mut(&run_id) {
+            Some(waiter) => std::mem::take(&mut waiter.xid) != 0,
+            None => match self.state.entries.get_mut(&run_id) {
+                Some(entry) => entry.xid.take().is_some(),
+                None => false,
+            },
+        };
+        if remembered && let Some(shard) = self.state.shards.get_mut(&shard) {
+            shard.forget_xid(xid);
+        }
+    }
+
+    /// The gate of a run that was read for another reason than its start.
+    pub(super) fn learn_gate(&mut self, id: Uuid, gate: Option<&Gate>, priority: u8) {
+        let Some(shard) = self.state.entries.get(&id).map(|entry| entry.shard) else {
+            return;
+        };
+        let (queue, key, _) = self.intern(gate, shard);
+        let gated = key.is_some() || queue != 0 || self.state.limits.is_paused(0);
+        if let Some(entry) = self.state.entries.get_mut(&id) {
+            (entry.queue, entry.key, entry.priority) = (queue, key, priority);
+            if let Stage::Live(live) = &mut entry.stage {
+                let Live { run, .. } = &mut **live;
+                run.gated = gated;
+            }
+        }
+    }
+}
+
+/// Groups are told apart by a hash: two that share one share their turns, too.
+fn group_of(name: &str) -> u64 {
+    use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::default()
+        .hash_one(name)
+        .max(1)
+}
