@@ -24,6 +24,10 @@ use crate::engine::EngineBench;
 use crate::figures::{FIGURES, Figures};
 use crate::postgres::Postgres;
 
+/// As in the binary: what is measured here is what is shipped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures tramline beside graphile-worker and Deno, and writes bench/results/latest.json.
 #[derive(Debug, Parser)]
 #[command(name = "tramline-bench")]

@@ -1,5 +1,9 @@
 //! How long to wait before the next attempt, and when to give up.
 
+mod rules;
+
+pub use rules::{CODE_MAX_BYTES, ErrorRule, RuleError, is_refusal};
+
 /// How the delay grows from attempt to attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +35,12 @@ pub struct RetryPolicy {
     pub max_ms: u64,
     /// Spread delays over the upper half of their range, so that what failed together does not return together.
     pub jitter: bool,
+    /// When not empty: only these failures are retried.
+    #[serde(default)]
+    pub on: Vec<ErrorRule>,
+    /// Failures that are not retried, also when `on` names them.
+    #[serde(default)]
+    pub not_on: Vec<ErrorRule>,
 }
 
 impl Default for RetryPolicy {
@@ -49,7 +59,37 @@ impl RetryPolicy {
             initial_ms: INITIAL_MS,
             max_ms: MAX_MS,
             jitter: true,
+            on: Vec::new(),
+            not_on: Vec::new(),
         }
+    }
+
+    /// Whether anything is tried again at all.
+    pub const fn retries(&self) -> bool {
+        self.max_attempts > 1
+    }
+
+    /// Whether a failure with this code is worth another attempt. `retryable` is the callee's own word: its no stands over
+    /// everything, its yes over what the HTTP status says. Where `on` names failures, only these are retried.
+    pub fn wants(&self, code: &str, retryable: Option<bool>) -> bool {
+        if retryable == Some(false) || self.not_on.iter().any(|rule| rule.matches(code)) {
+            return false;
+        }
+        if !self.on.is_empty() {
+            return self.on.iter().any(|rule| rule.matches(code));
+        }
+        retryable == Some(true) || !is_refusal(code)
+    }
+
+    /// [`RetryPolicy::delay_ms`], and not before the callee asked to be called again (`Retry-After`), as far as `max_ms` goes.
+    pub fn delay_after_ms(
+        &self,
+        attempt_just_failed: u32,
+        random: u64,
+        retry_after_ms: Option<u64>,
+    ) -> Option<u64> {
+        let delay = self.delay_ms(attempt_just_failed, random)?;
+        Some(delay.max(retry_after_ms.unwrap_or(0).min(self.max_ms)))
     }
 
     /// Milliseconds to wait after attempt number `attempt_just_failed` (from one), or `None` when it was the last.
@@ -95,6 +135,8 @@ mod tests {
             initial_ms: 100,
             max_ms: 1_000,
             jitter,
+            on: Vec::new(),
+            not_on: Vec::new(),
         }
     }
 
@@ -132,6 +174,16 @@ mod tests {
         assert_eq!(policy.delay_ms(1, 51), Some(50));
     }
 
+    #[test]
+    fn retry_after_is_honoured_up_to_the_longest_delay() {
+        let policy = policy(Backoff::Fixed, false);
+        assert_eq!(policy.delay_after_ms(1, 0, None), Some(100));
+        assert_eq!(policy.delay_after_ms(1, 0, Some(50)), Some(100));
+        assert_eq!(policy.delay_after_ms(1, 0, Some(700)), Some(700));
+        assert_eq!(policy.delay_after_ms(1, 0, Some(u64::MAX)), Some(1_000));
+        assert_eq!(policy.delay_after_ms(10, 0, Some(700)), None);
+    }
+
     fn any_policy() -> impl Strategy<Value = RetryPolicy> {
         let backoff = prop_oneof![
             Just(Backoff::Fixed),
@@ -145,6 +197,8 @@ mod tests {
                 initial_ms,
                 max_ms,
                 jitter,
+                on: Vec::new(),
+                not_on: Vec::new(),
             },
         )
     }

@@ -6,8 +6,8 @@
 //! connection breaks, the owned shards are scanned anew from their low-water marks.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::config::EngineConfig;
 use crate::flushing::words_of;
 use crate::message::{Discovered, Message};
+use crate::trouble::FlushTrouble;
 
 /// Priority classes.
 const CLASSES: u8 = 4;
@@ -30,6 +31,9 @@ const POLL_EAGER: Duration = Duration::from_millis(200);
 /// How far back ids are looked for by a tick: late commits of older ids are found by their transaction, without bound,
 /// once that has been open for longer than this.
 const LOOK_BACK: Duration = Duration::from_secs(48 * 3600);
+
+/// Runs enqueued by this node that may be waiting to be read by name; beyond it a poll reads them as all others.
+const NAMED_MAX: usize = 500;
 
 /// A change of what is to be read.
 pub(crate) enum Assign {
@@ -50,6 +54,43 @@ pub(crate) struct Shared {
     /// Reads of the unfinished after a broken connection.
     pub(crate) rescans: AtomicU64,
     pub(crate) polls: AtomicU64,
+    pub(crate) trouble: FlushTrouble,
+}
+
+/// Calls discovery before its time.
+#[derive(Default)]
+pub(crate) struct Wake {
+    notify: Notify,
+    named: Mutex<Vec<Uuid>>,
+}
+
+impl Wake {
+    /// Something new is to be found.
+    pub(crate) fn wake(&self) {
+        self.notify.notify_one();
+    }
+
+    /// These runs have been committed.
+    pub(crate) fn wake_for(&self, ids: impl Iterator<Item = Uuid>) {
+        {
+            let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = NAMED_MAX.saturating_sub(named.len());
+            named.extend(ids.take(room));
+        }
+        self.wake();
+    }
+
+    fn has_named(&self) -> bool {
+        !self
+            .named
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
+    fn take_named(&self) -> Vec<Uuid> {
+        std::mem::take(&mut *self.named.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Position of one class.
@@ -87,7 +128,7 @@ struct Discovery {
 pub(crate) async fn run(
     db: Db,
     mut assign: mpsc::Receiver<Assign>,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     out: mpsc::Sender<Message>,
     shared: Arc<Shared>,
     config: EngineConfig,
@@ -127,11 +168,29 @@ pub(crate) async fn run(
         }
         let mut idle_since = Instant::now();
         let mut pause = POLL_MIN;
+        let mut polled_at: Option<Instant> = None;
         loop {
             // Subscribe before looking: a wake-up during the poll is not lost.
-            let woken = wake.notified();
+            let woken = wake.notify.notified();
+            let named = wake.take_named();
+            if !named.is_empty() {
+                (idle_since, pause) = (Instant::now(), POLL_MIN);
+                if let Err(error) = discovery.read_named(&named).await {
+                    tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
+                    continue 'connect;
+                }
+            }
             let began = Instant::now();
-            let found = discovery.poll().await;
+            // After a read by name the poll, which finds the same again and all others, has its usual time.
+            let skip = !named.is_empty()
+                && !discovery.is_paging()
+                && polled_at.is_some_and(|at| at.elapsed() < POLL_MIN);
+            let found = if skip {
+                Ok(false)
+            } else {
+                polled_at = Some(began);
+                discovery.poll().await
+            };
             // Reading takes at most half of a connection's time: what comes meanwhile comes in one read.
             let rest = if discovery.is_paging() {
                 Duration::ZERO
@@ -186,7 +245,9 @@ pub(crate) async fn run(
                 () = woken => {
                     pause = POLL_MIN;
                     idle_since = Instant::now();
-                    tokio::time::sleep_until(not_before).await;
+                    if !wake.has_named() {
+                        tokio::time::sleep_until(not_before).await;
+                    }
                 }
                 () = tokio::time::sleep(wait) => {}
             }
@@ -403,6 +464,26 @@ impl Discovery {
         })
         .await;
         Ok(more)
+    }
+
+    /// Delivers runs that this node has enqueued. A tick will deliver them too: until it has, whatever becomes of them is
+    /// remembered. Those that a completed tick has seen are left out, because what was remembered may be forgotten.
+    async fn read_named(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        let mut headers = self.reader.named(ids).await?;
+        headers.retain(|h| {
+            self.classes
+                .get(usize::from(h.priority))
+                .is_some_and(|class| !class.last.sees(h.xid))
+        });
+        let headers = self.unscanned(headers);
+        if !headers.is_empty() {
+            self.deliver(Discovered {
+                headers,
+                ..Discovered::default()
+            })
+            .await;
+        }
+        Ok(())
     }
 
     /// Without the runs that the scan of their shard has delivered.

@@ -10,13 +10,15 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::sync::mpsc;
 use tramline_core::Millis;
-use tramline_core::limits::Bucket;
+use tramline_core::limit::Bucket;
 use tramline_core::machine::Row;
 use tramline_store::flush::{Batch, Flusher, Subject};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
 
+use crate::discovery::Shared;
 use crate::message::Message;
+use crate::trouble::FlushTrouble;
 
 /// First and longest pause before a batch of unknown outcome is sent again.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -101,13 +103,14 @@ pub(crate) async fn run(
     name: String,
     mut jobs: mpsc::Receiver<Vec<Item>>,
     out: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
 ) {
     let mut flusher = None;
     while let Some(items) = jobs.recv().await {
         let mut flushed = Flushed::default();
         let mut open = vec![items];
         while let Some(items) = open.pop() {
-            match settle(&db, &mut flusher, node, &name, &items).await {
+            match settle(&db, &mut flusher, node, &name, &items, &shared.trouble).await {
                 Ok(part) => {
                     flushed.held.extend(part.held);
                     flushed.not_ended.extend(part.not_ended);
@@ -138,31 +141,53 @@ async fn settle(
     node: Uuid,
     name: &str,
     items: &[Item],
+    trouble: &FlushTrouble,
 ) -> Result<tramline_store::flush::Flushed, StoreError> {
     let batch = build(items);
     let mut pause = RETRY_FIRST;
-    let mut warned = false;
+    let mut again = false;
     loop {
         let answer = match flusher.as_ref().filter(|f| !f.is_closed()) {
-            Some(open) => open.send(node, name, &batch).await,
+            Some(open) => open.send(node, name, &batch, again).await,
             None => match Flusher::connect(db).await {
-                Ok(new) => flusher.insert(new).send(node, name, &batch).await,
+                Ok(new) => flusher.insert(new).send(node, name, &batch, again).await,
                 Err(error) => Err(error),
             },
         };
         match answer {
-            Ok(flushed) => return Ok(flushed),
-            Err(error) if error.is_poison() => return Err(error),
+            Ok(flushed) => {
+                tell_end(trouble);
+                return Ok(flushed);
+            }
+            // Somebody else's row, an end for example: now the answer says which.
+            Err(error) if error.is_duplicate() && !std::mem::replace(&mut again, true) => {}
+            Err(error) if error.is_poison() => {
+                tell_end(trouble);
+                return Err(error);
+            }
             Err(error) => {
-                if !std::mem::replace(&mut warned, true) {
-                    tracing::warn!(error = %words_of(&error), rows = batch.len(), "outcome of a flush is unknown; sending it again");
+                if trouble.failed() {
+                    let attempts = trouble.stalled().map_or(1, |stall| stall.attempts);
+                    tracing::warn!(error = %words_of(&error), rows = batch.len(), attempts, "outcome of a flush is unknown; sending it again");
                 }
                 *flusher = None;
+                again = true;
                 let jitter = Duration::from_millis(rand::rng().random_range(0..10));
                 tokio::time::sleep(pause + jitter).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
         }
+    }
+}
+
+fn tell_end(trouble: &FlushTrouble) {
+    if let Some(stall) = trouble.settled() {
+        let seconds = stall.lasting.as_secs_f64();
+        tracing::info!(
+            attempts = stall.attempts,
+            seconds,
+            "the database has answered the flush again"
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tramline_core::Millis;
 use tramline_store::api::{self, RunRow};
@@ -13,11 +13,12 @@ use tramline_store::{Db, check_durable};
 use uuid::Uuid;
 
 use crate::config::EngineConfig;
-use crate::discovery::{self, Shared};
+use crate::discovery::{self, Shared, Wake};
 use crate::driver::{Driver, State};
 use crate::invoke::Invoke;
 use crate::message::Message;
 use crate::ownership::Ownership;
+use crate::trouble::FlushStall;
 use crate::{EngineError, flushing, loading, maintenance};
 
 /// Messages to the driver that may wait: results of calls beyond this hold their tasks back.
@@ -61,6 +62,10 @@ pub struct EngineStats {
     pub ended: u64,
     /// Flushes answered.
     pub flushes: u64,
+    /// Attempts of flushes that the database did not answer, or refused for a reason that is not the data's.
+    pub flush_failures: u64,
+    /// The flush whose attempts fail at present: nothing is recorded until it is settled.
+    pub flush_stalled: Option<FlushStall>,
     /// Discovery statements sent.
     pub polls: u64,
     /// Scans of unfinished runs after the discovery connection broke.
@@ -97,7 +102,7 @@ pub struct Engine;
 pub struct EngineHandle {
     node: Uuid,
     db: Db,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     own: mpsc::Sender<Message>,
     updates: broadcast::Sender<RunUpdate>,
     shared: Arc<Shared>,
@@ -131,7 +136,7 @@ impl Engine {
         let (assign, assigned) = mpsc::channel(CHORES_MAX);
         let (updates, _) = broadcast::channel(UPDATES_MAX);
         let (stop_ownership, ownership_stop) = oneshot::channel();
-        let wake = Arc::new(Notify::new());
+        let wake = Arc::new(Wake::default());
         let shared = Arc::new(Shared::default());
         let shown = Arc::new(Shown::default());
         let name = config.node_name.clone();
@@ -159,7 +164,14 @@ impl Engine {
         let tasks = vec![
             tokio::spawn(driver.run()),
             tokio::spawn(ownership.run(ownership_stop)),
-            tokio::spawn(flushing::run(db.clone(), node, name, flush_jobs, own.clone())),
+            tokio::spawn(flushing::run(
+                db.clone(),
+                node,
+                name,
+                flush_jobs,
+                own.clone(),
+                shared.clone(),
+            )),
             tokio::spawn(loading::run(
                 db.clone(),
                 config.function_timeout,
@@ -206,7 +218,13 @@ impl EngineHandle {
 
     /// Looks for new runs now: call it after a commit that enqueued some.
     pub fn wake(&self) {
-        self.wake.notify_one();
+        self.wake.wake();
+    }
+
+    /// Tells discovery which runs have been enqueued by this node just now, so that it need not search for them.
+    pub fn wake_for(&self, answers: &[Result<api::Accepted, api::Refused>]) {
+        let made = answers.iter().flatten().filter(|a| a.created).map(|a| a.run_id);
+        self.wake.wake_for(made);
     }
 
     /// What happens to runs from now on. A watcher that falls behind misses some; the ledger has them all.
@@ -223,6 +241,8 @@ impl EngineHandle {
             active: self.shown.active.load(Ordering::Relaxed),
             ended: self.shown.ended.load(Ordering::Relaxed),
             flushes: self.shared.flushes.load(Ordering::Relaxed),
+            flush_failures: self.shared.trouble.failures(),
+            flush_stalled: self.shared.trouble.stalled(),
             polls: self.shared.polls.load(Ordering::Relaxed),
             rescans: self.shared.rescans.load(Ordering::Relaxed),
             missed: self.shown.missed.load(Ordering::Relaxed),
@@ -306,7 +326,7 @@ impl EngineHandle {
         runs: &[api::NewRun],
     ) -> Result<Vec<Result<api::Accepted, api::Refused>>, EngineError> {
         let answers = api::enqueue(&self.db, runs).await?;
-        self.wake();
+        self.wake_for(&answers);
         Ok(answers)
     }
 

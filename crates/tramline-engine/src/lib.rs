@@ -22,11 +22,13 @@ mod loading;
 mod maintenance;
 mod message;
 mod ownership;
+mod trouble;
 
 pub use config::EngineConfig;
 pub use handle::{Engine, EngineHandle, EngineStats, RunUpdate, WaitOutcome};
 pub use invoke::{Call, Handlers, Invoke};
 pub use tramline_core::machine::{Failure, Outcome};
+pub use trouble::FlushStall;
 
 /// Failure to start or run an engine.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Reading runs into memory: bodies, pasts, definitions. Builds the machine's runs, so that the driver only drives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tramline_core::definition::{self, Workflow};
 use tramline_core::machine::{Failure, Past, Plan, Run};
+use tramline_core::retry::RetryPolicy;
 use tramline_store::runs::{Body, Loader};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
@@ -23,6 +24,8 @@ const DEFINITIONS_MAX: usize = 1_000;
 /// Runs to read.
 pub(crate) struct LoadJob {
     pub(crate) ids: Vec<LoadId>,
+    /// Rows of some of them that have been read already.
+    pub(crate) bodies: Vec<Body>,
     /// Something may be recorded about them.
     pub(crate) past: bool,
 }
@@ -56,9 +59,9 @@ pub(crate) async fn run(
         definitions: HashMap::new(),
         function_timeout_ms,
     };
-    while let Some(job) = jobs.recv().await {
+    while let Some(mut job) = jobs.recv().await {
         let loaded = loop {
-            match loading.load(&db, &job).await {
+            match loading.load(&db, &mut job).await {
                 Ok(loaded) => break loaded,
                 Err(error) => {
                     tracing::warn!(error = %words_of(&error), "runs cannot be read; trying again");
@@ -77,7 +80,8 @@ pub(crate) async fn run(
 }
 
 impl Loading {
-    async fn load(&mut self, db: &Db, job: &LoadJob) -> Result<Vec<LoadedRun>, StoreError> {
+    async fn load(&mut self, db: &Db, job: &mut LoadJob) -> Result<Vec<LoadedRun>, StoreError> {
+        let read: HashSet<Uuid> = job.bodies.iter().map(|b| b.run_id).collect();
         if self.loader.is_none() {
             self.loader = Some(Loader::connect(db).await?);
         }
@@ -87,7 +91,7 @@ impl Loading {
         let mut native: Vec<Uuid> = job
             .ids
             .iter()
-            .filter(|i| i.foreign == Some(false))
+            .filter(|i| i.foreign == Some(false) && !read.contains(&i.run_id))
             .map(|i| i.run_id)
             .collect();
         let mut foreign: Vec<Uuid> = job
@@ -118,8 +122,7 @@ impl Loading {
         } else {
             HashMap::new()
         };
-        let mut bodies: HashMap<Uuid, Body> = a.into_iter().chain(b).map(|b| (b.run_id, b)).collect();
-        for body in bodies.values() {
+        for body in a.iter().chain(&b).chain(&job.bodies) {
             let Some(version) = body.version else { continue };
             let key = (body.target.clone(), version);
             if !self.definitions.contains_key(&key) {
@@ -135,6 +138,8 @@ impl Loading {
                 self.definitions.insert(key, compiled);
             }
         }
+        let bodies = a.into_iter().chain(b).chain(job.bodies.drain(..));
+        let mut bodies: HashMap<Uuid, Body> = bodies.map(|b| (b.run_id, b)).collect();
         Ok(job
             .ids
             .iter()
@@ -150,9 +155,24 @@ impl Loading {
 
     fn build(&self, body: Body, past: Option<Past>, unclean: bool) -> Loaded {
         let mut defect = None;
+        let mut retry = RetryPolicy::default();
+        match body
+            .retry
+            .as_ref()
+            .map(|policy| definition::parse_retry(policy, "retry"))
+        {
+            Some(_) if body.version.is_some() => {
+                let message = "retry: is for runs of functions; the steps of a workflow carry their own";
+                defect = Some(Failure::new("invalid_input", message));
+            }
+            Some(Ok(policy)) => retry = policy,
+            Some(Err(found)) => defect = Some(Failure::new("invalid_input", problems(&found))),
+            None => {}
+        }
         let function = |name: &str| Plan::Function {
             name: name.to_owned(),
             timeout_ms: self.function_timeout_ms,
+            retry: retry.clone(),
         };
         let plan = match body.version {
             None => function(&body.target),

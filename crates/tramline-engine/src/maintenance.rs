@@ -17,6 +17,9 @@ use crate::message::Message;
 pub(crate) const TIMER_WINDOW: i64 = 1_000;
 /// How often changes of schedules and new definitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Every so many looks claims of pull queues that ran out are taken back: a claim does that for its own queue, so this is for
+/// queues that nobody claims from, and for lists.
+const CLAIMS_EVERY: u32 = 10;
 /// Every so many looks partitions are made ahead and expired rows removed.
 const TIDY_EVERY: u32 = 600;
 
@@ -77,6 +80,9 @@ pub(crate) async fn run(
                 report(look_at_schedules(&db, with_schedules, &shards, &mut fingerprint, &out).await);
                 report(read_rules(&db, &mut limits, false, &out).await);
                 report(compile_submitted(&db).await);
+                if turn.is_multiple_of(CLAIMS_EVERY) {
+                    report(tidy::return_expired_claims(&db).await.map(|_| ()));
+                }
                 if turn.is_multiple_of(TIDY_EVERY) {
                     report(tidy::ensure_partitions(&db).await);
                     report(tidy::remove_expired(&db).await.map(|_| ()));

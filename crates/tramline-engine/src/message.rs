@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 use tramline_core::Millis;
-use tramline_core::limits::Rule;
+use tramline_core::limit::Rule;
 use tramline_core::machine::{Outcome, Run};
 use tramline_store::discovery::{Command, Gate, Header};
 use tramline_store::limits::LimitState;

@@ -142,13 +142,3 @@ pub trait Functions: Send + Sync + 'static {
     /// All lines from now on, of all functions; ends with the host.
     fn follow_logs(&self) -> BoxStream<'static, Followed>;
 }
-
-/// Whether a text may be a function's name; checked before anything is looked up by it.
-pub fn is_function_name(name: &str) -> bool {
-    const NAME_MAX: usize = 63;
-    name.len() <= NAME_MAX
-        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-}

@@ -31,9 +31,7 @@ pub use config::{
     InvocationObserver, Keys, MetricsAccess, Readiness,
 };
 pub use cors::{BadOrigin, Cors, Origin};
-pub use functions::{
-    CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine, is_function_name,
-};
+pub use functions::{CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine};
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};
 pub use server::{Gateway, GatewayHandle, StartError};

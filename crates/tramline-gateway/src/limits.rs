@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tramline_core::limits::REQUEST_BODY_MAX_BYTES;
+
 /// Time for a client to send a request head, from its first byte; also for the first byte of a new connection.
 /// A client on a bad mobile link needs a few seconds, a slow-header attack needs many.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,10 +26,10 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const H2_STREAMS_MAX: u32 = 128;
 /// Streams a client may reset before the gateway has seen them (rapid reset).
 pub const H2_PENDING_RESETS_MAX: usize = 32;
-/// Request body of a function, 20 MB as on the hosted platform.
-pub const FUNCTION_BODY_MAX: u64 = 20 * 1024 * 1024;
+/// Request body of a function.
+pub const FUNCTION_BODY_MAX: u64 = REQUEST_BODY_MAX_BYTES as u64;
 /// Request body of `/rest/v1` and `/auth/v1`: bulk inserts, as large as a function's body.
-pub const BACKEND_BODY_MAX: u64 = 20 * 1024 * 1024;
+pub const BACKEND_BODY_MAX: u64 = REQUEST_BODY_MAX_BYTES as u64;
 /// Request body of `/api/v1`: an array of runs with their inputs.
 pub const API_BODY_MAX: u64 = 16 * 1024 * 1024;
 /// Input of one run.
@@ -56,8 +58,8 @@ pub const JSON_DEPTH_MAX: usize = 64;
 pub const TOKEN_LEEWAY_S: u64 = 30;
 /// Life of a token minted for the REST and auth backends; only the start of a request is checked, so short.
 pub const INTERNAL_TOKEN_LIFE_S: i64 = 120;
-/// Shortest HMAC secret (RFC 8725: at least the hash length).
-pub const SECRET_BYTES_MIN: usize = 32;
+/// Shortest HMAC secret.
+pub const SECRET_BYTES_MIN: usize = tramline_core::limits::JWT_SECRET_MIN_BYTES;
 
 /// The limits that a configuration may change.
 #[derive(Debug, Clone)]

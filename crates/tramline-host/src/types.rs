@@ -151,7 +151,7 @@ pub enum HostError {
     Project { path: PathBuf, source: std::io::Error },
     #[error("two functions are named `{0}`; rename one of them")]
     DuplicateName(String),
-    #[error("`{0}` is not a function name; use a letter, then letters, digits, `_` and `-`")]
+    #[error("`{0}` is not a function name; use {rule}", rule = tramline_core::limits::FUNCTION_NAME_RULE)]
     BadName(String),
 }
 

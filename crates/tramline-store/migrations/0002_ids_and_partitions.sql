@@ -30,9 +30,8 @@ create function tramline.uuid_at(p_at timestamptz) returns uuid language sql imm
 $$;
 -- A UUIDv7 made here, for plain SQL that gives no id. (Postgres has one of its own from 18 on.)
 create function tramline.uuid_v7() returns uuid language sql volatile parallel safe as $$
-  select encode(set_byte(overlay(uuid_send(gen_random_uuid())
-           placing decode(lpad(to_hex(floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0'), 'hex') from 1 for 6),
-         6, (get_byte(uuid_send(gen_random_uuid()), 0) & 15) | 112), 'hex')::uuid
+  select encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+           placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6), 52, 1), 53, 1), 'hex')::uuid
 $$;
 
 -- One row for each day that has its partitions. Runs, ends, marks, steps and events are partitioned alike, by range of run id.

@@ -25,6 +25,7 @@ create table tramline.runs (
   function_name text,
   context jsonb,
   metadata jsonb,
+  retry jsonb,                                       -- policy of a function's run, pinned at the start: the run's own, else its function's
   queued_at timestamptz not null default now(),
   scheduled_at timestamptz,
   enqueued_xid xid8 not null default pg_current_xact_id(),
@@ -64,6 +65,7 @@ create table tramline.run_marks (
   node text,
   input jsonb,
   metadata jsonb,
+  priority smallint check (priority between 0 and 3), -- set: the run was given this class before it began; the mark says nothing else
   primary key (run_id, shard, generation, seq)
 ) partition by range (run_id);
 create table tramline.run_marks_foreign (like tramline.run_marks including all);
@@ -123,19 +125,32 @@ create table tramline.artifacts (
   sha256 text,
   bytes bigint,
   metadata jsonb,
-  created_at timestamptz not null default now()
+  created_at timestamptz not null default now(),
+  validated boolean not null default false           -- somebody has checked that the uri holds what sha256 and bytes say
 );
 create index artifacts_by_run on tramline.artifacts (run_id);
 
+-- What was given up and waits for a person: complete in itself, so that it outlives the partitions of its run.
 create table tramline.dead_letters (
   run_id uuid not null,
   shard int not null,
   generation int not null,
-  reason text not null,
-  payload jsonb,
+  target text,
+  queue text,
+  reason text not null,                              -- attempts_exhausted, not_retryable, crash_loop, unstorable
+  message text,
+  step text,
+  attempt int,                                       -- attempts of that step
+  attempts jsonb not null default '[]',              -- every failed attempt of the generation
+  error jsonb,
+  payload jsonb,                                     -- the input
   created_at timestamptz not null default now(),
+  redriven_at timestamptz,                           -- when the next generation was opened
+  redriven_by text,
+  redrive_reason text,
   primary key (run_id, shard, generation)
 );
+create index dead_letters_open on tramline.dead_letters (run_id) where redriven_at is null;
 
 -- Makes the partitions of one day; true when it made them. Run ahead of time by every node, and at installation.
 -- With the rights of the schema's owner, because the engine's role makes no tables.

@@ -44,7 +44,7 @@ create table tramline.timers (
   due_at timestamptz not null,
   run_id uuid not null,
   generation int not null,
-  kind text not null check (kind in ('start', 'retry', 'sleep')),
+  kind text not null check (kind in ('start', 'retry', 'sleep', 'deadline')),
   step text not null default '',
   attempt int not null default 0,
   created_at timestamptz not null default now(),
@@ -61,6 +61,29 @@ create table tramline.parked (
   at timestamptz not null default now(),
   primary key (shard, run_id)
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+-- Runs of pull queues, from their insert to their end: workers outside claim them here, and no node is needed. A real table, so that
+-- users may put row triggers on it. The last version of a row carries the end; then the row is deleted and tramline.run_ends has it.
+create table ops.pull_runs (
+  run_id uuid primary key,
+  generation int not null default 1,
+  queue text not null,
+  priority smallint not null check (priority between 0 and 3),
+  run_at timestamptz not null,                       -- not claimed before; the order within a priority
+  status text not null default 'queued'
+    check (status in ('queued', 'claimed', 'running', 'paused', 'completed', 'failed', 'cancelled', 'skipped')),
+  fence bigint not null default 0,                   -- rises with every claim, over all generations: what a lost worker says is refused
+  attempt int not null default 0,                    -- claims of this generation
+  -- Of the last claim, also after it was lost:
+  claimed_by text,
+  started_at timestamptz,
+  heartbeat_at timestamptz,
+  lease interval,
+  lease_until timestamptz,                           -- by the database's clock; afterwards anybody may have the run
+  is_foreign boolean not null default false          -- its ledger is in the *_foreign siblings
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+create index pull_runs_ready on ops.pull_runs (queue, priority, run_at, run_id) where status = 'queued';
+create index pull_runs_held on ops.pull_runs (queue, lease_until) where status in ('claimed', 'running');
 
 create table tramline.correlations (
   shard int not null,                                -- of the target and the correlation id, not of the run
@@ -82,6 +105,7 @@ create table tramline.workflow_definitions (
   status text not null default 'submitted' check (status in ('submitted', 'draft', 'published', 'refused', 'retired')),
   problems jsonb,
   required_inputs text[] not null default '{}',
+  retention interval,                                -- how long its correlation ids hold; null = 30 days
   created_by text not null default current_user,
   created_at timestamptz not null default now(),
   published_at timestamptz,
@@ -95,6 +119,8 @@ create table tramline.functions (
   auth text,
   state text not null default 'pending',
   reason text,
+  retry jsonb,                                       -- policy of its runs, unless a run brings its own
+  retention interval,                                -- how long its correlation ids hold; null = 30 days
   updated_at timestamptz not null default now()
 );
 

@@ -3,21 +3,27 @@
 
 create view ops.runs with (security_invoker = true) as
 select r.run_id, r.kind, r.target, r.version, r.executor,
-       case when e.generation is not null and e.generation >= coalesce(m.generation, 1) then e.status
+       case when p.status = 'queued' and p.run_at > now() then 'scheduled'
+            when p.status is not null then p.status
+            when e.generation is not null and e.generation >= coalesce(m.generation, 1) then e.status
             when m.status is not null then m.status
             when r.scheduled_at > now() then 'scheduled'
             else 'queued' end as status,
-       r.queue, r.priority,
+       r.queue,
+       coalesce(p.priority, (select x.priority from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.priority is not null
+                  order by x.generation desc, x.seq desc limit 1), r.priority) as priority,
        coalesce((select x.input from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.input is not null
                   order by x.generation desc, x.seq desc limit 1), r.input) as input, r.context,
        e.output, e.error, e.error_step, r.correlation_id, r.concurrency_key, r.source, r.created_by, r.triggered_by,
        r.parent_run_id, r.root_run_id, r.project_id, r.env, r.git_sha, r.git_ref, r.function_name,
-       coalesce(e.attempt, 0) as attempt, greatest(coalesce(e.generation, 1), coalesce(m.generation, 1)) as generation,
-       coalesce(case when e.generation >= coalesce(m.generation, 1) then e.claimed_by end, m.node) as claimed_by,
+       coalesce(p.attempt, e.attempt, 0) as attempt, greatest(coalesce(e.generation, 1), coalesce(m.generation, 1)) as generation,
+       case when p.run_id is not null then case when p.status in ('claimed', 'running') then p.claimed_by end
+            else coalesce(case when e.generation >= coalesce(m.generation, 1) then e.claimed_by end, m.node) end as claimed_by,
        r.queued_at, r.scheduled_at,
-       coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end,
+       case when p.run_id is not null then case when p.status in ('claimed', 'running') then p.started_at end
+            else coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end,
                 (select x.at from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.status = 'running'
-                  order by x.generation desc, x.seq limit 1)) as started_at,
+                  order by x.generation desc, x.seq limit 1)) end as started_at,
        case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as finished_at,
        case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as completed_at,
        -- later keys win; what was said once stays said
@@ -29,7 +35,8 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
   left join lateral (select * from tramline.all_ends x where x.run_id = r.run_id and x.shard = r.shard
                       order by x.generation desc limit 1) e on true
   left join lateral (select x.generation, x.status, x.node from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard
-                      order by x.generation desc, x.seq desc limit 1) m on true;
+                        and x.priority is null order by x.generation desc, x.seq desc limit 1) m on true
+  left join lateral (select * from ops.pull_runs x where r.executor = 'pull' and x.run_id = r.run_id limit 1) p on true;
 
 create view ops.run_steps with (security_invoker = true) as
 select run_id, step, step_index, generation, attempt, status, function_name, output, error, started_at, finished_at,
@@ -39,7 +46,8 @@ create view ops.run_events with (security_invoker = true) as
 select event_id, run_id, event_type, level, message, payload, created_at from tramline.all_events;
 create view ops.artifacts with (security_invoker = true) as select * from tramline.artifacts;
 create view ops.dead_letters with (security_invoker = true) as
-select run_id, generation, reason, payload, created_at from tramline.dead_letters;
+select run_id, generation, target, queue, reason, message, step, attempt, attempts, error, payload, created_at, redriven_at, redriven_by, redrive_reason
+  from tramline.dead_letters;
 create view ops.workflow_definitions with (security_invoker = true) as
 select name, version, definition, checksum, status, problems, required_inputs, created_by, created_at, published_at from tramline.workflow_definitions;
 create view ops.workflow_executions with (security_invoker = true) as
@@ -73,7 +81,8 @@ create function tramline.may_follow(p_from text, p_to text) returns boolean lang
     end), false)
 $$;
 
-create function tramline.runs_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+create function tramline.runs_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan as $$
 declare
   v record;
   v_status text := coalesce(new.status, 'queued');
@@ -84,17 +93,30 @@ begin
   end if;
   if v_status in ('queued', 'scheduled') then
     -- Without an id of the writer's own, the key or the parent decides about the shard.
-    select * into v from tramline.enqueue_many(array[new.run_id], array[coalesce(new.target, new.function_name)], array[new.input],
-      array[new.correlation_id],
-      array[jsonb_strip_nulls(jsonb_build_object('kind', new.kind, 'queue', new.queue, 'priority', new.priority, 'run_at', new.scheduled_at,
+    select * into v from tramline.enqueue_one(new.run_id, coalesce(new.target, new.function_name), new.input, new.correlation_id,
+      jsonb_strip_nulls(jsonb_build_object('kind', new.kind, 'queue', new.queue, 'priority', new.priority, 'run_at', new.scheduled_at,
         'concurrency_key', new.concurrency_key, 'own_id', case when new.run_id is not null then true end, 'source', new.source, 'created_by', new.created_by, 'triggered_by', new.triggered_by,
         'parent_run_id', new.parent_run_id, 'root_run_id', new.root_run_id, 'project_id', new.project_id, 'env', new.env,
         'git_sha', new.git_sha, 'git_ref', new.git_ref))
-        || jsonb_build_object('context', new.context, 'metadata', new.metadata)]);
+        || jsonb_build_object('context', new.context, 'metadata', new.metadata));
     if v.code is not null then
       perform tramline.raise_refusal(v.code, v.detail);
     end if;
     new.run_id := v.run_id;
+    if v.created then
+      -- What the view shows of a run that has just been made, without asking all the tables that can say more of older ones.
+      select r.kind, r.target, r.version, r.executor, case when r.scheduled_at > now() then 'scheduled' else 'queued' end, r.queue, r.priority,
+             r.input, r.concurrency_key, r.source, r.created_by, r.parent_run_id, r.root_run_id, r.function_name, 0, 1, null, r.queued_at,
+             r.scheduled_at, null, null, null, null, null, null, coalesce(r.metadata, '{}')
+        into new.kind, new.target, new.version, new.executor, new.status, new.queue, new.priority,
+             new.input, new.concurrency_key, new.source, new.created_by, new.parent_run_id, new.root_run_id, new.function_name, new.attempt,
+             new.generation, new.claimed_by, new.queued_at, new.scheduled_at, new.started_at, new.finished_at, new.completed_at, new.output,
+             new.error, new.error_step, new.metadata
+        from tramline.runs r where r.run_id = new.run_id and r.shard = tramline.shard_of(new.run_id);
+      if found then
+        return new;
+      end if;
+    end if;
   else
     -- The worker pattern: the writer executes the run and keeps its row; no node takes part.
     if v_status not in ('claimed', 'running', 'waiting', 'paused', 'compensating', 'completed', 'failed', 'cancelled', 'skipped') then
@@ -190,6 +212,9 @@ begin
     select * into new from ops.runs where run_id = old.run_id;
     return new;
   end if;
+  if old.executor = 'pull' then
+    return tramline.update_pull_run(old, new);
+  end if;
 
   select array_agg(n.key order by n.key) into v_changed
     from jsonb_each(to_jsonb(new)) n join jsonb_each(to_jsonb(old)) o on o.key = n.key
@@ -212,6 +237,10 @@ begin
     end case;
   end if;
   if new.priority is distinct from old.priority then
+    if new.priority is null or new.priority not between 0 and 3 then
+      raise exception using errcode = 'TL400', message = format('priority %s does not exist', coalesce(new.priority::text, 'null')),
+        hint = '0 (urgent) to 3';
+    end if;
     perform tramline.request(old.run_id, 'priority', to_jsonb(new.priority), 'update of ops.runs');
   end if;
   if new.metadata is distinct from old.metadata then
@@ -222,6 +251,14 @@ end $$;
 
 create trigger runs_insert instead of insert on ops.runs for each row execute function tramline.runs_insert();
 create trigger runs_update instead of update on ops.runs for each row execute function tramline.runs_update();
+
+-- Writes down what somebody did to a run that no node drives: who, when, why.
+create function tramline.note_act(p_run_id uuid, p_event_type text, p_reason text, p_actor text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform ops.append_event(p_run_id, 'info', coalesce(p_reason, p_event_type || ' on request'),
+    jsonb_build_object('actor', coalesce(p_actor, auth.uid()::text, auth.role(), session_user), 'reason', p_reason), p_event_type);
+end $$;
 
 -- Cancels a run; true when it was still to be cancelled. An external run ends at once, any other by its owner.
 create function ops.cancel_run(p_run_id uuid, p_reason text default null, p_actor text default null) returns boolean
@@ -237,6 +274,9 @@ begin
   end if;
   if v.executor = 'external' then
     update ops.runs set status = 'cancelled', error = jsonb_build_object('code', 'cancelled', 'message', p_reason) where run_id = p_run_id;
+    perform tramline.note_act(p_run_id, 'cancelled', p_reason, p_actor);
+  elsif v.executor = 'pull' then
+    return tramline.cancel_pull_run(p_run_id, p_reason, p_actor);
   else
     perform tramline.request(p_run_id, 'cancel', null, p_reason, p_actor);
   end if;
@@ -254,11 +294,15 @@ begin
   if not found then
     raise exception using errcode = 'TL404', message = format('no run %s', p_run_id);
   end if;
-  if v.executor <> 'engine' then
+  if v.executor = 'external' then
     raise exception using errcode = 'TL400', message = format('run %s is kept by its own writer; only that can repeat it', p_run_id);
   end if;
   if v.status not in ('failed', 'cancelled') then
     raise exception using errcode = 'TL409', message = format('run %s is %s; only failed and cancelled runs can be retried', p_run_id, v.status);
+  end if;
+  if v.executor = 'pull' then
+    perform tramline.retry_pull_run(p_run_id, p_input, p_from_step, p_reason, p_actor);
+    return p_run_id;
   end if;
   perform tramline.request(p_run_id, 'retry', jsonb_strip_nulls(jsonb_build_object('from_step', p_from_step, 'generation', v.generation))
     || case when p_input is null then '{}' else jsonb_build_object('input', p_input) end, p_reason, p_actor);

@@ -1,19 +1,20 @@
 -- The flush: everything a node has to record, over all its shards, in one call and one commit. Only appended; repeatable: every row has
--- a key made by the client and "on conflict do nothing", so a flush whose outcome is unknown is sent again as it is.
+-- a key made by the client, so a flush whose outcome is unknown is sent again as it is, with p_again: then rows that exist are left as
+-- they are ("on conflict do nothing", which costs twice as much as the insert itself: a first sending goes without).
 --
 -- The fence: rows of the touched shards are locked in shard order for no key update. That conflicts with the update of a takeover:
 -- either this commits before the epoch rises, or it waits, reads the row again and finds that it is no longer the owner.
 --
 -- p_foreign names the runs of this batch that live in the *_foreign siblings; null when there is none, which is nearly always.
--- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, limits, commands_done, dead_letters, periods,
--- period_starts. Answers the shards that were still held, and the ends that were not ours to write (somebody else's end exists).
+-- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, limits, commands_done, dead_letters, redriven,
+-- periods, period_starts. Answers the shards that were still held, and the ends that were not ours to write (somebody else's end exists).
 create function tramline.flush(
   p_owner uuid, p_node text, p_shards int[], p_epochs bigint[],
   p_step_run uuid[], p_step_name text[], p_step_generation int[], p_step_attempt int[], p_step_status text[], p_step_function text[],
   p_step_output jsonb[], p_step_error jsonb[], p_step_started timestamptz[], p_step_finished timestamptz[],
   p_end_run uuid[], p_end_generation int[], p_end_status text[], p_end_output jsonb[], p_end_error jsonb[], p_end_error_step text[],
   p_end_attempt int[], p_end_started timestamptz[], p_end_finished timestamptz[],
-  p_foreign uuid[], p_cold jsonb,
+  p_foreign uuid[], p_cold jsonb, p_again boolean,
   out held int[], out not_ended uuid[])
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -29,6 +30,35 @@ begin
   end if;
   select array_agg(e.epoch order by g) into v_epoch
     from generate_series(0, (select max(s) from unnest(p_shards) s)) g left join unnest(p_shards, p_epochs) as e(shard, epoch) on e.shard = g;
+
+  if p_foreign is null and not p_again then
+    if p_step_run is not null then
+      insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at,
+             node, epoch)
+      select u.run_id, u.shard, u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error, u.started_at, u.finished_at,
+             p_node, v_epoch[u.shard + 1]
+        from (select x.*, tramline.shard_of(x.run_id) as shard
+                from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output,
+                            p_step_error, p_step_started, p_step_finished)
+                  as x(run_id, step, generation, attempt, status, function_name, output, error, started_at, finished_at) offset 0) u
+       where u.shard = any (held);
+    end if;
+    if p_end_run is not null then
+      insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at,
+             finished_at)
+      select u.run_id, u.shard, u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node, v_epoch[u.shard + 1],
+             u.started_at, u.finished_at
+        from (select x.*, tramline.shard_of(x.run_id) as shard
+                from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt,
+                            p_end_started, p_end_finished)
+                  as x(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at) offset 0) u
+       where u.shard = any (held);
+    end if;
+    if p_cold is not null then
+      perform tramline.flush_cold(p_node, held, v_epoch, p_foreign, p_cold);
+    end if;
+    return;
+  end if;
 
   if p_step_run is not null then
     insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at, node, epoch)
@@ -93,14 +123,14 @@ create function tramline.flush_cold(p_node text, p_held int[], p_epoch bigint[],
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if p ? 'marks' then
-    insert into tramline.run_marks (run_id, shard, generation, seq, status, at, node, input, metadata)
-    select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata
-      from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb)
+    insert into tramline.run_marks (run_id, shard, generation, seq, status, at, node, input, metadata, priority)
+    select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata, r.priority
+      from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb, priority smallint)
      where tramline.shard_of(r.run_id) = any (p_held) and (p_foreign is null or r.run_id <> all (p_foreign)) on conflict do nothing;
     if p_foreign is not null then
-      insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, at, node, input, metadata)
-      select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata
-        from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb)
+      insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, at, node, input, metadata, priority)
+      select r.run_id, tramline.shard_of(r.run_id), r.generation, r.seq, r.status, r.at, p_node, r.input, r.metadata, r.priority
+        from jsonb_to_recordset(p -> 'marks') as r(run_id uuid, generation int, seq bigint, status text, at timestamptz, input jsonb, metadata jsonb, priority smallint)
        where tramline.shard_of(r.run_id) = any (p_held) and r.run_id = any (p_foreign) on conflict do nothing;
     end if;
   end if;
@@ -146,10 +176,13 @@ begin
     perform tramline.flush_limits(p_node, p_held, p_epoch, p -> 'limits');
   end if;
   if p ? 'dead_letters' then
-    insert into tramline.dead_letters (run_id, shard, generation, reason, payload)
-    select r.run_id, tramline.shard_of(r.run_id), r.generation, r.reason, r.payload
-      from jsonb_to_recordset(p -> 'dead_letters') as r(run_id uuid, generation int, reason text, payload jsonb)
-     where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
+    perform tramline.file_dead_letters(p -> 'dead_letters', p_held);
+  end if;
+  if p ? 'redriven' then
+    update tramline.dead_letters d set redriven_at = r.at, redriven_by = r.actor, redrive_reason = r.reason
+      from jsonb_to_recordset(p -> 'redriven') as r(run_id uuid, generation int, at timestamptz, actor text, reason text)
+     where d.run_id = r.run_id and d.shard = tramline.shard_of(r.run_id) and d.generation = r.generation and d.redriven_at is null
+       and d.shard = any (p_held);
   end if;
   if p ? 'commands_done' then
     delete from tramline.commands c using jsonb_to_recordset(p -> 'commands_done') as r(shard int, command_id uuid)
@@ -167,10 +200,11 @@ begin
     last as (
       update tramline.schedules s set last_due = greatest(s.last_due, m.due_at)
         from (select schedule, max(due_at) as due_at from made group by schedule) m where s.name = m.schedule)
-    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, scheduled_at)
+    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, scheduled_at, retry)
     select m.run_id, tramline.shard_of(m.run_id), case when d.version is null then 'function' else 'workflow' end, s.target, d.version, s.input,
            s.queue, s.priority, 'schedule:' || s.name, 'schedule', case when d.version is null then s.target end,
-           jsonb_build_object('schedule', s.name, 'period', m.due_at), m.due_at
+           jsonb_build_object('schedule', s.name, 'period', m.due_at), m.due_at,
+           case when d.version is null then (select f.retry from tramline.functions f where f.name = s.target) end
       from made m join tramline.schedules s on s.name = m.schedule
       left join lateral (select w.version from tramline.workflow_definitions w where w.name = s.target and w.status = 'published'
                           order by w.version desc limit 1) d on true

@@ -1,6 +1,18 @@
 -- Definitions and schedules by SQL. A definition inserted by hand is "submitted": only a node can compile it, and makes it published
 -- or refused with the places. Publishing through a node stores the compiled outcome at once.
 
+-- What a definition says about its correlation ids. A text that a node would refuse is nobody's promise yet.
+create function tramline.definition_retention() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare v jsonb := new.definition #> '{idempotency,retention}';
+begin
+  new.retention := case jsonb_typeof(v) when 'number' then ((v #>> '{}') || ' seconds')::interval when 'string' then (v #>> '{}')::interval end;
+  return new;
+exception when others then
+  new.retention := null;
+  return new;
+end $$;
+create trigger definition_retention before insert on tramline.workflow_definitions for each row execute function tramline.definition_retention();
+
 -- Stores a definition that a node has compiled. An equal checksum makes no new version. Returns the version and whether it is new.
 create function tramline.store_definition(p_name text, p_definition jsonb, p_checksum text, p_required text[], p_by text)
 returns table (version int, created boolean) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -20,11 +32,38 @@ begin
   return query select v_version, true;
 end $$;
 
--- A plain INSERT: the next integer is the version; what the writer says about status, version and checksum is not his to say.
+-- Publishes a definition that was inserted by hand and compiled by a node, unless it is settled already. One that is equal to the newest
+-- published version (which a node stored meanwhile) is retired, and says so.
+create function tramline.settle_definition(p_name text, p_version int, p_checksum text, p_required text[])
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare v_equal int;
+begin
+  perform pg_advisory_xact_lock(hashtext('tramline.definition'), hashtext(p_name));
+  select d.version into v_equal
+    from (select n.version, n.checksum from tramline.workflow_definitions n
+           where n.name = p_name and n.status = 'published' order by n.version desc limit 1) d
+   where d.checksum = p_checksum;
+  update tramline.workflow_definitions d
+     set status = case when v_equal is null then 'published' else 'retired' end, checksum = p_checksum, required_inputs = p_required,
+         published_at = case when v_equal is null then now() end,
+         problems = case when v_equal is not null then jsonb_build_array(jsonb_build_object('path', '',
+           'message', format('it is equal to version %s, which is published', v_equal))) end
+   where d.name = p_name and d.version = p_version and d.status = 'submitted';
+end $$;
+
+-- A plain INSERT: the next integer is the version; what the writer says about status, version and checksum is not his to say. What is equal
+-- to the newest published or submitted version makes none: the row that exists is what the statement returns.
 create function tramline.definition_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare v ops.workflow_definitions;
 begin
   new.name := coalesce(new.name, new.definition ->> 'name');
   perform pg_advisory_xact_lock(hashtext('tramline.definition'), hashtext(new.name));
+  if new.status is distinct from 'draft' then
+    select * into v from ops.workflow_definitions d where d.name = new.name and d.status in ('published', 'submitted') order by d.version desc limit 1;
+    if v.definition = new.definition then
+      return v;
+    end if;
+  end if;
   select coalesce(max(version), 0) + 1 into new.version from tramline.workflow_definitions where name = new.name;
   new.status := case when new.status = 'draft' then 'draft' else 'submitted' end;
   new.created_by := coalesce(auth.uid()::text, session_user);

@@ -8,6 +8,9 @@ create table tramline.queues (
   rate_per_ms bigint check (rate_per_ms > 0),
   rate_burst int check (rate_burst > 0),             -- starts at once after a quiet time; null = rate_count
   fifo boolean not null default false,               -- strictly in the order of discovery, whatever priority and key
+  -- Of a pull queue: so many claims of a run may be lost before it is a dead letter; null = any number. A run that ends its worker
+  -- each time would go round for ever; ten leaves room for a day of restarts.
+  claims_max int default 10 check (claims_max > 0),
   description text,
   revision bigint not null default 1,                -- rises with every change, so that owners notice
   created_at timestamptz not null default now(),
@@ -31,4 +34,4 @@ end $$;
 create trigger queue_guard before update on tramline.queues for each row execute function tramline.queue_guard();
 
 create view ops.queues with (security_invoker = true) as
-select name, mode, paused, concurrency, rate_count, rate_per_ms, rate_burst, fifo, description, created_at, updated_at from tramline.queues;
+select name, mode, paused, concurrency, rate_count, rate_per_ms, rate_burst, fifo, claims_max, description, created_at, updated_at from tramline.queues;

@@ -43,14 +43,16 @@ $$;
 create function tramline.apply_limits(p_rows tramline.enqueue_row[]) returns tramline.enqueue_row[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select array_agg(row(r.ord,
-           case when k.key is null or r.code is not null or v.code is not null or tramline.shard_of(r.run_id) = tramline.key_shard(k.key) then r.run_id
+           case when k.key is null or r.code is not null or v.code is not null or (r.opts ->> 'own_id')::boolean then r.run_id
                 else tramline.with_tail_bits(r.run_id, tramline.key_bits(k.key)) end,
            r.target, r.kind, r.version, r.input, r.correlation_id,
            case when k.key is null then r.opts - 'limit_key' else coalesce(r.opts, '{}') || jsonb_build_object('limit_key', k.key) end,
            coalesce(r.code, v.code), case when r.code is null then v.detail else r.detail end)::tramline.enqueue_row order by r.ord)
     from (select u.*, coalesce(u.opts ->> 'queue', 'default') as queue from unnest(p_rows) u) r
     left join tramline.queues q on q.name = r.queue and q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null)
-    left join tramline.target_limits t on t.target = r.target
+    left join tramline.queues outside on outside.name = r.queue and outside.mode = 'pull'
+    -- Workers outside execute what is in a pull queue: the claim keeps its limit, a target's is not asked.
+    left join tramline.target_limits t on t.target = r.target and outside.name is null
     cross join lateral (select coalesce(r.opts ->> 'concurrency_key', case when jsonb_typeof(r.input #> t.key_path) <> 'null' then r.input #>> t.key_path end)
                           as value) w
     cross join lateral (select case when q.name is not null then 'queue:' || q.name
@@ -241,7 +243,7 @@ begin
   end if;
   if jsonb_typeof(p -> p_name) <> 'number' or (p ->> p_name)::numeric not between 1 and 1000000 or (p ->> p_name)::numeric % 1 <> 0 then
     raise exception using errcode = 'TL400', message = format('%s must be a whole number from 1 to 1000000, not %s', p_name, p ->> p_name),
-      hint = case when p_name = 'concurrency' then 'to stop starts, pause the queue' end;
+      hint = case when p_name = 'concurrency' then 'to stop starts, pause the queue' else 'null takes a limit away' end;
   end if;
   return (p ->> p_name)::numeric::int;
 end $$;

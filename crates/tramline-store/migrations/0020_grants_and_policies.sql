@@ -7,8 +7,8 @@ declare t text;
 begin
   foreach t in array array['runs', 'runs_foreign', 'run_ends', 'run_ends_foreign', 'run_marks', 'run_marks_foreign', 'run_steps', 'run_steps_foreign',
                            'run_events', 'run_events_foreign', 'artifacts', 'dead_letters', 'timers', 'workflow_definitions', 'functions', 'schedules',
-                           'schedule_periods', 'queues', 'nodes', 'shards', 'commands', 'parked', 'correlations', 'step_starts', 'project_members', 'settings', 'target_limits', 'limits', 'limit_claims',
-                           'partitions', 'migrations'] loop
+                           'schedule_periods', 'queues', 'nodes', 'shards', 'commands', 'parked', 'correlations', 'step_starts', 'project_members', 'settings',
+                           'partitions', 'migrations', 'stuck', 'target_limits', 'limits', 'limit_claims'] loop
     execute format('alter table tramline.%I enable row level security', t);
     execute format('create policy engine on tramline.%I to tramline_engine using (true) with check (true)', t);
     execute format('create policy api on tramline.%I to tramline_api, service_role using (true) with check (true)', t);
@@ -50,6 +50,8 @@ grant insert, update, delete on ops.artifacts, public."ops.artifacts", tramline.
 revoke execute on all functions in schema ops, tramline from public;
 grant execute on all functions in schema tramline to tramline_engine;
 grant execute on all functions in schema ops to service_role, tramline_api, tramline_engine;
+-- The API takes runs by the thousand; ops.enqueue, which it may call as well, is the same for one.
+grant execute on function tramline.enqueue_many(uuid[], text[], jsonb[], text[], jsonb[]) to tramline_api;
 -- Pure helpers that views, defaults and policies call with the caller's rights.
 grant execute on function tramline.tail_bits(uuid), tramline.shard_of(uuid), tramline.key_bits(text), tramline.key_shard(text),
   tramline.with_tail_bits(uuid, int), tramline.uuid_at(timestamptz), tramline.uuid_v7() to authenticated, service_role, tramline_api, tramline_dashboard;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::limits::LimitState;
 use crate::rows::{millis, millis_up};
+use crate::runs::{BODY, Body, body_of};
 use crate::{Db, NIL, StoreError};
 
 /// Rows of one page of one shard and class: large enough that a backlog is read at full speed, small enough that an
@@ -31,6 +32,8 @@ pub struct Header {
     pub foreign: bool,
     /// What may keep it from starting; most runs have nothing.
     pub gate: Option<Box<Gate>>,
+    /// Its row, where that was read with the header: for runs that start at once.
+    pub body: Option<Box<Body>>,
 }
 
 /// What a run may have to wait for besides a free place on its node.
@@ -101,6 +104,7 @@ pub struct Reader {
     commands: Statement,
     unfinished: Statement,
     unnamed: Statement,
+    named: Statement,
 }
 
 /// Settings of the connection that discovers. Index ranges only: the table is partitioned and may be huge, so no plan but
@@ -123,6 +127,8 @@ pub struct Sql {
     pub unfinished: String,
     /// Parameters as of `unfinished`, then the transaction up to which ticks have passed.
     pub unnamed: String,
+    /// Parameters: ids, the smallest and the largest of them.
+    pub named: String,
 }
 
 impl Default for Sql {
@@ -185,7 +191,12 @@ impl Default for Sql {
             " and r.enqueued_xid < $6::text::xid8 and not exists (select from tramline.timers t where t.run_id = r.run_id)
               and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)",
         );
+        let named = format!(
+            "select run_id, shard, priority, scheduled_at, enqueued_xid::text, false, tramline.gate_of(queue, limit_key, concurrency_key), {BODY} from tramline.runs
+              where run_id = any ($1) and run_id between $2 and $3 and executor = 'engine'"
+        );
         Self {
+            named,
             poll,
             late,
             commands: commands.to_owned(),
@@ -217,6 +228,7 @@ impl Reader {
             commands: prepare("discovery commands", sql.commands).await?,
             unfinished: prepare("discovery unfinished", sql.unfinished).await?,
             unnamed: prepare("discovery sweep", sql.unnamed).await?,
+            named: prepare("discovery of named runs", sql.named).await?,
             client,
         })
     }
@@ -275,6 +287,30 @@ impl Reader {
             now,
             headers,
         })
+    }
+
+    /// Headers with bodies of native runs that somebody has just enqueued. Says nothing about what was recorded of them: only
+    /// for runs whose transaction no completed tick has seen.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn named(&self, ids: &[Uuid]) -> Result<Vec<Header>, StoreError> {
+        let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else {
+            return Ok(Vec::new());
+        };
+        let rows = self
+            .client
+            .query(&self.named, &[&ids, low, high])
+            .await
+            .map_err(|e| StoreError::query("discovery of named runs", e))?;
+        rows.iter()
+            .map(|r| {
+                Ok(Header {
+                    body: Some(Box::new(body_of(r, 7, false))),
+                    ..header(r, 0)?
+                })
+            })
+            .collect()
     }
 
     /// One page of runs enqueued by exactly these transactions, which were in progress at the last tick.
@@ -421,7 +457,8 @@ impl Reader {
         crate::limits::state(&self.client, shard).await
     }
 
-    /// Headers of the runs that a `parked` row names: the low-water mark may have passed them.
+    /// Headers of the runs that a `parked` row names: the low-water mark may have passed them, or their priority is not that
+    /// of their row any more.
     ///
     /// # Errors
     /// When the connection broke.
@@ -429,7 +466,9 @@ impl Reader {
         let rows = self
             .client
             .query(
-                "select r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid::text, r.is_foreign,
+                "select r.run_id, r.shard, coalesce((select m.priority from tramline.all_marks m where m.run_id = r.run_id and m.shard = r.shard
+                          and m.priority is not null order by m.generation desc, m.seq desc limit 1), r.priority),
+                        r.scheduled_at, r.enqueued_xid::text, r.is_foreign,
                         tramline.gate_of(r.queue, r.limit_key, r.concurrency_key)
                    from tramline.parked p join tramline.all_runs r on r.run_id = p.run_id and r.shard = p.shard where p.shard = $1",
                 &[&i32::from(shard)],
@@ -471,6 +510,7 @@ fn header(row: &Row, at: usize) -> Result<Header, StoreError> {
         xid: parse_xid(row.get(at + 4))?,
         foreign: row.get(at + 5),
         gate: Gate::of(row.get(at + 6)),
+        body: None,
     })
 }
 

@@ -89,6 +89,11 @@ impl StoreError {
         }
     }
 
+    /// A row with this key is there already; nothing was written.
+    pub fn is_duplicate(&self) -> bool {
+        self.sqlstate().is_some_and(|code| code == "23505")
+    }
+
     /// Whether the data of the batch is at fault (SQLSTATE class 22 or 23): the same again fails alike.
     pub fn is_poison(&self) -> bool {
         self.sqlstate()

@@ -123,9 +123,21 @@ impl Batch {
             Row::Unparked => {
                 self.parked.insert(run_id, None);
             }
-            Row::DeadLetter { reason } => self.cold(
+            // a mark of its own, which says nothing about the run's course
+            Row::Priority { priority } => self.cold(
+                "marks",
+                json!({ "run_id": run_id, "generation": of.generation, "seq": seq, "status": "queued",
+                        "at": timestamp(now).to_string(), "priority": priority }),
+            ),
+            Row::DeadLetter(letter) => self.cold(
                 "dead_letters",
-                json!({ "run_id": run_id, "generation": of.generation, "reason": reason, "payload": null }),
+                json!({ "run_id": run_id, "generation": of.generation, "reason": letter.reason, "message": letter.message,
+                        "step": letter.step, "attempt": letter.attempts, "payload": &*letter.payload }),
+            ),
+            Row::Redriven { generation, actor, reason } => self.cold(
+                "redriven",
+                json!({ "run_id": run_id, "generation": generation, "actor": actor, "reason": reason,
+                        "at": timestamp(now).to_string() }),
             ),
         }
     }
@@ -275,7 +287,7 @@ impl Flusher {
             .map_err(|e| StoreError::query("flush settings", e))?;
         let flush = client
             .prepare(
-                "select held, not_ended from tramline.flush($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25)",
+                "select held, not_ended from tramline.flush($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25,$26)",
             )
             .await
             .map_err(|e| StoreError::query("flush", e))?;
@@ -287,12 +299,13 @@ impl Flusher {
         self.client.is_closed()
     }
 
-    /// Sends a batch and waits for its commit.
+    /// Sends a batch and waits for its commit. `again` says that its rows may be there already: the batch was sent before and
+    /// its outcome is unknown, or the first sending was answered with [`StoreError::is_duplicate`].
     ///
     /// # Errors
     /// With [`StoreError::is_unknown_outcome`] the same batch must be sent again before anything else; with
     /// [`StoreError::is_poison`] nothing was written and some row cannot be.
-    pub async fn send(&self, owner: Uuid, node: &str, b: &Batch) -> Result<Flushed, StoreError> {
+    pub async fn send(&self, owner: Uuid, node: &str, b: &Batch, again: bool) -> Result<Flushed, StoreError> {
         let steps = !b.step_run.is_empty();
         let ends = !b.end_run.is_empty();
         let foreign = (!b.foreign.is_empty()).then_some(&b.foreign);
@@ -327,6 +340,7 @@ impl Flusher {
                     &ends.then_some(&b.end_finished),
                     &foreign,
                     &cold,
+                    &again,
                 ],
             )
             .await

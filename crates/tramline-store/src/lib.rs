@@ -15,6 +15,7 @@ pub mod rows;
 pub mod runs;
 pub mod schedules;
 pub mod shards;
+pub mod stuck;
 pub mod tidy;
 pub mod timers;
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 use tokio_postgres::types::Json;
 use tramline_core::Millis;
-use tramline_core::limits::{Bucket, Limit, Rule};
+use tramline_core::limit::{Bucket, Limit, Rule};
 use uuid::Uuid;
 
 use crate::rows::timestamp;

@@ -38,7 +38,21 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../migrations/0008_definitions_and_schedules.sql"),
     ),
     ("0009_queues", include_str!("../migrations/0009_queues.sql")),
+    (
+        "0010_pull_queues",
+        include_str!("../migrations/0010_pull_queues.sql"),
+    ),
     ("0011_limits", include_str!("../migrations/0011_limits.sql")),
+    (
+        "0012_operations",
+        include_str!("../migrations/0012_operations.sql"),
+    ),
+    ("0012b_reasons", include_str!("../migrations/0012b_reasons.sql")),
+    (
+        "0017_pull_requests",
+        include_str!("../migrations/0017_pull_requests.sql"),
+    ),
+    ("0018_workers", include_str!("../migrations/0018_workers.sql")),
     // Last, because it names all the others' tables.
     (
         "0020_grants_and_policies",

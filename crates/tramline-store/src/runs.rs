@@ -27,6 +27,8 @@ pub struct Body {
     pub scheduled_at: Option<Millis>,
     pub metadata: Option<Value>,
     pub parent_run_id: Option<Uuid>,
+    /// Policy of a function's run, as it was accepted.
+    pub retry: Option<Value>,
     pub foreign: bool,
     /// What may keep it from starting.
     pub gate: Option<Box<Gate>>,
@@ -59,7 +61,8 @@ pub struct Loader {
 const PARKED: &str = "select p.run_id from unnest($1::uuid[]) as i(id) \
     join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id where i.id between $2 and $3";
 
-const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id, \
+/// The columns of a body, in the order in which [`body_of`] reads them.
+pub(crate) const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id, retry, \
     tramline.gate_of(queue, limit_key, concurrency_key), priority";
 
 impl Loader {
@@ -102,15 +105,15 @@ impl Loader {
             marks: prepare(
                 "past marks",
                 past(
-                    "run_id, generation, seq, status, input, metadata ->> 'from_step'",
+                    "run_id, generation, seq, status, input, metadata ->> 'from_step', at",
                     "all_marks",
-                ),
+                ) + " and priority is null",
             )
             .await?,
             ends: prepare("past ends", past("run_id, generation, status", "all_ends")).await?,
             timers: prepare(
                 "timers of runs",
-                past("run_id, kind, step, attempt, due_at", "timers"),
+                past("run_id, kind, step, attempt, due_at, created_at", "timers"),
             )
             .await?,
             starts: prepare("starts of steps", past("run_id, step, generation", "step_starts")).await?,
@@ -133,25 +136,7 @@ impl Loader {
             .query(statement, &[&ids, low, high])
             .await
             .map_err(|e| StoreError::query("run bodies", e))?;
-        Ok(rows
-            .iter()
-            .map(|r| Body {
-                run_id: r.get(0),
-                kind: r.get(1),
-                target: r.get(2),
-                version: r.get(3),
-                input: r.get(4),
-                correlation_id: r.get(5),
-                source: r.get(6),
-                queued_at: millis(r.get::<_, Timestamp>(7)),
-                scheduled_at: r.get::<_, Option<Timestamp>>(8).map(millis_up),
-                metadata: r.get(9),
-                parent_run_id: r.get(10),
-                foreign,
-                gate: Gate::of(r.get(11)),
-                priority: u8::try_from(r.get::<_, i16>(12)).unwrap_or_default(),
-            })
-            .collect())
+        Ok(rows.iter().map(|r| body_of(r, 0, foreign)).collect())
     }
 
     /// Which of these runs live in the `*_foreign` siblings. Ids that are unknown are in neither list.
@@ -228,6 +213,7 @@ impl Loader {
                     status,
                     input: r.get(4),
                     from_step: r.get(5),
+                    at: millis(r.get::<_, Timestamp>(6)),
                 });
             });
         }
@@ -247,7 +233,13 @@ impl Loader {
                 number(r.get(3)),
                 millis(r.get::<_, Timestamp>(4)),
             );
-            past(&mut pasts, r.get(0), &mut |p| p.timers.push(timer.clone()));
+            let set_at = millis(r.get::<_, Timestamp>(5));
+            past(&mut pasts, r.get(0), &mut |p| {
+                if kind == TimerKind::Sleep {
+                    p.slept_from.push((timer.1.clone(), set_at));
+                }
+                p.timers.push(timer.clone());
+            });
         }
         for r in &starts {
             past(&mut pasts, r.get(0), &mut |p| {
@@ -278,6 +270,27 @@ impl Loader {
             version,
             definition: r.get(0),
         }))
+    }
+}
+
+/// A body whose columns begin at `at`.
+pub(crate) fn body_of(r: &Row, at: usize, foreign: bool) -> Body {
+    Body {
+        run_id: r.get(at),
+        kind: r.get(at + 1),
+        target: r.get(at + 2),
+        version: r.get(at + 3),
+        input: r.get(at + 4),
+        correlation_id: r.get(at + 5),
+        source: r.get(at + 6),
+        queued_at: millis(r.get::<_, Timestamp>(at + 7)),
+        scheduled_at: r.get::<_, Option<Timestamp>>(at + 8).map(millis_up),
+        metadata: r.get(at + 9),
+        parent_run_id: r.get(at + 10),
+        retry: r.get(at + 11),
+        gate: Gate::of(r.get(at + 12)),
+        priority: u8::try_from(r.get::<_, i16>(at + 13)).unwrap_or_default(),
+        foreign,
     }
 }
 

@@ -72,3 +72,17 @@ pub async fn remove_expired(db: &Db) -> Result<u64, StoreError> {
     }
     Ok(removed)
 }
+
+/// Puts runs of pull queues whose worker did not renew its lease back into their queue, so that lists are right also
+/// when nobody claims. Returns how many are queued again.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn return_expired_claims(db: &Db) -> Result<i32, StoreError> {
+    let client = db.get().await?;
+    let row = client
+        .query_one("select tramline.return_expired()", &[])
+        .await
+        .map_err(|e| StoreError::query("return expired claims", e))?;
+    Ok(row.get(0))
+}

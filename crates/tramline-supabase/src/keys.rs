@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tramline_core::limits::JWT_SECRET_MIN_BYTES;
 
 use crate::config::AuthConfig;
 
@@ -17,9 +18,6 @@ const LOCAL_PUBLISHABLE_KEY: &str = "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgx
 const LOCAL_SECRET_KEY: &str = "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz";
 /// Expiry of the published local tokens, 2032-11-12.
 const LOCAL_EXPIRES_AT: i64 = 1_983_812_996;
-/// A shorter secret can be guessed; the platform refuses it as well.
-const JWT_SECRET_MIN_BYTES: usize = 16;
-
 /// Why the configured keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {

@@ -82,7 +82,9 @@ impl TestDb {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let cluster = cluster::shared().await;
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        // not block by block through the log: the files of a small database are copied faster (0.1 s against 0.2 s)
+        // Not block by block through the log: that creates faster, but what it leaves in memory has to be written when the
+        // database is dropped. Measured, 24 databases made two at a time and dropped together: 2.9 s (1.7 + 1.2) against
+        // 5.1 s (1.4 + 3.7).
         admin(&format!(
             "create database {name} template {template} strategy file_copy"
         ))

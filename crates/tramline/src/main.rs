@@ -24,6 +24,9 @@ use tracing_subscriber::EnvFilter;
 use cli::{Cli, Command};
 use exit::{Done, Exit, Failure, exit_code_table};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is logged, in the syntax of `RUST_LOG`, such as `info` or `tramline_engine=debug`.
 const LOG_ENV: &str = "TRAMLINE_LOG";
 /// `json` for log collectors.

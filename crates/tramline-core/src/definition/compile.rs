@@ -7,14 +7,14 @@ use super::reader::{Problems, Reader};
 use super::step::read_step;
 use super::{
     ATTEMPT_TIMEOUT_MS, DEFINITION_MAX_BYTES, MAX_RETRIES, NAME_MAX_BYTES, Problem, STEPS_MAX, Step,
-    Workflow, checksum_of, duration, limit, requirements,
+    Workflow, checksum_of, duration, limit, policy, requirements,
 };
 use crate::expr::describe;
 use crate::json;
 use crate::retry::ATTEMPTS_MAX;
 use crate::schema::InputSchema;
 
-const WORKFLOW_KEYS: [&str; 9] = [
+const WORKFLOW_KEYS: [&str; 10] = [
     "name",
     "description",
     "steps",
@@ -24,6 +24,7 @@ const WORKFLOW_KEYS: [&str; 9] = [
     "timeout_seconds",
     "visibility_timeout",
     "limit",
+    "idempotency",
 ];
 
 /// Checks and compiles a definition. `known` says whether a function of that name exists.
@@ -62,6 +63,9 @@ fn read_workflow(source: &Value, known: &dyn Fn(&str) -> bool, problems: &mut Pr
         .unwrap_or(MAX_RETRIES);
     let timeout_ms = read_seconds(&reader, "timeout_seconds", problems);
     let visibility_timeout_ms = read_seconds(&reader, "visibility_timeout", problems);
+    let retention_ms = reader
+        .get("idempotency")
+        .and_then(|value| policy::read_idempotency(value, "idempotency", problems));
     let input_schema = reader.get("input_schema").cloned();
     let schema = input_schema.as_ref().and_then(|schema| {
         if !schema.is_object() {
@@ -106,6 +110,7 @@ fn read_workflow(source: &Value, known: &dyn Fn(&str) -> bool, problems: &mut Pr
         required_inputs,
         input_schema,
         schema,
+        retention_ms,
         timeout_ms,
         visibility_timeout_ms,
         max_retries,

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::reader::{Problems, Reader};
 use super::{Problem, duration};
 use crate::expr::describe;
-use crate::limits::{Debounce, Limit, OnConflict, Order, Rate, Rule};
+use crate::limit::{Debounce, Limit, OnConflict, Order, Rate, Rule};
 
 const LIMIT_KEYS: [&str; 6] = ["key", "concurrency", "rate", "debounce", "on_conflict", "order"];
 const RATE_KEYS: [&str; 3] = ["count", "per", "burst"];

@@ -7,6 +7,7 @@ mod compile;
 mod duration;
 mod graph;
 mod limit;
+mod policy;
 mod reader;
 mod requirements;
 mod step;
@@ -18,7 +19,7 @@ use serde_json::Value;
 use crate::Millis;
 use crate::expr::Expr;
 use crate::json::sha256_of_canonical;
-use crate::limits::Limit;
+use crate::limit::Limit;
 use crate::retry::RetryPolicy;
 use crate::schema::InputSchema;
 use crate::template::Template;
@@ -26,6 +27,7 @@ use crate::template::Template;
 pub use compile::parse;
 pub use duration::{DURATION_MAX_MS, DurationError, parse_duration};
 pub use limit::parse_limit;
+pub use policy::{RETENTION_MAX_MS, RETENTION_MS, parse_idempotency, parse_retry};
 pub(crate) use reader::{join, nearest};
 
 /// Most steps of a workflow: the state of a run is kept in memory and its graph is checked in squares of this.
@@ -76,6 +78,8 @@ pub struct Workflow {
     pub input_schema: Option<Value>,
     /// [`Workflow::input_schema`], compiled.
     pub(crate) schema: Option<InputSchema>,
+    /// How long a correlation id names its first run, from `idempotency.retention`, in milliseconds.
+    pub retention_ms: Option<u64>,
     /// Deadline of the run, from `timeout_seconds`.
     pub timeout_ms: Option<u64>,
     /// Deadline of one attempt as written in `visibility_timeout`; each step carries the value that holds for it.

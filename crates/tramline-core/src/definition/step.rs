@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use super::compile::Defaults;
 use super::reader::{Problems, Reader, nearest};
-use super::{OnFailure, Step, StepKind, duration};
+use super::{OnFailure, Step, StepKind, duration, policy};
 use crate::expr::Expr;
-use crate::retry::{ATTEMPTS_MAX, Backoff, RetryPolicy};
+use crate::retry::RetryPolicy;
 use crate::template::Template;
 
 const COMMON_KEYS: [&str; 4] = ["name", "needs", "when", "on_failure"];
@@ -22,7 +22,6 @@ const LATER_KEYS: [&str; 7] = [
     "builtin",
     "compensate",
 ];
-const RETRY_KEYS: [&str; 5] = ["max_attempts", "backoff", "initial", "max", "jitter"];
 
 pub(super) fn read_step(
     reader: &Reader<'_>,
@@ -190,7 +189,7 @@ fn read_on_failure(reader: &Reader<'_>, problems: &mut Problems) -> OnFailure {
     read_word(reader, "on_failure", word, &WORDS, problems).unwrap_or(OnFailure::Abort)
 }
 
-fn read_word<T: Copy>(
+pub(super) fn read_word<T: Copy>(
     reader: &Reader<'_>,
     key: &str,
     word: &str,
@@ -217,40 +216,9 @@ fn read_retry(
     problems: &mut Problems,
 ) -> RetryPolicy {
     let retried = RetryPolicy::attempts(max_retries + 1);
-    let Some(value) = reader.get("retry") else {
-        return if on_failure == OnFailure::Retry {
-            retried
-        } else {
-            RetryPolicy::default()
-        };
-    };
-    let Some(retry) = Reader::new(value, &reader.path("retry"), problems) else {
-        return retried;
-    };
-    retry.only(&RETRY_KEYS, problems);
-    const CURVES: [(&str, Backoff); 3] = [
-        ("fixed", Backoff::Fixed),
-        ("linear", Backoff::Linear),
-        ("exponential", Backoff::Exponential),
-    ];
-    let backoff = retry
-        .text("backoff", problems)
-        .and_then(|word| read_word(&retry, "backoff", word, &CURVES, problems));
-    let policy = RetryPolicy {
-        max_attempts: retry
-            .count("max_attempts", 1..=ATTEMPTS_MAX, problems)
-            .unwrap_or(retried.max_attempts),
-        backoff: backoff.unwrap_or(retried.backoff),
-        initial_ms: read_duration(&retry, "initial", problems).unwrap_or(retried.initial_ms),
-        max_ms: read_duration(&retry, "max", problems).unwrap_or(retried.max_ms),
-        jitter: retry.boolean("jitter", problems).unwrap_or(retried.jitter),
-    };
-    if policy.initial_ms > policy.max_ms {
-        problems.add(&retry.path("initial"), "is longer than `max`");
+    match reader.get("retry") {
+        Some(value) => policy::read_retry(value, &reader.path("retry"), retried, problems),
+        None if on_failure == OnFailure::Retry => retried,
+        None => RetryPolicy::default(),
     }
-    policy
-}
-
-fn read_duration(reader: &Reader<'_>, key: &str, problems: &mut Problems) -> Option<u64> {
-    problems.keep(&reader.path(key), duration::of_json(reader.get(key)?))
 }

@@ -1,17 +1,10 @@
-//! The transitions. Each handler changes the run and says what to record and what to do after the commit.
+//! The transitions. Each handler changes the run and says what to record and what to do after the commit; what follows from
+//! it, `starting` and `ending` say.
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-
-use super::{
-    Action, CRASHES_MAX, Call, Decision, EndRow, Event, Failure, Outcome, Plan, Refusal, Row, Run, StepRow,
-    TimerKind,
-};
+use super::{Action, Decision, Event, Outcome, Plan, Refusal, Row, Run, TimerKind};
 use crate::Millis;
-use crate::definition::{DURATION_MAX_MS, OnFailure, StepKind, sleep_ms, wake_at};
-use crate::expr::RenderCode;
-use crate::retry::RetryPolicy;
 use crate::status::{RunStatus, StepStatus, run_transition};
 
 /// A run that is active for longer than this is shown as running; shorter ones go from queued to their end.
@@ -60,6 +53,7 @@ impl Run {
             Event::Skip { reason, now } => self.skip(reason, now, &mut d)?,
             Event::Pause { actor, now: _ } => self.pause(actor, &mut d)?,
             Event::Resume { actor, now } => self.resume(actor, now, &mut d)?,
+            Event::Priority { priority } => self.set_priority(priority, &mut d)?,
             Event::Retry {
                 generation,
                 from_step,
@@ -82,7 +76,7 @@ impl Run {
         Ok(d)
     }
 
-    fn is_active(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         matches!(self.status, RunStatus::Running | RunStatus::Waiting)
     }
 
@@ -104,7 +98,9 @@ impl Run {
             self.park("woken", d);
         }
         self.started_at.get_or_insert(now);
-        self.advance(now, d);
+        if !self.expire(now, d) {
+            self.advance(now, d);
+        }
         Ok(())
     }
 
@@ -143,7 +139,11 @@ impl Run {
             return Err(Refusal::Stale);
         }
         slot.in_flight = false;
-        if self.status == RunStatus::Paused && matches!(self.plan, Plan::Function { .. }) {
+        let is_repeated = match &end.outcome {
+            Outcome::Completed(_) => false,
+            Outcome::Failed(failure) => self.next_attempt_in(end.step, failure, end.random).is_some(),
+        };
+        if self.status == RunStatus::Paused && matches!(self.plan, Plan::Function { .. }) && !is_repeated {
             // No step row keeps the result until somebody resumes: the only call was out, and its end is the run's.
             self.go(RunStatus::Running)?;
         }
@@ -184,6 +184,9 @@ impl Run {
             }
             return self.begin(now, d);
         }
+        if kind == TimerKind::Deadline {
+            return self.deadline_due(now, d);
+        }
         let waits = self
             .steps
             .get(step)
@@ -204,15 +207,21 @@ impl Run {
         self.park("woken", d);
         match kind {
             TimerKind::Sleep => {
-                self.record_step(step, StepStatus::Completed, None, None, now, now, d);
+                let since = self.steps[step].slept_from.take().map_or(now, |at| at.min(now));
+                self.record_step(step, StepStatus::Completed, None, None, since, now, d);
                 self.finish_step(step, StepStatus::Completed, None, None);
             }
-            TimerKind::Retry | TimerKind::Start => self.steps[step].status = StepStatus::Pending,
+            TimerKind::Retry | TimerKind::Start | TimerKind::Deadline => {
+                self.steps[step].status = StepStatus::Pending;
+            }
         }
         // A run that came back for this timer may not have been begun since: the timer is what drives it now.
         if self.is_active() || matches!(self.status, RunStatus::Queued | RunStatus::Claimed) {
             self.go(RunStatus::Running)?;
             self.started_at.get_or_insert(now);
+            if self.expire(now, d) {
+                return Ok(());
+            }
         }
         self.advance(now, d);
         Ok(())
@@ -223,438 +232,12 @@ impl Run {
             return;
         }
         let Some(started_at) = self.started_at else { return };
-        if let Plan::Workflow(workflow) = &self.plan
-            && let Some(timeout_ms) = workflow.timeout_ms
-            && now.saturating_sub(started_at) >= i64::try_from(timeout_ms).unwrap_or(Millis::MAX)
-        {
-            let failure = Failure::new(
-                "run_timeout",
-                format!("the run did not end within {timeout_ms} ms"),
-            );
-            self.end(
-                RunStatus::Failed,
-                None,
-                Some(Arc::new(failure.to_json())),
-                None,
-                now,
-                d,
-            );
+        if self.expire(now, d) {
             return;
         }
         if self.status == RunStatus::Running && now.saturating_sub(started_at) >= MARK_AFTER_MS {
             self.mark(RunStatus::Running, d);
         }
-    }
-
-    /// Starts every step that may start, and ends the run when nothing is left.
-    fn advance(&mut self, now: Millis, d: &mut Decision) {
-        loop {
-            if !self.is_active() {
-                return;
-            }
-            let ready = (0..self.steps.len()).find(|i| {
-                let slot = &self.steps[*i];
-                slot.status == StepStatus::Pending && !slot.in_flight && self.deps_ended(*i)
-            });
-            match ready {
-                Some(step) => self.start_step(step, now, d),
-                None => break,
-            }
-        }
-        // Whatever may have been out when the last owner died is out again, with its start recorded.
-        self.repeating = false;
-        if self.steps.iter().all(|s| s.status.is_terminal()) {
-            let output = Arc::new(self.output());
-            self.end(RunStatus::Completed, Some(output), None, None, now, d);
-            return;
-        }
-        let waits_only = !self.steps.iter().any(|s| s.in_flight);
-        if waits_only && self.status == RunStatus::Running && self.go(RunStatus::Waiting).is_ok() {
-            self.mark(RunStatus::Waiting, d);
-        } else if self.status == RunStatus::Running && self.marked.is_some_and(|m| m != RunStatus::Running) {
-            self.mark(RunStatus::Running, d);
-        }
-    }
-
-    fn deps_ended(&self, step: usize) -> bool {
-        match &self.plan {
-            Plan::Function { .. } => true,
-            Plan::Workflow(w) => w.steps[step]
-                .deps
-                .iter()
-                .all(|dep| self.steps[*dep].status.is_terminal()),
-        }
-    }
-
-    fn start_step(&mut self, step: usize, now: Millis, d: &mut Decision) {
-        let workflow = match &self.plan {
-            Plan::Function { name, timeout_ms } => {
-                let (function, timeout_ms, body) = (name.clone(), *timeout_ms, self.input.clone());
-                self.call(step, function, body, timeout_ms, now, d);
-                return;
-            }
-            Plan::Workflow(w) => w.clone(),
-        };
-        let plan = &workflow.steps[step];
-        match plan
-            .when
-            .as_ref()
-            .map(|when| self.with_scope(&workflow, step, |scope| when.eval_bool(scope)))
-        {
-            None | Some(Ok(true)) => {}
-            Some(Ok(false)) => {
-                self.steps[step].attempt += 1;
-                self.record_step(step, StepStatus::Skipped, None, None, now, now, d);
-                self.finish_step(step, StepStatus::Skipped, None, None);
-                return;
-            }
-            Some(Err(e)) => {
-                return self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d);
-            }
-        }
-        match &plan.kind {
-            StepKind::Function {
-                function,
-                action,
-                payload,
-            } => match self.with_scope(&workflow, step, |scope| payload.render(scope)) {
-                Ok(payload) => {
-                    let body = match action {
-                        Some(action) => json!({ "action": action, "payload": payload }),
-                        None => json!({ "payload": payload }),
-                    };
-                    self.call(step, function.clone(), Arc::new(body), plan.timeout_ms, now, d);
-                }
-                Err(e) => self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d),
-            },
-            StepKind::Sleep { duration } => {
-                let due = self.with_scope(&workflow, step, |scope| duration.render(scope));
-                let due = due
-                    .map_err(|e| Failure::new(e.code.as_str(), e.to_string()))
-                    .and_then(|v| {
-                        let ms = sleep_ms(&v).map_err(|e| Failure::new("invalid_duration", e.to_string()))?;
-                        Ok(now.saturating_add(ms as i64))
-                    });
-                self.sleep(step, due, now, d);
-            }
-            StepKind::SleepUntil { at } => {
-                let due = self.with_scope(&workflow, step, |scope| at.render(scope));
-                let due = due
-                    .map_err(|e| Failure::new(e.code.as_str(), e.to_string()))
-                    .and_then(|v| {
-                        let at = wake_at(&v).map_err(|e| Failure::new("invalid_time", e.to_string()))?;
-                        if at > now.saturating_add(DURATION_MAX_MS as i64) {
-                            return Err(Failure::new("invalid_time", "it is more than ten years ahead"));
-                        }
-                        Ok(at)
-                    });
-                self.sleep(step, due, now, d);
-            }
-        }
-    }
-
-    fn call(
-        &mut self,
-        step: usize,
-        function: String,
-        body: Arc<Value>,
-        timeout_ms: u64,
-        now: Millis,
-        d: &mut Decision,
-    ) {
-        let name = self.plan.step_name(step).to_owned();
-        if self.repeating {
-            if self.steps[step].crashes >= CRASHES_MAX {
-                let reason =
-                    format!("a node ended unexpectedly {CRASHES_MAX} times while this was being executed");
-                d.rows.push(Row::DeadLetter {
-                    reason: reason.clone(),
-                });
-                let error = Arc::new(Failure::new("crash_loop", reason).to_json());
-                self.end(
-                    RunStatus::Failed,
-                    None,
-                    Some(error),
-                    (!name.is_empty()).then_some(name),
-                    now,
-                    d,
-                );
-                return;
-            }
-            d.rows.push(Row::Start {
-                step: name.clone(),
-                deadline: now.saturating_add(timeout_ms as i64),
-            });
-        }
-        let slot = &mut self.steps[step];
-        slot.attempt += 1;
-        slot.status = StepStatus::Running;
-        slot.in_flight = true;
-        let mut idempotency_key = self.key.clone();
-        if !name.is_empty() {
-            idempotency_key.push('/');
-            idempotency_key.push_str(&name);
-        }
-        if self.generation > 1 {
-            idempotency_key.push_str(&format!("~{}", self.generation));
-        }
-        d.then.push(Action::Call(Call {
-            step,
-            step_name: name,
-            generation: self.generation,
-            attempt: self.steps[step].attempt,
-            function,
-            body,
-            timeout_ms,
-            idempotency_key,
-        }));
-    }
-
-    fn sleep(&mut self, step: usize, due: Result<Millis, Failure>, now: Millis, d: &mut Decision) {
-        let due_at = match due {
-            Ok(due_at) => due_at.max(now),
-            Err(failure) => return self.fail_before_call(step, failure, now, d),
-        };
-        self.steps[step].attempt += 1;
-        self.wait(step, due_at, d);
-    }
-
-    fn wait(&mut self, step: usize, due_at: Millis, d: &mut Decision) {
-        let kind = self.timer_kind(step);
-        let slot = &mut self.steps[step];
-        slot.status = StepStatus::Waiting;
-        slot.due_at = Some(due_at);
-        let attempt = slot.attempt;
-        d.rows.push(Row::TimerSet {
-            kind,
-            step: self.plan.step_name(step).to_owned(),
-            attempt,
-            due_at,
-        });
-        d.then.push(Action::SleepUntil {
-            kind,
-            step,
-            attempt,
-            due_at,
-        });
-    }
-
-    /// What a step waits for when it waits: sleeping steps are never tried again, others never sleep.
-    fn timer_kind(&self, step: usize) -> TimerKind {
-        match &self.plan {
-            Plan::Workflow(w) if !matches!(w.steps[step].kind, StepKind::Function { .. }) => TimerKind::Sleep,
-            _ => TimerKind::Retry,
-        }
-    }
-
-    /// Fails a step that could not even be called.
-    fn fail_before_call(&mut self, step: usize, failure: Failure, now: Millis, d: &mut Decision) {
-        self.steps[step].attempt += 1;
-        self.fail_attempt(step, failure, 0, now, now, d);
-    }
-
-    /// Records a failed attempt, and what follows from it: another attempt, the next steps, or the end.
-    fn fail_attempt(
-        &mut self,
-        step: usize,
-        failure: Failure,
-        random: u64,
-        started_at: Millis,
-        now: Millis,
-        d: &mut Decision,
-    ) {
-        let is_final = is_final(&failure.code);
-        let error = Arc::new(failure.to_json());
-        self.record_step(
-            step,
-            StepStatus::Failed,
-            None,
-            Some(error.clone()),
-            started_at,
-            now,
-            d,
-        );
-        let (retry, on_failure) = self.failure_policy(step);
-        let attempt = self.steps[step].attempt;
-        if let Some(delay_ms) = retry.delay_ms(attempt, random).filter(|_| !is_final) {
-            self.wait(step, now.saturating_add(delay_ms as i64), d);
-            return;
-        }
-        self.finish_step(step, StepStatus::Failed, None, Some(error.clone()));
-        if on_failure == OnFailure::Continue {
-            return;
-        }
-        let name = self.plan.step_name(step);
-        let error_step = (!name.is_empty()).then(|| name.to_owned());
-        self.end(RunStatus::Failed, None, Some(error), error_step, now, d);
-    }
-
-    /// What a failed step of a workflow asks for; a plain function asks for nothing.
-    fn failure_policy(&self, step: usize) -> (RetryPolicy, OnFailure) {
-        match &self.plan {
-            Plan::Function { .. } => (RetryPolicy::default(), OnFailure::Abort),
-            Plan::Workflow(w) => (w.steps[step].retry.clone(), w.steps[step].on_failure),
-        }
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the columns of one row, built in one place"
-    )]
-    fn record_step(
-        &mut self,
-        step: usize,
-        status: StepStatus,
-        output: Option<Arc<Value>>,
-        error: Option<Arc<Value>>,
-        started_at: Millis,
-        now: Millis,
-        d: &mut Decision,
-    ) {
-        self.last_end = now.max(self.last_end);
-        let Plan::Workflow(workflow) = &self.plan else {
-            return;
-        };
-        let function = match &workflow.steps[step].kind {
-            StepKind::Function { function, .. } => Some(function.clone()),
-            _ => None,
-        };
-        d.rows.push(Row::Step(StepRow {
-            step: workflow.steps[step].name.clone(),
-            attempt: self.steps[step].attempt,
-            status,
-            function,
-            output,
-            error,
-            started_at,
-            finished_at: self.last_end,
-        }));
-    }
-
-    /// Ends a step; its recorded end is the run's latest.
-    pub(super) fn finish_step(
-        &mut self,
-        step: usize,
-        status: StepStatus,
-        output: Option<Arc<Value>>,
-        error: Option<Arc<Value>>,
-    ) {
-        let slot = &mut self.steps[step];
-        slot.status = status;
-        slot.ended_at = Some(self.last_end);
-        slot.output = output.unwrap_or_default();
-        slot.error = error;
-        slot.in_flight = false;
-        slot.due_at = None;
-    }
-
-    pub(super) fn end(
-        &mut self,
-        status: RunStatus,
-        output: Option<Arc<Value>>,
-        error: Option<Arc<Value>>,
-        error_step: Option<String>,
-        now: Millis,
-        d: &mut Decision,
-    ) {
-        self.clear_timers(d);
-        if std::mem::take(&mut self.parked) {
-            d.rows.push(Row::Unparked);
-        }
-        let aborts = self.steps.iter().any(|s| s.in_flight);
-        // Calls that this decision wanted are moot; what it recorded stands.
-        d.then.clear();
-        let attempt = self.steps.iter().map(|s| s.attempt).max().unwrap_or(0);
-        d.rows.push(Row::End(EndRow {
-            status,
-            output,
-            error,
-            error_step,
-            attempt,
-            started_at: self.started_at,
-            finished_at: now.max(self.last_end),
-        }));
-        debug_assert_eq!(
-            run_transition(self.status, status),
-            Ok(()),
-            "an end is legal wherever it is decided"
-        );
-        self.status = status;
-        self.cancel_open_steps();
-        if aborts {
-            d.then.push(Action::AbortCalls);
-        }
-        d.then.push(Action::Settled(status));
-    }
-
-    /// The run has ended: nothing of it goes on.
-    pub(super) fn cancel_open_steps(&mut self) {
-        for slot in &mut self.steps {
-            slot.in_flight = false;
-            slot.due_at = None;
-            if !slot.status.is_terminal() {
-                slot.status = StepStatus::Cancelled;
-            }
-        }
-    }
-
-    /// Takes every timer of the run away. One that this very decision set was never written, and a batch deletes timers
-    /// before it inserts them: its row is dropped instead.
-    fn clear_timers(&mut self, d: &mut Decision) {
-        let start = self
-            .start_timer()
-            .map(|due_at| (TimerKind::Start, String::new(), 0, due_at));
-        let waits = (0..self.steps.len())
-            .filter(|i| self.steps[*i].status == StepStatus::Waiting)
-            .filter_map(|i| {
-                let slot = &self.steps[i];
-                Some((
-                    self.timer_kind(i),
-                    self.plan.step_name(i).to_owned(),
-                    slot.attempt,
-                    slot.due_at?,
-                ))
-            });
-        for (kind, step, attempt, due_at) in start.into_iter().chain(waits) {
-            let set = Row::TimerSet {
-                kind,
-                step: step.clone(),
-                attempt,
-                due_at,
-            };
-            match d.rows.iter().position(|row| *row == set) {
-                Some(unwritten) => drop(d.rows.remove(unwritten)),
-                None => d.rows.push(Row::TimerClear {
-                    kind,
-                    step,
-                    attempt,
-                    due_at,
-                }),
-            }
-        }
-    }
-
-    /// Ends the run because what it wanted to record cannot be recorded. The rows of the decision before were not
-    /// written, whatever memory says; this end takes their place.
-    pub fn give_up(&mut self, failure: &Failure, now: Millis) -> Decision {
-        // Timers that the unwritten rows would have taken away still stand, and so may the row that parks the run.
-        let mut d = Decision {
-            rows: std::mem::take(&mut self.cleared),
-            then: Vec::new(),
-        };
-        self.parked = true;
-        if self.status.is_terminal() {
-            self.status = RunStatus::Running;
-        }
-        self.end(
-            RunStatus::Failed,
-            None,
-            Some(Arc::new(failure.to_json())),
-            None,
-            now,
-            &mut d,
-        );
-        d
     }
 
     /// Names the run by a row: the low-water mark may have passed it, and now no timer names it any more.
@@ -717,16 +300,4 @@ struct CallEnd {
     started_at: Millis,
     now: Millis,
     random: u64,
-}
-
-/// Codes of failures that the same attempt again would meet again: they are never retried. Live driving and recovery
-/// have only the recorded code in common, so that a function which answers with one of them is not called again either.
-pub(super) fn is_final(code: &str) -> bool {
-    const RENDERED: [RenderCode; 4] = [
-        RenderCode::MissingVariable,
-        RenderCode::ExpressionFailed,
-        RenderCode::NotABoolean,
-        RenderCode::TooLarge,
-    ];
-    matches!(code, "invalid_duration" | "invalid_time") || RENDERED.iter().any(|c| c.as_str() == code)
 }

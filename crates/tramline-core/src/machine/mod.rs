@@ -6,9 +6,12 @@
 //!
 //! A run of a plain function is a plan with one step whose end is the end of the run; it records no step row.
 
+mod deadline;
 mod decide;
+mod ending;
 mod recover;
 mod requests;
+mod starting;
 mod view;
 
 #[cfg(test)]
@@ -21,19 +24,28 @@ use uuid::Uuid;
 
 use crate::Millis;
 use crate::definition::Workflow;
+use crate::retry::RetryPolicy;
 use crate::status::{IllegalTransition, RunStatus, StepStatus};
 
 pub use recover::{Past, PastMark, PastStep};
+pub use requests::{PRIORITY_PARKS, asked_priority};
 
 /// Unclean takeovers in the middle of one step before the run is given up as a dead letter: a step that kills its node
 /// leaves no result, so its starts are counted instead.
 pub const CRASHES_MAX: u32 = 3;
 
+/// The least urgent of the priority classes; 0 is the most urgent.
+pub const PRIORITY_MAX: u8 = 3;
+
 /// What a run executes.
 #[derive(Debug, Clone)]
 pub enum Plan {
-    /// One call of a function; the input is the body. `timeout_ms` bounds the call.
-    Function { name: String, timeout_ms: u64 },
+    /// One call of a function; the input is the body. `timeout_ms` bounds the call, `retry` says whether it is made again.
+    Function {
+        name: String,
+        timeout_ms: u64,
+        retry: RetryPolicy,
+    },
     /// The steps of a published definition.
     Workflow(Arc<Workflow>),
 }
@@ -84,6 +96,9 @@ pub struct Run {
     /// The latest recorded end of an attempt. Ends of one run never go back in time, whatever the clocks of its owners
     /// say: their order is what recovery and the flat names go by.
     last_end: Millis,
+    /// Due time of the timer that ends the run at its deadline; set when it first waits, because a run that waits may be
+    /// out of memory by then.
+    deadline_timer: Option<Millis>,
     /// Timers that the last decision takes away: they still stand should its rows not be written.
     cleared: Vec<Row>,
     /// A row of `parked` names the run.
@@ -106,6 +121,8 @@ pub struct StepState {
     pub ended_at: Option<Millis>,
     /// Due time of the timer that the step waits for.
     pub due_at: Option<Millis>,
+    /// Since when a sleeping step sleeps.
+    pub slept_from: Option<Millis>,
     /// Starts recorded after unclean takeovers.
     pub crashes: u32,
     /// A call is out.
@@ -121,6 +138,7 @@ impl Default for StepState {
             error: None,
             ended_at: None,
             due_at: None,
+            slept_from: None,
             crashes: 0,
             in_flight: false,
         }
@@ -142,6 +160,10 @@ pub struct Failure {
     pub message: String,
     /// What the callee said, if anything.
     pub details: Option<Value>,
+    /// The callee's own word on whether the same call may succeed later; recorded, because recovery decides by it too.
+    pub retryable: Option<bool>,
+    /// How long the callee wants to be left alone, in milliseconds (`Retry-After`).
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Failure {
@@ -150,14 +172,19 @@ impl Failure {
             code: code.into(),
             message: message.into(),
             details: None,
+            retryable: None,
+            retry_after_ms: None,
         }
     }
 
     /// The error as stored and shown.
     pub fn to_json(&self) -> Value {
         let mut object = serde_json::json!({ "code": self.code, "message": self.message });
-        if let (Some(details), Some(map)) = (&self.details, object.as_object_mut()) {
-            map.insert("details".into(), details.clone());
+        if let Some(details) = &self.details {
+            object["details"] = details.clone();
+        }
+        if let Some(retryable) = self.retryable {
+            object["retryable"] = Value::Bool(retryable);
         }
         object
     }
@@ -214,6 +241,10 @@ pub enum Event {
         actor: Option<String>,
         now: Millis,
     },
+    /// Start it in this priority class.
+    Priority {
+        priority: u8,
+    },
     /// Re-open an ended run with the next generation. `generation` is the one the caller saw.
     Retry {
         generation: Option<u32>,
@@ -230,22 +261,31 @@ pub enum TimerKind {
     Start,
     Retry,
     Sleep,
+    /// The run's deadline, while it waits.
+    Deadline,
 }
 
 impl TimerKind {
+    /// All of them.
+    pub const ALL: [TimerKind; 4] = [Self::Start, Self::Retry, Self::Sleep, Self::Deadline];
+
+    /// Whether it belongs to the run as a whole and names no step.
+    pub const fn is_of_run(self) -> bool {
+        matches!(self, Self::Start | Self::Deadline)
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             TimerKind::Start => "start",
             TimerKind::Retry => "retry",
             TimerKind::Sleep => "sleep",
+            TimerKind::Deadline => "deadline",
         }
     }
 
     /// The kind with this name in the database.
     pub fn parse(text: &str) -> Option<Self> {
-        [TimerKind::Start, TimerKind::Retry, TimerKind::Sleep]
-            .into_iter()
-            .find(|k| k.as_str() == text)
+        Self::ALL.into_iter().find(|k| k.as_str() == text)
     }
 }
 
@@ -289,9 +329,31 @@ pub enum Row {
         why: &'static str,
     },
     Unparked,
-    DeadLetter {
-        reason: String,
+    DeadLetter(DeadLetterRow),
+    /// A person re-opened the run: if this generation was a dead letter, it is one no longer.
+    Redriven {
+        generation: u32,
+        actor: Option<String>,
+        reason: Option<String>,
     },
+    /// Another priority class, asked for before the run began.
+    Priority {
+        priority: u8,
+    },
+}
+
+/// A generation that was given up and waits for a person.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetterRow {
+    /// `attempts_exhausted`, `not_retryable`, `crash_loop` or `unstorable`.
+    pub reason: &'static str,
+    pub message: String,
+    /// The step that failed; none for a plain function.
+    pub step: Option<String>,
+    /// Attempts of that step.
+    pub attempts: u32,
+    /// The input that the run had.
+    pub payload: Arc<Value>,
 }
 
 /// One ended attempt of a step.
@@ -372,6 +434,10 @@ pub enum Refusal {
     StaleGeneration { asked: u32, current: u32 },
     #[error("the run is not paused")]
     NotPaused,
+    #[error("the run has been started; only the priority of a run that waits for its start can be changed")]
+    Started,
+    #[error("the priority must be a whole number from 0 (urgent) to {max}")]
+    UnknownPriority { max: u8 },
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
     #[error("the workflow has no step \"{0}\"")]

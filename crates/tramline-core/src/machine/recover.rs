@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::decide::is_final;
+use super::ending::is_worth_repeating;
 use super::{Plan, Run, StepState, TimerKind};
 use crate::Millis;
 use crate::status::{RunStatus, StepStatus};
@@ -29,6 +29,7 @@ pub struct PastMark {
     pub generation: u32,
     pub seq: i64,
     pub status: RunStatus,
+    pub at: Millis,
     pub input: Option<Value>,
     pub from_step: Option<String>,
 }
@@ -43,6 +44,8 @@ pub struct Past {
     pub ends: Vec<(u32, RunStatus)>,
     /// Timers that stand: kind, step, attempt, due time.
     pub timers: Vec<(TimerKind, String, u32, Millis)>,
+    /// When the timers of sleeping steps were set, by step.
+    pub slept_from: Vec<(String, Millis)>,
     /// Starts recorded after unclean takeovers, by step and generation.
     pub starts: Vec<(String, u32)>,
     /// A row of `parked` names the run.
@@ -65,6 +68,7 @@ impl Run {
             gated: false,
             key,
             last_end: Millis::MIN,
+            deadline_timer: None,
             cleared: Vec::new(),
             parked: false,
             marked: None,
@@ -106,8 +110,14 @@ impl Run {
             if matches!(self.status, RunStatus::Claimed | RunStatus::Scheduled) {
                 self.status = RunStatus::Queued;
             }
+            self.replay_start(&past.marks);
             for (kind, step, attempt, due_at) in past.timers {
                 self.replay_timer(kind, &step, attempt, due_at);
+            }
+            for (step, at) in past.slept_from {
+                if let Some(i) = self.plan.step_by_name(&step) {
+                    self.steps[i].slept_from = Some(at);
+                }
             }
         }
         self.parked = past.parked;
@@ -162,17 +172,35 @@ impl Run {
 
     /// Whether a failed attempt was the step's last one.
     fn gives_up(&self, step: usize, attempt: u32, error: Option<&Value>) -> bool {
-        let Plan::Workflow(workflow) = &self.plan else {
-            return true;
+        let (retry, _) = self.failure_policy(step);
+        let code = error.and_then(|e| e.get("code")).and_then(Value::as_str);
+        let retryable = error.and_then(|e| e.get("retryable")).and_then(Value::as_bool);
+        let is_repeated = is_worth_repeating(retry, code.unwrap_or_default(), retryable);
+        !is_repeated || retry.delay_ms(attempt, 0).is_none()
+    }
+
+    /// When this generation began, as far as marks tell: a run that has only waited so far has no ended step to tell it.
+    fn replay_start(&mut self, marks: &[PastMark]) {
+        let shown = marks
+            .iter()
+            .filter(|m| m.generation == self.generation)
+            .filter(|m| matches!(m.status, RunStatus::Running | RunStatus::Waiting))
+            .map(|m| m.at)
+            .min();
+        self.started_at = match (self.started_at, shown) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
         };
-        let is_final = error
-            .and_then(|e| e.get("code"))
-            .and_then(Value::as_str)
-            .is_some_and(is_final);
-        is_final || workflow.steps[step].retry.delay_ms(attempt, 0).is_none()
     }
 
     fn replay_timer(&mut self, kind: TimerKind, step: &str, attempt: u32, due_at: Millis) {
+        if kind == TimerKind::Deadline {
+            self.deadline_timer = Some(due_at);
+            if let Some(timeout_ms) = self.timeout_ms() {
+                self.started_at = Some(due_at.saturating_sub_unsigned(timeout_ms));
+            }
+            return;
+        }
         if kind == TimerKind::Start {
             if let Some(first) = self.steps.first_mut() {
                 first.due_at = Some(due_at);

@@ -4,11 +4,43 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Action, Decision, Plan, Refusal, Row, Run, StepState, TimerKind};
+use super::{Action, Decision, PRIORITY_MAX, Plan, Refusal, Row, Run, StepState, TimerKind};
 use crate::Millis;
 use crate::status::{RunStatus, StepStatus, run_transition};
 
+/// Why a run whose priority was changed is named by a row of `parked`.
+pub const PRIORITY_PARKS: &str = "priority";
+
+/// The priority class that a request names.
+///
+/// # Errors
+/// When it names none.
+pub fn asked_priority(args: Option<&Value>) -> Result<u8, Refusal> {
+    args.and_then(Value::as_u64)
+        .and_then(|n| u8::try_from(n).ok())
+        .filter(|n| *n <= PRIORITY_MAX)
+        .ok_or(Refusal::UnknownPriority { max: PRIORITY_MAX })
+}
+
 impl Run {
+    /// Another priority class. It decides about the order of starts alone, so a run that was started keeps its own.
+    pub(super) fn set_priority(&mut self, priority: u8, d: &mut Decision) -> Result<(), Refusal> {
+        self.refuse_ended()?;
+        if self.started_at.is_some()
+            || self.generation > 1
+            || !matches!(
+                self.status,
+                RunStatus::Queued | RunStatus::Scheduled | RunStatus::Paused
+            )
+        {
+            return Err(Refusal::Started);
+        }
+        d.rows.push(Row::Priority { priority });
+        // The next owner finds the run by its row's class; what names it says that it has another one.
+        self.park(PRIORITY_PARKS, d);
+        Ok(())
+    }
+
     pub(super) fn cancel(
         &mut self,
         reason: Option<String>,
@@ -151,6 +183,7 @@ impl Run {
         self.generation = generation;
         self.status = RunStatus::Queued;
         self.started_at = None;
+        self.deadline_timer = None;
         let again = self.steps_from(from);
         let mut stands: Vec<bool> = (0..self.steps.len())
             .map(|i| matches!(self.steps[i].status, StepStatus::Completed | StepStatus::Skipped) && !again[i])

@@ -162,7 +162,7 @@ impl Driver {
                     else {
                         return;
                     };
-                    let step = if kind == machine::TimerKind::Start {
+                    let step = if kind.is_of_run() {
                         ""
                     } else {
                         live.run.plan.step_name(step)

@@ -1,12 +1,20 @@
 //! Requests of people and of other parts to the owner of a run: applied or refused, with an event in either case.
 
 use serde_json::{Value, json};
-use tramline_core::machine::{Decision, Event, Row};
+use tramline_core::machine::{self, Decision, Event, Row};
 use tramline_store::discovery::Command;
 use uuid::Uuid;
 
 use super::{Driver, Entry, Stage, Unit, Waiting};
 use crate::flushing::What;
+
+/// Who asked for what and why: what an answer says in the ledger.
+struct Asked {
+    command_id: Uuid,
+    verb: String,
+    actor: Option<String>,
+    reason: Option<String>,
+}
 
 impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -36,6 +44,9 @@ impl Driver {
                 stage: Stage::Live(_),
                 ..
             }) => self.apply_command(run_id, command),
+            Some(entry) if command.verb == "priority" && entry.waits_for_start() => {
+                self.change_class(run_id, command);
+            }
             _ => self.load_for(run_id, command.shard, Waiting::Command(command)),
         }
     }
@@ -44,6 +55,7 @@ impl Driver {
         let now = self.state.clock.now();
         let Some(Entry {
             stage: Stage::Live(live),
+            priority: class,
             ..
         }) = self.state.entries.get_mut(&run_id)
         else {
@@ -57,6 +69,12 @@ impl Driver {
             reason,
             ..
         } = command;
+        let asked = Asked {
+            command_id,
+            verb: verb.clone(),
+            actor: actor.clone(),
+            reason: reason.clone(),
+        };
         let generation = args
             .as_ref()
             .and_then(|a| a.get("generation"))
@@ -97,37 +115,45 @@ impl Driver {
                 then: Vec::new(),
             }),
             "requeue" => {
-                return self.refuse(
-                    run_id,
-                    command_id,
-                    &verb,
-                    actor,
-                    "the engine drives it; a lost node's runs go on by themselves",
-                );
+                let why = "the engine drives it; a lost node's runs go on by themselves";
+                return self.refuse(run_id, asked, why);
             }
-            "priority" => {
-                return self.refuse(
-                    run_id,
-                    command_id,
-                    &verb,
-                    actor,
-                    "the priority of an accepted run cannot be changed",
-                );
-            }
-            _ => return self.refuse(run_id, command_id, &verb, actor, "no such request"),
+            "priority" => machine::asked_priority(args.as_ref()).and_then(|priority| {
+                let decision = live.run.decide(Event::Priority { priority })?;
+                *class = priority;
+                Ok(decision)
+            }),
+            _ => return self.refuse(run_id, asked, "no such request"),
         };
         match decided {
-            Ok(decision) => self.apply_with(run_id, decision, Some(command_id)),
-            Err(refusal) => self.refuse(run_id, command_id, &verb, actor, &refusal.to_string()),
+            Ok(mut decision) => {
+                note_reason(&mut decision, reason.as_deref());
+                if verb == "retry" {
+                    let generation = live.run.generation.saturating_sub(1);
+                    decision.rows.push(Row::Redriven {
+                        generation,
+                        actor,
+                        reason,
+                    });
+                }
+                self.apply_with(run_id, decision, Some(command_id));
+            }
+            Err(refusal) => self.refuse(run_id, asked, &refusal.to_string()),
         }
     }
 
-    fn refuse(&mut self, run_id: Uuid, command_id: Uuid, verb: &str, actor: Option<String>, why: &str) {
+    fn refuse(&mut self, run_id: Uuid, asked: Asked, why: &str) {
+        let Asked {
+            command_id,
+            verb,
+            actor,
+            reason,
+        } = asked;
         let row = Row::Event {
             event_type: "command_refused",
             level: "warn",
             message: format!("{verb} refused: {why}"),
-            payload: Some(json!({ "actor": actor, "verb": verb })),
+            payload: Some(json!({ "actor": actor, "verb": verb, "reason": reason })),
         };
         self.apply_with(
             run_id,
@@ -154,5 +180,19 @@ impl Driver {
             remember: Some(command_id),
             ..Unit::new(None, shard, vec![item])
         });
+    }
+}
+
+/// What a person's request led to says why, beside who.
+fn note_reason(decision: &mut Decision, reason: Option<&str>) {
+    let Some(reason) = reason else { return };
+    for row in &mut decision.rows {
+        if let Row::Event {
+            payload: Some(Value::Object(payload)),
+            ..
+        } = row
+        {
+            payload.insert("reason".into(), Value::from(reason));
+        }
     }
 }

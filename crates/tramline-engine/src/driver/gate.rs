@@ -1,6 +1,6 @@
 //! The gate before a run's first step: a paused queue, a limit key. Who has none passes without being looked at.
 
-use tramline_core::limits::Next;
+use tramline_core::limit::Next;
 use tramline_core::machine::{Event, Row};
 use tramline_core::status::RunStatus;
 use tramline_store::discovery::{Gate, Header};
@@ -39,6 +39,10 @@ impl Driver {
             {
                 waiter.xid = header.xid;
                 shard.note_xid(header.xid);
+            }
+            if past {
+                // A scan reads the classes that were asked for after those of the rows.
+                self.reclass(id, header.priority);
             }
             return;
         }
@@ -230,13 +234,10 @@ impl Driver {
         if !live.run.gated || !startable || is_free {
             return true;
         }
-        let known = self
-            .state
-            .limits
-            .waiting
-            .get_mut(&id)
-            .map(Waiter::set_past)
-            .is_some();
+        if self.state.limits.waiting.contains_key(&id) {
+            self.wait_on(id);
+            return false;
+        }
         let Some(waiter) = self.unload(id) else {
             return false;
         };
@@ -245,11 +246,46 @@ impl Driver {
             .shards
             .get(&waiter.shard())
             .is_none_or(|s| s.releasing.is_some());
-        if !known && !releasing {
+        if !releasing {
             self.state.limits.waiting.insert(id, waiter);
             self.admit(id, 0);
         }
         false
+    }
+
+    /// A run that was read only for something to be noted about it waits on, at its place or at that of its new priority.
+    pub(super) fn wait_on(&mut self, id: Uuid) {
+        if let Some(now) = self.unload(id) {
+            self.reclass(id, now.priority());
+        }
+    }
+
+    /// Gives a waiting run another priority.
+    pub(super) fn reclass(&mut self, id: Uuid, class: u8) {
+        let Some(waiter) = self.state.limits.waiting.get_mut(&id) else {
+            return;
+        };
+        // What is recorded about it now has to be read when it starts.
+        waiter.set_past();
+        if waiter.priority() == class {
+            return;
+        }
+        waiter.set_priority(class);
+        let waiter = *waiter;
+        if self.state.limits.is_paused(waiter.queue) {
+            if let Some(lot) = self.state.limits.lot(waiter.queue) {
+                lot.retain(|run| run != id);
+                lot.push(class, 0, id);
+            }
+        } else if let Some(key) = waiter.key
+            && let Some(At {
+                limiter,
+                rule: Some(rule),
+                ..
+            }) = self.state.limits.at(key)
+        {
+            limiter.reclass(&rule, id, class);
+        }
     }
 
     /// Takes a run out of memory that nothing is under way for, and says what is left of it.
@@ -381,7 +417,7 @@ impl Driver {
     }
 
     /// The rules as they are now; `asked` when they were read because this node asked for them.
-    pub(super) fn on_rules(&mut self, rules: Vec<(String, tramline_core::limits::Rule)>, asked: bool) {
+    pub(super) fn on_rules(&mut self, rules: Vec<(String, tramline_core::limit::Rule)>, asked: bool) {
         for scope in self.state.limits.set_rules(rules) {
             if self.state.limits.is_paused(scope) {
                 self.hold_ready(scope);

@@ -51,7 +51,7 @@ impl Driver {
         }
     }
 
-    fn on_header(&mut self, header: Header, past: bool, swept: bool) {
+    fn on_header(&mut self, mut header: Header, past: bool, swept: bool) {
         let Some(shard) = self.state.shards.get_mut(&header.shard) else {
             return;
         };
@@ -64,6 +64,10 @@ impl Driver {
                 entry.xid = Some(header.xid);
                 entry.foreign = Some(header.foreign);
                 shard.note_xid(header.xid);
+            }
+            if past {
+                // A scan reads the classes that were asked for after those of the rows.
+                self.move_to_class(header.run_id, header.priority);
             }
             return;
         }
@@ -78,6 +82,8 @@ impl Driver {
         }
         shard.note_xid(header.xid);
         let mut entry = Entry::of(&header, past);
+        // In a long queue headers have to do.
+        entry.body = header.body.take().filter(|_| self.state.ready.len() < LOAD_BATCH);
         let now = self.state.clock.now();
         match header.scheduled_at.filter(|at| !past && *at > now) {
             Some(due_at) => {
@@ -129,7 +135,11 @@ impl Driver {
                 .loads_wanted
                 .split_off(self.state.loads_wanted.len().min(LOAD_BATCH));
             let ids = std::mem::replace(&mut self.state.loads_wanted, rest);
-            self.load(ids, true);
+            self.load(LoadJob {
+                ids,
+                bodies: Vec::new(),
+                past: true,
+            });
         }
         if !self.state.trusted || self.state.stopping.is_some() {
             return;
@@ -141,6 +151,7 @@ impl Driver {
                 .saturating_sub(self.state.active + self.state.loads_out * LOAD_BATCH);
             let mut fresh = Vec::new();
             let mut known = Vec::new();
+            let mut bodies = Vec::new();
             while fresh.len() + known.len() < room.min(LOAD_BATCH) {
                 let Some(id) = self.state.ready.pop() else { break };
                 let Some(entry) = self.state.entries.get_mut(&id) else {
@@ -160,23 +171,33 @@ impl Driver {
                 if entry.past {
                     known.push(load)
                 } else {
+                    bodies.extend(entry.body.take().map(|body| *body));
                     fresh.push(load)
                 }
             }
             if fresh.is_empty() && known.is_empty() {
                 return;
             }
-            for (ids, past) in [(fresh, false), (known, true)] {
-                if !ids.is_empty() {
-                    self.load(ids, past);
-                }
+            if !fresh.is_empty() {
+                self.load(LoadJob {
+                    ids: fresh,
+                    bodies,
+                    past: false,
+                });
+            }
+            if !known.is_empty() {
+                self.load(LoadJob {
+                    ids: known,
+                    bodies: Vec::new(),
+                    past: true,
+                });
             }
         }
     }
 
-    pub(super) fn load(&mut self, ids: Vec<LoadId>, past: bool) {
+    fn load(&mut self, job: LoadJob) {
         self.state.loads_out += 1;
-        if self.loads.try_send(LoadJob { ids, past }).is_err() {
+        if self.loads.try_send(job).is_err() {
             // The loader is gone: the engine is stopping.
             self.state.loads_out -= 1;
         }
@@ -240,7 +261,7 @@ impl Driver {
             return;
         };
         let waiting = std::mem::take(&mut entry.waiting);
-        let status = run.status;
+        let (status, generation) = (run.status, run.generation);
         entry.foreign = Some(foreign);
         entry.stage = Stage::Live(Box::new(Live {
             run,
@@ -264,12 +285,14 @@ impl Driver {
                 Waiting::Over(how) => self.end_live(run_id, how),
             }
         }
-        // What was decided just now goes on after its commit; everything else is begun, or begun again.
+        // What was decided just now goes on after its commit; everything else is begun, or begun again: also a run of which
+        // only something was noted (its metadata, a refusal).
         if let Some(Entry {
             stage: Stage::Live(live),
-            units: 0,
+            units,
             ..
         }) = self.state.entries.get(&run_id)
+            && (*units == 0 || (live.run.status, live.run.generation) == (status, generation))
         {
             let event = match (live.run.status, scheduled_at.filter(|at| *at > now)) {
                 (RunStatus::Queued, Some(until)) if live.run.generation == 1 => {
@@ -282,6 +305,9 @@ impl Driver {
                 (RunStatus::Scheduled, None) if live.run.gated => Some(Event::Begin { now }),
                 _ => None,
             };
+            if event.is_some() && self.goes_back_to_its_queue(run_id, scheduled_at, now) {
+                return;
+            }
             if let Some(event) = event {
                 self.feed(run_id, event);
             }

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use tramline_core::Millis;
-use tramline_core::limits::{Limiter, Line, Rule};
+use tramline_core::limit::{Limiter, Line, Rule};
 use uuid::Uuid;
 
 /// Index of a key, from 1 on: an optional one takes no more room.
@@ -124,6 +124,10 @@ impl Waiter {
         self.bits |= 1 << 14;
     }
 
+    pub(super) fn set_priority(&mut self, priority: u8) {
+        self.bits = self.bits & !(3 << 10) | u16::from(priority & 3) << 10;
+    }
+
     pub(super) fn set_parked(&mut self) {
         // The row has to be taken away by the run's end, which only a run that reads its past does.
         self.set_past();
@@ -225,7 +229,7 @@ impl Limits {
         }
         let key = Key {
             text: text.into(),
-            scope: self.scope(tramline_core::limits::scope_of(text)),
+            scope: self.scope(tramline_core::limit::scope_of(text)),
             shard,
             look_at: Millis::MAX,
             limiter: Limiter::default(),

@@ -10,6 +10,7 @@ mod commit;
 mod gate;
 mod intake;
 mod limits;
+mod priority;
 mod schedules;
 mod timers;
 
@@ -21,9 +22,10 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tramline_core::Millis;
-use tramline_core::limits::{Line, Rule};
+use tramline_core::limit::{Line, Rule};
 use tramline_core::machine::{self, Action, Run};
 use tramline_store::discovery::{Command, Header};
+use tramline_store::runs::Body;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -123,6 +125,8 @@ struct Entry {
     foreign: Option<bool>,
     /// Something may be recorded about it.
     past: bool,
+    /// Its row, if that was read with the header.
+    body: Option<Box<Body>>,
     stage: Stage,
     /// What happened before it was loaded.
     waiting: Vec<Waiting>,
@@ -158,6 +162,7 @@ impl Entry {
             claimed: false,
             foreign: None,
             past: false,
+            body: None,
             stage: Stage::Ready,
             waiting: Vec::new(),
             units: 0,

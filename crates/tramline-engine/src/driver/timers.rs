@@ -182,7 +182,7 @@ impl Driver {
             return;
         };
         let step = match timer.kind {
-            TimerKind::Start => Some(0),
+            kind if kind.is_of_run() => Some(0),
             _ => (0..live.run.steps.len()).find(|i| live.run.plan.step_name(*i) == timer.step),
         };
         let Some(step) = step else { return };

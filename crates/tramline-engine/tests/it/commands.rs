@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
-use tramline_engine::{Handlers, Outcome};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
+use tramline_engine::{EngineConfig, EngineHandle, Handlers, Outcome};
 use tramline_store::api::{self, NewRun};
 use tramline_testkit::test_db;
+use uuid::Uuid;
 
 use crate::support::*;
 
@@ -289,5 +291,123 @@ async fn a_command_read_twice_is_applied_once() {
         20,
     )
     .await;
+    engine.stop(Duration::from_secs(5)).await;
+}
+
+/// One run at a time; the run whose input is "hold" is held until the test lets it go.
+async fn one_at_a_time(url: &str) -> (EngineHandle, mpsc::UnboundedReceiver<Value>, Arc<Notify>) {
+    let (called, calls) = mpsc::unbounded_channel();
+    let release = Arc::new(Notify::new());
+    let go = release.clone();
+    let handlers = Handlers::default().with("step", move |call| {
+        let (called, go) = (called.clone(), go.clone());
+        async move {
+            let _ = called.send((*call.body).clone());
+            if *call.body == json!("hold") {
+                go.notified().await;
+            }
+            Outcome::Completed(json!(1))
+        }
+    });
+    let config = EngineConfig {
+        active_max: 1,
+        ..config("a")
+    };
+    (engine_with(url, config, handlers).await, calls, release)
+}
+
+/// Polls until the engine knows so many runs.
+async fn until_known(engine: &EngineHandle, runs: u64) {
+    engine.wake();
+    let known = async {
+        while engine.stats().known < runs {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.unwrap();
+}
+
+async fn next(calls: &mut mpsc::UnboundedReceiver<Value>) -> Value {
+    tokio::time::timeout(PATIENCE, calls.recv())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_run_starts_in_the_class_that_is_asked_for_and_a_started_one_keeps_its_own() {
+    let db = test_db().await;
+    let store = register(&db, &["step"]).await;
+    let (engine, mut calls, release) = one_at_a_time(db.url()).await;
+    let held = engine.start_run("step", json!("hold")).await.unwrap();
+    assert_eq!(next(&mut calls).await, json!("hold"));
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c"] {
+        ids.push(engine.start_run("step", json!(name)).await.unwrap());
+    }
+    until_known(&engine, 4).await;
+    let client = db.connect().await;
+    let ask = async |id: &Uuid, priority: i16| {
+        client
+            .execute(
+                "update ops.runs set priority = $2 where run_id = $1",
+                &[id, &priority],
+            )
+            .await
+            .unwrap();
+        until_count(&client, "select count(*) from tramline.commands", 0).await;
+    };
+    ask(&ids[0], 3).await;
+    ask(&ids[2], 0).await;
+    for (id, priority) in ids.iter().zip([3, 2, 0]) {
+        let row = api::get_run(&store, *id).await.unwrap().unwrap();
+        assert_eq!((row.priority, row.status.as_str()), (priority, "queued"));
+    }
+    ask(&held, 0).await;
+    let events = api::run_events(&store, held).await.unwrap();
+    assert_eq!(
+        events[0].message,
+        "priority refused: the run has been started; only the priority of a run that waits for its start can be changed"
+    );
+    release.notify_one();
+    assert_eq!(
+        [
+            next(&mut calls).await,
+            next(&mut calls).await,
+            next(&mut calls).await
+        ],
+        [json!("c"), json!("b"), json!("a")]
+    );
+    for id in ids {
+        ended(&engine, id).await;
+    }
+    engine.stop(Duration::from_secs(5)).await;
+}
+
+/// Noting something about a run that waits for its start loads it; it must be started all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_run_of_which_something_is_noted_is_started() {
+    let db = test_db().await;
+    register(&db, &["step"]).await;
+    let (engine, mut calls, release) = one_at_a_time(db.url()).await;
+    engine.start_run("step", json!("hold")).await.unwrap();
+    assert_eq!(next(&mut calls).await, json!("hold"));
+    let id = engine.start_run("step", json!("a")).await.unwrap();
+    until_known(&engine, 2).await;
+    let client = db.connect().await;
+    client
+        .execute(
+            "update ops.runs set metadata = '{\"k\": 1}' where run_id = $1",
+            &[&id],
+        )
+        .await
+        .unwrap();
+    until_count(&client, "select count(*) from tramline.commands", 0).await;
+    release.notify_one();
+    let row = ended(&engine, id).await;
+    assert_eq!(
+        (row.status.as_str(), &row.metadata["k"]),
+        ("completed", &json!(1))
+    );
     engine.stop(Duration::from_secs(5)).await;
 }

@@ -5,8 +5,10 @@
 mod commands;
 mod driving;
 mod hazards;
+mod hazards_flush;
 mod limits;
 mod nodes;
+mod pull;
 mod schedules;
 mod support;
 mod torture;

@@ -18,7 +18,7 @@ use crate::auth::{self, Caller, Guard, GuardAuth, Preflight};
 use crate::body::{Body, BodyCut, GuardedBody, HoldingBody, boxed, full};
 use crate::config::InvocationObserver;
 use crate::error::{Fault, SB_ERROR_CODE, Shape};
-use crate::functions::{CallContext, CallError, Invocation, is_function_name};
+use crate::functions::{CallContext, CallError, Invocation};
 use crate::metrics::Metrics;
 use crate::server::{Shared, Visit};
 
@@ -49,7 +49,7 @@ pub(crate) async fn handle(shared: &Shared, visit: &Visit, request: Request<Inco
     if !is_allowed(request.method()) {
         return fault(Fault::method(METHODS));
     }
-    if !is_function_name(name) || !shared.functions.exists(name) {
+    if !tramline_core::limits::is_function_name(name) || !shared.functions.exists(name) {
         return fault(Fault::call(&CallError::NotFound));
     }
     let name = name.to_owned();

@@ -106,12 +106,33 @@ async fn slow_function_is_not_cut_by_the_client_timeouts() {
         config.guards.insert("slow".into(), Guard::new(GuardAuth::Public));
     })
     .await;
-    gate.functions.on("slow", |_, _| async {
-        // Longer than every timeout of the client's side.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        Ok(Response::new(full("at last")))
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let answer = Arc::new(tokio::sync::Notify::new());
+    let go = answer.clone();
+    gate.functions.on("slow", move |_, _| {
+        let (begun, go) = (begun.clone(), go.clone());
+        async move {
+            let _ = begun.send(());
+            go.notified().await;
+            Ok(Response::new(full("at last")))
+        }
     });
-    assert_eq!(gate.get("/functions/v1/slow", &[]).await.body, "at last");
+    let slow = gate.get("/functions/v1/slow", &[]);
+    let until_others_were_cut = async {
+        begins.recv().await.unwrap();
+        // Both of the client's timeouts pass, which other connections show that begin after the function did.
+        let mut idle = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut late = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
+        late.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        assert!(until_closed(&mut idle).await.starts_with("HTTP/1.1 200 "));
+        until_closed(&mut late).await;
+        answer.notify_one();
+    };
+    let (reply, ()) = tokio::join!(slow, until_others_were_cut);
+    assert_eq!(reply.body, "at last");
 }
 
 #[tokio::test]

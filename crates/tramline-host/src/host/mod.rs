@@ -53,7 +53,7 @@ impl Host {
     pub async fn start(config: HostConfig, functions: Vec<FunctionSpec>) -> Result<Host, HostError> {
         let mut names = HashSet::new();
         for spec in &functions {
-            if !is_name(&spec.name) {
+            if !tramline_core::limits::is_function_name(&spec.name) {
                 return Err(HostError::BadName(spec.name.clone()));
             }
             if !names.insert(spec.name.as_str()) {
@@ -216,12 +216,4 @@ impl Host {
         inner.children.wait().await;
         inner.logs.flush().await;
     }
-}
-
-/// As Supabase names functions.
-fn is_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }

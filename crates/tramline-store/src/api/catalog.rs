@@ -114,8 +114,7 @@ pub async fn settle_definition(
         Ok((checksum, required)) => {
             client
                 .execute(
-                    "update tramline.workflow_definitions set status = 'published', checksum = $3, required_inputs = $4, published_at = now()
-                      where name = $1 and version = $2 and status = 'submitted'",
+                    "select tramline.settle_definition($1, $2, $3, $4)",
                     &[&name, &version, &checksum, &required],
                 )
                 .await
@@ -198,6 +197,40 @@ pub async fn register_functions(db: &Db, functions: &[FunctionRow]) -> Result<()
         )
         .await
         .map_err(|e| StoreError::query("register functions", e))?;
+    Ok(())
+}
+
+/// What a function's runs are promised.
+#[derive(Debug, Clone, Default)]
+pub struct FunctionPolicy {
+    pub name: String,
+    /// The object `retry`; none means that nothing is retried.
+    pub retry: Option<Value>,
+    /// How long its correlation ids hold, in milliseconds; none means 30 days.
+    pub retention_ms: Option<u64>,
+}
+
+/// Stores what the runs of known functions are promised from now on; runs that were accepted keep what they have.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn set_function_policies(db: &Db, policies: &[FunctionPolicy]) -> Result<(), StoreError> {
+    let client = db.get().await?;
+    let names: Vec<&str> = policies.iter().map(|p| p.name.as_str()).collect();
+    let retries: Vec<Option<&Value>> = policies.iter().map(|p| p.retry.as_ref()).collect();
+    let retentions: Vec<Option<i64>> = policies
+        .iter()
+        .map(|p| p.retention_ms.and_then(|ms| i64::try_from(ms).ok()))
+        .collect();
+    client
+        .execute(
+            "update tramline.functions f set retry = u.retry, retention = u.retention * interval '1 ms', updated_at = now()
+               from unnest($1::text[], $2::jsonb[], $3::bigint[]) as u(name, retry, retention)
+              where f.name = u.name and (f.retry, f.retention) is distinct from (u.retry, u.retention * interval '1 ms')",
+            &[&names, &retries, &retentions],
+        )
+        .await
+        .map_err(|e| StoreError::query("set function policies", e))?;
     Ok(())
 }
 

@@ -6,7 +6,8 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -14,8 +15,10 @@ use uuid::Uuid;
 use super::enqueue::{Answers, Items, send};
 use crate::{Db, StoreError};
 
-/// Statements under way at once: the next batch is read while the one before waits for the disk.
-const SENDERS_MAX: usize = 2;
+/// From then on a statement counts as held up (by a lock, by a slow disk).
+const HELD_UP: Duration = Duration::from_millis(50);
+/// Statements under way when all are held up.
+const SENDERS_MAX: usize = 3;
 /// Items of one statement: a commit of this size takes some tens of milliseconds.
 const ITEMS_MAX: usize = 1_000;
 /// Bytes of one statement, so that the largest inputs allowed do not add up to one of gigabytes.
@@ -24,7 +27,8 @@ const BYTES_MAX: usize = 8 << 20;
 /// Where the answers of one call go.
 type Caller = oneshot::Sender<Result<Answers, StoreError>>;
 
-/// The calls that wait for the next statement.
+/// The calls that wait for the next statement. Usually one is under way: a second would halve the batches, and what a
+/// statement costs hardly depends on its size. Others go past one that is held up.
 #[derive(Default)]
 pub(crate) struct Coalescer {
     state: Mutex<State>,
@@ -34,6 +38,8 @@ pub(crate) struct Coalescer {
 struct State {
     waiting: VecDeque<Waiting>,
     senders: usize,
+    /// When the latest statement was sent.
+    sent_at: Option<Instant>,
 }
 
 struct Waiting {
@@ -44,33 +50,46 @@ struct Waiting {
 /// Sends the items with those of other callers, and waits for their commit. Dropping the future does not take the items
 /// back: like a statement whose caller went away, they are enqueued.
 pub(super) async fn enqueue(db: &Db, items: Items) -> Result<Answers, StoreError> {
-    let (answer, answered) = oneshot::channel();
-    let coalescer = db.coalescer();
-    let starts = {
-        let mut state = coalescer.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.waiting.push_back(Waiting { items, answer });
-        let starts = state.senders < SENDERS_MAX;
-        state.senders += usize::from(starts);
-        starts
-    };
-    if starts {
-        let db = db.clone();
-        tokio::spawn(async move {
-            while let Some(batch) = db.coalescer().next_batch() {
-                send_batch(&db, batch).await;
-            }
-        });
+    let (answer, mut answered) = oneshot::channel();
+    db.coalescer().lock().waiting.push_back(Waiting { items, answer });
+    loop {
+        start_sender(db);
+        // Whoever waits for long looks again whether the statement under way is held up.
+        if let Ok(answer) = tokio::time::timeout(HELD_UP, &mut answered).await {
+            return answer.unwrap_or(Err(StoreError::Decode {
+                what: "the answer of an enqueue",
+                reason: "the sender ended".into(),
+            }));
+        }
     }
-    answered.await.unwrap_or(Err(StoreError::Decode {
-        what: "the answer of an enqueue",
-        reason: "the sender ended".into(),
-    }))
+}
+
+/// Starts a task that sends what waits, unless that is being done.
+fn start_sender(db: &Db) {
+    let mut state = db.coalescer().lock();
+    let held_up = state.sent_at.is_none_or(|at| at.elapsed() >= HELD_UP);
+    let wanted = state.senders == 0 || held_up && state.senders < SENDERS_MAX;
+    if state.waiting.is_empty() || !wanted {
+        return;
+    }
+    state.senders += 1;
+    drop(state);
+    let db = db.clone();
+    tokio::spawn(async move {
+        while let Some(batch) = db.coalescer().next_batch() {
+            send_batch(&db, batch).await;
+        }
+    });
 }
 
 impl Coalescer {
-    /// What waits, up to the size of a statement; `None` ends the sender that asked.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits, up to the size of a statement; `None` ends the sender.
     fn next_batch(&self) -> Option<Vec<Waiting>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let (mut batch, mut items, mut bytes) = (Vec::new(), 0, 0);
         let mut ids: HashSet<Uuid> = HashSet::new();
         while let Some(next) = state.waiting.front() {
@@ -88,6 +107,7 @@ impl Coalescer {
             state.senders -= 1;
             return None;
         }
+        state.sent_at = Some(Instant::now());
         Some(batch)
     }
 }

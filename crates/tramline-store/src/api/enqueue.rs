@@ -33,6 +33,8 @@ pub struct NewRun {
     pub triggered_by: Option<String>,
     pub parent_run_id: Option<Uuid>,
     pub metadata: Option<Value>,
+    /// Policy of a function's run, instead of its function's own; the object `retry`.
+    pub retry: Option<Value>,
 }
 
 /// A run that was accepted, or the first one of its correlation id.
@@ -189,6 +191,7 @@ fn options(run: &NewRun) -> Option<Jsonb> {
         run.parent_run_id.map(|id| Value::from(id.to_string())),
     );
     set("metadata", run.metadata.clone());
+    set("retry", run.retry.clone());
     set("run_at", run.run_at.map(|at| Value::from(at.to_string())));
     set(
         "delay_ms",

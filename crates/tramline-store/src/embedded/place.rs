@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use super::account::Account;
@@ -45,6 +45,11 @@ pub(super) fn find(state_dir: &Path, cache_dir: &Path) -> Result<Place, Embedded
             .as_ref()
             .map(|(dir, uid)| (dir.as_path(), *uid)),
     )?;
+    if let Some(account) = &account {
+        for major in &majors {
+            adopt(&root.join(major.to_string()), account)?;
+        }
+    }
     let blocked_at = account
         .as_ref()
         .and_then(|account| account.blocked_at(&root).map(|at| (at, &account.name)));
@@ -78,6 +83,25 @@ pub(super) fn find(state_dir: &Path, cache_dir: &Path) -> Result<Place, Embedded
             })
         }
     }
+}
+
+/// Data that belong to root were copied by root: Postgres, which refuses to run as root, never made any. They are ours, so
+/// the account gets them, without following links out of the folder.
+fn adopt(dir: &Path, account: &Account) -> Result<(), EmbeddedError> {
+    let meta = fs::symlink_metadata(dir).map_err(EmbeddedError::io("look at", dir))?;
+    if meta.is_dir() {
+        if meta.uid() != 0 {
+            return Ok(());
+        }
+        for entry in fs::read_dir(dir).map_err(EmbeddedError::io("list", dir))? {
+            let entry = entry.map_err(EmbeddedError::io("list", dir))?;
+            adopt(&entry.path(), account)?;
+        }
+    }
+    if meta.uid() == 0 {
+        lchown(dir, Some(account.uid), Some(account.gid)).map_err(EmbeddedError::io("give away", dir))?;
+    }
+    Ok(())
 }
 
 fn unreachable(path: PathBuf, blocked_at: PathBuf, account: &str) -> EmbeddedError {

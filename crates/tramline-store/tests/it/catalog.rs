@@ -69,8 +69,8 @@ async fn a_definition_inserted_by_sql_waits_for_a_node() {
     let w = world().await;
     let sql = "insert into ops.workflow_definitions (name, definition, status, version, checksum, created_by) values ($1, $2, $3, 77, 'x', 'me')
                returning version, status, created_by";
-    let definition = json!({ "name": "flow", "steps": [] });
-    let insert = async |name: Option<&str>, status: Option<&str>| {
+    let insert = async |name: Option<&str>, status: Option<&str>, steps: Value| {
+        let definition = json!({ "name": "flow", "steps": steps });
         let row = w
             .sql
             .query_one(sql, &[&name, &definition, &status])
@@ -83,17 +83,17 @@ async fn a_definition_inserted_by_sql_waits_for_a_node() {
         )
     };
     assert_eq!(
-        insert(Some("flow"), Some("published")).await,
+        insert(Some("flow"), Some("published"), json!([])).await,
         (1, "submitted".into(), "postgres".into()),
         "a writer cannot publish"
     );
     assert_eq!(
-        insert(None, None).await,
+        insert(None, None, json!([1])).await,
         (2, "submitted".into(), "postgres".into()),
         "the name is in the definition"
     );
     assert_eq!(
-        insert(Some("flow"), Some("draft")).await,
+        insert(Some("flow"), Some("draft"), json!([])).await,
         (3, "draft".into(), "postgres".into())
     );
     assert_eq!(w.refusal("select ops.enqueue('flow')", &[]).await, "TL404");
@@ -350,5 +350,66 @@ async fn owners_notice_changes_by_the_fingerprint_and_read_their_own() {
             .await
             .unwrap()
             .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn an_equal_definition_inserted_by_sql_makes_no_version() {
+    let w = world().await;
+    let insert = async |definition: &str| -> Value {
+        w.value(
+            "insert into ops.workflow_definitions (definition) values ($1::text::jsonb) returning jsonb_build_array(version, status, checksum)",
+            &[&definition],
+        )
+        .await
+    };
+    let (one, other) = (r#"{"name": "w", "n": 1.0, "m": 2}"#, r#"{"name": "w", "n": 2}"#);
+    assert_eq!(insert(one).await, json!([1, "submitted", null]));
+    assert_eq!(
+        insert(r#"{"m": 2, "name": "w", "n": 1}"#).await,
+        json!([1, "submitted", null]),
+        "twice"
+    );
+    api::settle_definition(&w.store, "w", 1, Ok(("sum-1", &[])))
+        .await
+        .unwrap();
+    assert_eq!(
+        insert(one).await,
+        json!([1, "published", "sum-1"]),
+        "the row says so"
+    );
+    assert_eq!(insert(other).await, json!([2, "submitted", null]));
+    assert_eq!(
+        insert(one).await,
+        json!([3, "submitted", null]),
+        "equal to one that is not the newest"
+    );
+    // Meanwhile a node stores what equals version 2.
+    let stored = api::store_definition(&w.store, "w", &json!({}), "sum-2", &[], None)
+        .await
+        .unwrap();
+    assert_eq!((stored.version, stored.created), (4, true));
+    for version in [2, 3] {
+        let checksum = ["sum-2", "sum-1"][version - 2];
+        api::settle_definition(
+            &w.store,
+            "w",
+            i32::try_from(version).unwrap(),
+            Ok((checksum, &[])),
+        )
+        .await
+        .unwrap();
+    }
+    let settled: Value = w
+        .value("select jsonb_agg(jsonb_build_array(version, status, problems -> 0 ->> 'message') order by version) from ops.workflow_definitions where name = 'w'", &[])
+        .await;
+    assert_eq!(
+        settled,
+        json!([
+            [1, "published", null],
+            [2, "retired", "it is equal to version 4, which is published"],
+            [3, "published", null],
+            [4, "published", null]
+        ])
     );
 }

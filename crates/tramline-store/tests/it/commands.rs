@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use tramline_core::machine::Row;
 use tramline_core::status::RunStatus;
 use tramline_store::api;
+use tramline_store::discovery::Reader;
+use tramline_store::runs::Loader;
 use uuid::Uuid;
 
 use crate::support::*;
@@ -259,4 +261,49 @@ async fn a_cancel_says_whether_there_was_something_to_cancel() {
     owner.record(first(id), &[end(RunStatus::Completed)]).await;
     assert!(!api::cancel_run(&w.store, id, None, None).await.unwrap());
     assert_eq!(asked(&w).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_priority_that_was_changed_is_shown_and_found_by_the_next_owner() {
+    let w = world().await;
+    let owner = Owner::of_all(&w.store).await;
+    for (id, of) in [
+        (id_in(3), first as fn(Uuid) -> _),
+        (Uuid::new_v4(), foreign as fn(Uuid) -> _),
+    ] {
+        w.accept(tramline_store::api::NewRun {
+            run_id: Some(id),
+            ..step_run()
+        })
+        .await;
+        let rows = [
+            Row::Priority { priority: 3 },
+            Row::Priority { priority: 1 },
+            Row::Parked { why: "priority" },
+        ];
+        owner.record(of(id), &rows).await;
+        let row = w.row(id).await;
+        assert_eq!(
+            (&row["priority"], &row["status"], &row["claimed_by"]),
+            (&json!(1), &json!("queued"), &Value::Null)
+        );
+        let reader = Reader::connect(&w.store).await.unwrap();
+        let found = reader.parked(shard(id)).await.unwrap();
+        let header = found.iter().find(|h| h.run_id == id).expect("an unfinished run");
+        assert_eq!(header.priority, 1);
+        let past = Loader::connect(&w.store)
+            .await
+            .unwrap()
+            .pasts(&[id])
+            .await
+            .unwrap();
+        assert!(
+            past.get(&id).is_none_or(|p| p.marks.is_empty()),
+            "it says nothing about the run's course"
+        );
+    }
+    for wrong in ["7", "null", "-1"] {
+        let sql = format!("update ops.runs set priority = {wrong}");
+        assert_eq!(w.refusal(&sql, &[]).await, "TL400", "{wrong}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tokio_postgres::Client;
+use tramline_store::Db;
 use tramline_store::api::{self, NewRun};
 use uuid::Uuid;
 
@@ -238,9 +239,11 @@ async fn opposite_orders(w: &World, batch: &[NewRun], middle: &NewRun) {
         .await
         .unwrap();
     let reversed: Vec<NewRun> = batch.iter().rev().cloned().collect();
+    // Two nodes: the calls of one would go in one statement after the other.
+    let other = Db::new(&w.url, 1).unwrap();
     let (one, two, ()) = tokio::join!(
         api::enqueue(&w.store, batch),
-        api::enqueue(&w.store, &reversed),
+        api::enqueue(&other, &reversed),
         async {
             waiting_for_locks(&w.sql, 2).await;
             holder.batch_execute("rollback").await.unwrap();
@@ -277,4 +280,26 @@ async fn batches_with_the_same_run_ids_in_opposite_order_do_not_deadlock() {
         })
         .collect();
     opposite_orders(&w, &batch, &batch[1]).await;
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_key_does_not_hold_up_the_others() {
+    let w = world().await;
+    let holder = begin(&w).await;
+    let id = Uuid::now_v7();
+    holder
+        .execute("select ops.enqueue('step', p_run_id => $1)", &[&id])
+        .await
+        .unwrap();
+    let same = [NewRun {
+        run_id: Some(id),
+        ..step_run()
+    }];
+    let (held, ()) = tokio::join!(api::enqueue(&w.store, &same), async {
+        waiting_for_locks(&w.sql, 1).await;
+        let other = api::enqueue(&w.store, &[step_run()]).await.unwrap();
+        assert!(other[0].as_ref().unwrap().created);
+        holder.batch_execute("commit").await.unwrap();
+    });
+    assert!(!held.unwrap()[0].as_ref().unwrap().created);
 }

@@ -83,7 +83,7 @@ async fn only_the_present_owner_with_its_present_epoch_writes() {
     forged.push(first(id), &step("one"), NOW, 1);
     assert!(
         new.flusher
-            .send(Uuid::now_v7(), "n", &forged)
+            .send(Uuid::now_v7(), "n", &forged, false)
             .await
             .unwrap()
             .held
@@ -171,7 +171,7 @@ async fn a_flush_that_is_sent_again_writes_nothing_and_answers_alike() {
             step: "s".into(),
             deadline: NOW,
         };
-        let letter = Row::DeadLetter { reason: "r".into() };
+        let letter = letter();
         for row in [
             step("one"),
             end(RunStatus::Failed),
@@ -321,7 +321,11 @@ async fn a_row_that_the_database_refuses_takes_its_whole_flush_with_it() {
     };
     poison.output = Some(std::sync::Arc::new(json!("a\u{0}b")));
     batch.push(first(bad), &Row::End(poison), NOW, 1);
-    let error = owner.flusher.send(owner.node, "n", &batch).await.unwrap_err();
+    let error = owner
+        .flusher
+        .send(owner.node, "n", &batch, false)
+        .await
+        .unwrap_err();
     assert!(error.is_poison() && !error.is_unknown_outcome(), "{error:?}");
     assert_eq!(w.count("select count(*) from tramline.run_ends").await, 0);
 }
@@ -338,7 +342,7 @@ async fn a_broken_connection_leaves_the_outcome_unknown_and_the_same_batch_settl
         .batch_execute("begin; select from tramline.shards where shard = 3 for update")
         .await
         .unwrap();
-    let (sent, ()) = tokio::join!(owner.flusher.send(owner.node, "n", &batch), async {
+    let (sent, ()) = tokio::join!(owner.flusher.send(owner.node, "n", &batch, false), async {
         waiting_for_locks(&w.sql, 1).await;
         let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'tramline flush' and datname = current_database()";
         assert_eq!(w.count(sql).await, 1);
@@ -347,7 +351,7 @@ async fn a_broken_connection_leaves_the_outcome_unknown_and_the_same_batch_settl
     assert!(error.is_unknown_outcome() && !error.is_poison(), "{error:?}");
     holder.batch_execute("rollback").await.unwrap();
     let again = tramline_store::flush::Flusher::connect(&w.store).await.unwrap();
-    let flushed = again.send(owner.node, "n", &batch).await.unwrap();
+    let flushed = again.send(owner.node, "n", &batch, false).await.unwrap();
     assert_eq!((flushed.held.len(), flushed.not_ended), (16, vec![]));
     assert_eq!(w.row(id).await["status"], "completed");
 }

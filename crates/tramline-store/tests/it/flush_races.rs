@@ -9,7 +9,7 @@ use crate::support::*;
 /// What `Flusher` sends, in a transaction that stays open: a flush that has done its work and not committed.
 const OPEN_FLUSH: &str = "select held from tramline.flush($1, 'old', $2, $3, array[$4::uuid], array['one'], array[1], array[1], array['completed'],
     array[null], array['{\"from\": \"old\"}'::jsonb], array[null::jsonb], array[now()], array[now()],
-    null, null, null, null, null, null, null, null, null, null, null)";
+    null, null, null, null, null, null, null, null, null, null, null, false)";
 
 #[tokio::test]
 async fn two_flushes_over_the_same_shards_in_opposite_order_do_not_deadlock() {
@@ -31,8 +31,8 @@ async fn two_flushes_over_the_same_shards_in_opposite_order_do_not_deadlock() {
         .await
         .unwrap();
     let (up, down, ()) = tokio::join!(
-        owner.flusher.send(owner.node, "n", &up),
-        other.send(owner.node, "n", &down),
+        owner.flusher.send(owner.node, "n", &up, false),
+        other.send(owner.node, "n", &down, false),
         async {
             waiting_for_locks(&w.sql, 2).await;
             holder.batch_execute("rollback").await.unwrap();
@@ -64,7 +64,7 @@ async fn a_heartbeat_and_a_flush_in_opposite_order_do_not_deadlock() {
         .await
         .unwrap();
     let (flushed, held, ()) = tokio::join!(
-        owner.flusher.send(owner.node, "n", &batch),
+        owner.flusher.send(owner.node, "n", &batch, false),
         async {
             // its wait is short on purpose, so it may have to come again
             loop {

@@ -42,9 +42,7 @@ async fn marks_events_starts_and_dead_letters_are_appended() {
                     step: "s".into(),
                     deadline: NOW + 1_000,
                 },
-                Row::DeadLetter {
-                    reason: "crashed three times".into(),
-                },
+                letter(),
             ],
         )
         .await;
@@ -76,7 +74,7 @@ async fn marks_events_starts_and_dead_letters_are_appended() {
     let letter = &rows(&w, "dead_letters").await[0];
     assert_eq!(
         (&letter["run_id"], &letter["reason"], &letter["generation"]),
-        (&json!(id), &json!("crashed three times"), &json!(1))
+        (&json!(id), &json!("attempts_exhausted"), &json!(1))
     );
 }
 

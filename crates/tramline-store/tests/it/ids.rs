@@ -134,7 +134,7 @@ async fn the_statuses_of_every_check_are_those_of_the_enums() {
         words(&of.iter().map(|s| s.as_str()).collect::<Vec<_>>())
     };
     let steps = words(&StepStatus::ALL.iter().map(|s| s.as_str()).collect::<Vec<_>>());
-    let timers = words(&[TimerKind::Start, TimerKind::Retry, TimerKind::Sleep].map(TimerKind::as_str));
+    let timers = words(&TimerKind::ALL.map(TimerKind::as_str));
     let sql = "select c.conrelid::regclass::text, a.attname::text, array(select m[1] from regexp_matches(pg_get_constraintdef(c.oid), '''([a-z_]+)''', 'g') m)
                  from pg_constraint c join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
                 where c.contype = 'c' and c.connamespace = 'tramline'::regnamespace and not c.conrelid::regclass::text ~ '_[0-9]{8}$'

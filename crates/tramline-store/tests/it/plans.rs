@@ -13,13 +13,13 @@ const WAITING: i64 = 100_000;
 
 /// What a statement did, by its own account.
 #[derive(Debug)]
-struct Explained {
-    rows: i64,
+pub struct Explained {
+    pub rows: i64,
     /// Pages, in memory or not.
-    buffers: i64,
+    pub buffers: i64,
     /// Nodes that were executed: their type and the table or index they read.
     nodes: Vec<(String, String)>,
-    text: String,
+    pub text: String,
 }
 
 impl Explained {
@@ -50,7 +50,7 @@ impl Explained {
 }
 
 /// Executes a prepared statement, with arguments as SQL.
-async fn explain(client: &Client, name: &str, arguments: &str) -> Explained {
+pub async fn explain(client: &Client, name: &str, arguments: &str) -> Explained {
     let arguments = if arguments.is_empty() {
         String::new()
     } else {

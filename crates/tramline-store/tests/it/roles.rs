@@ -239,7 +239,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
                 deadline: NOW,
             },
             Row::Parked { why: "x" },
-            Row::DeadLetter { reason: "r".into() },
+            letter(),
             end(RunStatus::Failed),
         ]
     };
@@ -288,7 +288,32 @@ async fn the_engines_role_is_enough_to_drive_runs() {
         .get(0);
     assert!(made);
     tramline_store::tidy::remove_expired(&store).await.unwrap();
+    tramline_store::tidy::return_expired_claims(&store).await.unwrap();
     assert_eq!(w.row(ids[0]).await["status"], "failed");
     assert_eq!(w.row(ids[1]).await["status"], "failed");
     assert_eq!(w.row(run_id).await["source"], "schedule:nightly");
+}
+
+/// Runs in numbers are started by the API and the engine; whoever else may start runs does so one by one.
+#[tokio::test]
+async fn runs_are_enqueued_in_numbers_by_the_api_and_the_engine_alone() {
+    let w = world().await;
+    for role in ["tramline_api", "tramline_engine"] {
+        let accepted = api::enqueue(&store_as(&w, role), &[step_run(), step_run()])
+            .await
+            .unwrap();
+        assert!(accepted.iter().all(Result::is_ok), "{role}");
+    }
+    let sql = "select tramline.enqueue_many(array[null]::uuid[], array['step'], array['{}'::jsonb], array[null], array['{}'::jsonb])";
+    for role in ["service_role", "tramline_dashboard", "authenticated", "anon"] {
+        let client = act(&w, role).await;
+        assert_eq!(refusal(&client, sql, &[]).await, "42501", "{role}");
+        if role != "service_role" {
+            assert_eq!(
+                refusal(&client, "select ops.enqueue('step')", &[]).await,
+                "42501",
+                "{role}"
+            );
+        }
+    }
 }

@@ -264,7 +264,7 @@ async fn events_derive_what_their_writer_left_out() {
     assert_eq!(
         w.refusal("select ops.append_event($1, 'loud', 'x')", &[&run])
             .await,
-        "23514"
+        "TL400"
     );
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use tramline_core::ids::{key_bits, shard_of, with_tail_bits};
-use tramline_core::machine::{EndRow, Row, StepRow};
+use tramline_core::machine::{DeadLetterRow, EndRow, Row, StepRow};
 use tramline_core::status::{RunStatus, StepStatus};
 use tramline_store::api::{self, Accepted, FunctionRow, NewRun, Refused};
 use tramline_store::flush::{Batch, Flushed, Flusher, Subject};
@@ -223,7 +223,11 @@ impl Owner {
     }
 
     pub async fn send(&self, batch: &Batch) -> Flushed {
-        self.flusher.send(self.node, "n", batch).await.unwrap()
+        match self.flusher.send(self.node, "n", batch, false).await {
+            Err(error) if error.is_duplicate() => self.flusher.send(self.node, "n", batch, true).await,
+            answer => answer,
+        }
+        .unwrap()
     }
 
     /// Flushes rows of one run.
@@ -264,6 +268,16 @@ pub fn step(name: &str) -> Row {
         error: None,
         started_at: NOW - 10,
         finished_at: NOW,
+    })
+}
+
+pub fn letter() -> Row {
+    Row::DeadLetter(DeadLetterRow {
+        reason: "attempts_exhausted",
+        message: "no".into(),
+        step: Some("s".into()),
+        attempts: 3,
+        payload: Arc::new(json!({ "n": 1 })),
     })
 }
 

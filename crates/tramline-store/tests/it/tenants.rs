@@ -64,7 +64,7 @@ async fn tenants() -> Tenants {
                     payload: None,
                 },
                 end(RunStatus::Failed),
-                Row::DeadLetter { reason: "r".into() },
+                letter(),
             ];
             owner.record(of, &rows).await;
             ids.push(run_id);
@@ -171,6 +171,7 @@ async fn a_user_writes_nothing_and_reads_nothing_else() {
     let base = ["runs", "run_ends", "run_marks", "run_steps", "run_events"];
     let mut readable: Vec<String> = READABLE.iter().map(|(table, _)| (*table).to_owned()).collect();
     readable.push("ops.project_members".into());
+    readable.push("ops.pull_runs".into());
     readable.extend(
         [
             "all_runs",

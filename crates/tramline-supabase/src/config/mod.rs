@@ -35,7 +35,7 @@ pub enum ConfigError {
         expected: &'static str,
         found: String,
     },
-    #[error("use {}:{line}: {name:?} is no function name; it must start with a letter and hold letters, digits, _ and - only", path.display())]
+    #[error("use {}:{line}: {name:?} is no function name; use {}", path.display(), tramline_core::limits::FUNCTION_NAME_RULE)]
     FunctionName { path: PathBuf, line: u32, name: String },
     #[error(transparent)]
     Dotenv(#[from] DotenvError),
@@ -259,12 +259,4 @@ impl ProjectConfig {
         let config = sections::read(&Section::top(&document, table.get_ref()), &document)?;
         Ok((config, document.warnings.into_inner()))
     }
-}
-
-/// The platform's rule for names of functions.
-pub fn is_function_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::reader::{Document, Section};
 use super::{
     ApiConfig, AuthConfig, ConfigError, DbConfig, EdgePolicy, EdgeRuntimeConfig, FunctionConfig,
-    ProjectConfig, is_function_name,
+    ProjectConfig,
 };
 
 const PORT: &str = "a port number from 0 to 65535";
@@ -163,7 +163,7 @@ fn read_functions(
 ) -> Result<BTreeMap<String, FunctionConfig>, ConfigError> {
     let mut functions = BTreeMap::new();
     for (name, line, block) in section.children("a table such as [functions.my-function]")? {
-        if !is_function_name(&name) {
+        if !tramline_core::limits::is_function_name(&name) {
             return Err(ConfigError::FunctionName {
                 path: document.path.to_owned(),
                 line,

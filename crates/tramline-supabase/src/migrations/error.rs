@@ -85,7 +85,8 @@ impl SqlFailure {
             message: db.message().to_owned(),
             sqlstate: db.code().code().to_owned(),
             detail: db.detail().map(str::to_owned),
-            hint: db.hint().map(str::to_owned),
+            hint: super::extensions::hint_for(db.code(), db.message())
+                .or_else(|| db.hint().map(str::to_owned)),
             context: db.where_().map(str::to_owned),
         }
     }

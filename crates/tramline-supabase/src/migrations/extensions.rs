@@ -1,8 +1,9 @@
 //! Statements about extensions in migrations.
 //!
 //! An extension is created when the server offers it, in schema `extensions` unless the statement says otherwise.
-//! One that tramline stands in for, or that the server does not offer or does not let this role create, is passed
-//! over with a note: the objects people use of it exist already, or their first use says what is missing.
+//! One that the server does not offer, or does not let this role create, is passed over with a note, so that a project's
+//! migrations go on. Of those whose work tramline does in another way the note says what is missing and what to use
+//! instead; so does the error of a statement that uses one of their objects.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,71 @@ use tokio_postgres::error::SqlState;
 
 use crate::sql::ExtensionVerb;
 
-/// Extensions whose objects are part of the platform's surface here, so creating the real one would collide.
-const STOOD_IN: [&str; 5] = ["pg_cron", "pg_net", "pgmq", "supabase_vault", "http"];
+/// An extension whose work is done in another way here. Its objects do not exist.
+struct Replaced {
+    name: &'static str,
+    /// What people use of it.
+    missing: &'static str,
+    /// How its objects begin in the words of Postgres about what does not exist.
+    begins: &'static [&'static str],
+    instead: &'static str,
+}
+
+const REPLACED: [Replaced; 5] = [
+    Replaced {
+        name: "pg_cron",
+        missing: "cron.schedule, cron.unschedule and cron.job",
+        begins: &["\"cron\"", "cron.", "\"cron."],
+        instead: "declare schedules in tramline/schedules",
+    },
+    Replaced {
+        name: "pg_net",
+        missing: "net.http_get and net.http_post",
+        begins: &["\"net\"", "net.", "\"net."],
+        instead: "start a function with ops.enqueue, or call it in a step of a workflow",
+    },
+    Replaced {
+        name: "pgmq",
+        missing: "pgmq.create, pgmq.send and pgmq.read",
+        begins: &["\"pgmq\"", "pgmq.", "\"pgmq."],
+        instead: "start runs with ops.enqueue",
+    },
+    Replaced {
+        name: "supabase_vault",
+        missing: "vault.create_secret and vault.decrypted_secrets",
+        begins: &["\"vault\"", "vault.", "\"vault."],
+        instead: "give secrets to functions in supabase/functions/.env",
+    },
+    Replaced {
+        name: "http",
+        missing: "http_get, http_post and http",
+        begins: &["http_get(", "http_post(", "http(", "extensions.http"],
+        instead: "call a function in a step of a workflow",
+    },
+];
+
+/// What to do about an error that says that something of a replaced extension does not exist.
+pub(super) fn hint_for(sqlstate: &SqlState, message: &str) -> Option<String> {
+    let about_absence = [
+        SqlState::INVALID_SCHEMA_NAME,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_OBJECT,
+    ];
+    if !about_absence.contains(sqlstate) {
+        return None;
+    }
+    // `schema "cron" does not exist`, `function net.http_post(url => text) does not exist`, `relation "cron.job" does not exist`
+    let (_, object) = message.split_once(' ')?;
+    let replaced = REPLACED
+        .iter()
+        .find(|replaced| replaced.begins.iter().any(|begin| object.starts_with(begin)))?;
+    Some(format!(
+        "the extension {} does not exist here; {}",
+        replaced.name, replaced.instead
+    ))
+}
+
 /// Extensions of the platform that migrations name out of habit and that need server files or settings.
 const PASSED_OVER: [&str; 5] = ["pgsodium", "pgjwt", "pg_graphql", "wrappers", "pg_tle"];
 
@@ -91,9 +155,11 @@ impl Extensions {
         name: &str,
         schema: Option<&str>,
     ) -> Result<Option<String>, tokio_postgres::Error> {
-        if STOOD_IN.contains(&name) {
-            tracing::debug!(extension = name, "extension is stood in for");
-            return Ok(None);
+        if let Some(replaced) = REPLACED.iter().find(|replaced| replaced.name == name) {
+            return Ok(Some(format!(
+                "the extension {name} is not created: {} do not exist here; {}",
+                replaced.missing, replaced.instead
+            )));
         }
         if PASSED_OVER.contains(&name) {
             return Ok(Some(format!(

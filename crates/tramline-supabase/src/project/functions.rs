@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use tramline_core::limits::{FUNCTION_NAME_RULE, is_function_name};
+
 use super::{ProjectError, list};
-use crate::config::{FunctionConfig, ProjectConfig, is_function_name};
+use crate::config::{FunctionConfig, ProjectConfig};
 use crate::dotenv;
 use crate::glob;
 use crate::text::Warning;
@@ -81,9 +83,8 @@ pub(super) fn discover(
         if is_function_name(name) {
             names.insert(name.to_owned());
         } else {
-            let message = format!(
-                "the folder is not served: {name:?} is no function name; it must start with a letter and hold letters, digits, _ and - only"
-            );
+            let message =
+                format!("the folder is not served: {name:?} is no function name; use {FUNCTION_NAME_RULE}");
             warnings.push(Warning::of_file(&path, message));
         }
     }

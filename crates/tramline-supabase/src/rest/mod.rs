@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::task::JoinHandle;
+use tramline_core::limits::REQUEST_BODY_MAX_BYTES;
 
 use crate::VerifiedClaims;
 use crate::config::ApiConfig;
@@ -41,8 +42,6 @@ use roles::Roles;
 const POOL_MAX: u32 = 4;
 /// How long a request waits for a connection before it is answered 500; PostgREST's default.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Body of a request at most; larger imports belong into the database's own protocol.
-const BODY_MAX_BYTES: usize = 10 << 20;
 /// The role of a token that names none.
 const ANON: &str = "anon";
 /// Schemas beside the configured ones that are always served.
@@ -167,7 +166,7 @@ fn app_config(db_url: &str, api: &ApiConfig, roles: &Roles) -> AppConfig {
     config.db_extra_search_path = api.extra_search_path.clone();
     config.db_anon_role = Some(ANON.to_owned());
     config.db_max_rows = Some(i64::from(api.max_rows));
-    config.max_body_size = BODY_MAX_BYTES;
+    config.max_body_size = REQUEST_BODY_MAX_BYTES;
     config.compat_mode = true;
     config.jwt_secret = Some(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
     config.role_settings = roles.settings();

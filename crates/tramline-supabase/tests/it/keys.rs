@@ -37,14 +37,14 @@ fn another_secret_signs_other_role_tokens() {
 #[test]
 fn a_short_secret_is_refused() {
     let auth = AuthConfig {
-        jwt_secret: Some("short".into()),
+        jwt_secret: Some("a-secret-of-thirty-one-letters-".into()),
         ..Default::default()
     };
     assert!(
         LocalKeys::from_config(&auth)
             .unwrap_err()
             .to_string()
-            .contains("at least 16 characters")
+            .contains("at least 32 characters")
     );
 }
 

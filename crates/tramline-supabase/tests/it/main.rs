@@ -9,6 +9,8 @@ mod keys;
 mod migrations;
 mod project;
 mod rest;
+mod rest_access;
+mod rest_writes;
 mod sql;
 mod support;
 mod surface;

@@ -144,15 +144,60 @@ create table t (id uuid default extensions.uuid_generate_v4(), name citext);";
     let folder = Folder::new(&[("supabase/migrations/1_a.sql", sql)]);
     let report = migrate(&db, &folder).await.unwrap();
     let warnings: Vec<String> = report.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].contains(
-        "1_a.sql:5: the extension no_such_extension is not created: the database server does not offer it"
-    ));
-    assert!(warnings[1].contains("1_a.sql:8: the extension pgsodium is not created"));
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    for (warning, expected) in warnings.iter().zip([
+        "1_a.sql:1: the extension pg_cron is not created: cron.schedule, cron.unschedule and cron.job do not exist here; \
+         declare schedules in tramline/schedules",
+        "1_a.sql:2: the extension pg_net is not created: net.http_get and net.http_post do not exist here; \
+         start a function with ops.enqueue, or call it in a step of a workflow",
+        "1_a.sql:5: the extension no_such_extension is not created: the database server does not offer it",
+        "1_a.sql:8: the extension pgsodium is not created",
+    ]) {
+        assert!(warning.contains(expected), "{warning}");
+    }
     let schema = db
         .value("select extnamespace::regnamespace::text from pg_extension where extname = 'citext'")
         .await;
     assert_eq!(schema.as_deref(), Some("extensions"));
+}
+
+#[tokio::test]
+async fn the_use_of_an_extension_that_is_not_here_says_what_to_do() {
+    let db = TestDb::new().await;
+    for (statement, message, hint) in [
+        (
+            "select cron.schedule('nightly', '0 3 * * *', 'select 1')",
+            "schema \"cron\" does not exist (3F000)",
+            "the extension pg_cron does not exist here; declare schedules in tramline/schedules",
+        ),
+        (
+            "delete from cron.job",
+            "relation \"cron.job\" does not exist (42P01)",
+            "the extension pg_cron does not exist here; declare schedules in tramline/schedules",
+        ),
+        (
+            "select net.http_post(url := 'http://127.0.0.1/')",
+            "schema \"net\" does not exist (3F000)",
+            "the extension pg_net does not exist here; start a function with ops.enqueue",
+        ),
+        (
+            "select http_get('http://127.0.0.1/')",
+            "function http_get(unknown) does not exist (42883)",
+            "the extension http does not exist here; call a function in a step of a workflow",
+        ),
+    ] {
+        let sql = format!("create table a (id int);\n{statement};");
+        let folder = Folder::new(&[("supabase/migrations/1_a.sql", &sql)]);
+        let text = chain(&migrate(&db, &folder).await.unwrap_err());
+        assert!(
+            text.contains(&format!("supabase/migrations/1_a.sql:2: {message}; hint: {hint}")),
+            "{text}"
+        );
+    }
+    // others keep the words of the database
+    let folder = Folder::new(&[("supabase/migrations/1_a.sql", "select cronicle.now();")]);
+    let text = chain(&migrate(&db, &folder).await.unwrap_err());
+    assert!(!text.contains("hint"), "{text}");
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use tramline_supabase::rest::Rest;
 
 use crate::support::{TestDb, serve};
 
-const ANN: &str = "00000000-0000-0000-0000-00000000000a";
-const BOB: &str = "00000000-0000-0000-0000-00000000000b";
+pub(crate) const ANN: &str = "00000000-0000-0000-0000-00000000000a";
+pub(crate) const BOB: &str = "00000000-0000-0000-0000-00000000000b";
 
 const TABLES: &str = "
 create table authors (id int primary key, name text not null);
@@ -36,24 +36,24 @@ grant all on ops.samples to service_role;
 create view public.\"ops.samples\" with (security_invoker = true) as select * from ops.samples;
 ";
 
-struct Client {
-    url: String,
-    rest: Rest,
-    http: reqwest::Client,
+pub(crate) struct Client {
+    pub(crate) url: String,
+    pub(crate) rest: Rest,
+    pub(crate) http: reqwest::Client,
 }
 
-struct Answer {
-    status: StatusCode,
-    body: Value,
-    headers: reqwest::header::HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Value,
+    pub(crate) headers: reqwest::header::HeaderMap,
 }
 
 impl Client {
-    async fn new(db: &TestDb) -> Self {
+    pub(crate) async fn new(db: &TestDb) -> Self {
         Self::with(db, ApiConfig::default()).await
     }
 
-    async fn with(db: &TestDb, api: ApiConfig) -> Self {
+    pub(crate) async fn with(db: &TestDb, api: ApiConfig) -> Self {
         let rest = Rest::start(&db.url, &api).await.unwrap();
         Self {
             url: serve("/rest/v1", rest.router()).await,
@@ -63,12 +63,18 @@ impl Client {
     }
 
     /// A request as `service_role`, with extra headers as `Name: value`.
-    async fn send(&self, method: Method, path: &str, headers: &[&str], body: Option<Value>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[&str],
+        body: Option<Value>,
+    ) -> Answer {
         self.send_as(json!({ "role": "service_role" }), method, path, headers, body)
             .await
     }
 
-    async fn send_as(
+    pub(crate) async fn send_as(
         &self,
         claims: Value,
         method: Method,
@@ -106,19 +112,19 @@ impl Client {
         }
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], None).await
     }
 }
 
-async fn library() -> (TestDb, Client) {
+pub(crate) async fn library() -> (TestDb, Client) {
     let db = TestDb::new().await;
     db.run(TABLES).await;
     let client = Client::new(&db).await;
     (db, client)
 }
 
-fn user(id: &str) -> Value {
+pub(crate) fn user(id: &str) -> Value {
     json!({ "role": "authenticated", "sub": id, "aud": "authenticated" })
 }
 
@@ -287,334 +293,6 @@ async fn counts_come_in_content_range() {
 }
 
 #[tokio::test]
-async fn insert_upsert_update_delete() {
-    let (_db, client) = library().await;
-    let answer = client
-        .send(Method::POST, "books", &[], Some(json!({ "title": "Four" })))
-        .await;
-    assert_eq!((answer.status, answer.body), (StatusCode::CREATED, Value::Null));
-    let answer = client
-        .send(
-            Method::POST,
-            "books?columns=%22title%22%2C%22author_id%22&select=id,title,tags",
-            &["Prefer: return=representation"],
-            Some(json!([{ "title": "Five", "author_id": 2 }, { "title": "Six", "author_id": 2 }])),
-        )
-        .await;
-    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
-    assert_eq!(
-        answer.body,
-        json!([{ "id": 101, "title": "Five", "tags": [] }, { "id": 102, "title": "Six", "tags": [] }])
-    );
-    let upsert = ["Prefer: resolution=merge-duplicates,return=representation"];
-    let answer = client
-        .send(
-            Method::POST,
-            "books?on_conflict=title&select=id,price",
-            &upsert,
-            Some(json!({ "title": "One", "price": 11 })),
-        )
-        .await;
-    assert_eq!(
-        (answer.status, answer.body),
-        (StatusCode::OK, json!([{ "id": 1, "price": 11 }]))
-    );
-    let ignore = ["Prefer: resolution=ignore-duplicates,return=representation"];
-    let answer = client
-        .send(
-            Method::POST,
-            "books?on_conflict=title&select=id",
-            &ignore,
-            Some(json!({ "title": "One" })),
-        )
-        .await;
-    assert_eq!(answer.body, json!([]));
-    let answer = client
-        .send(
-            Method::PATCH,
-            "books?id=eq.1",
-            &[],
-            Some(json!({ "price": 12.25 })),
-        )
-        .await;
-    assert_eq!(
-        (answer.status, answer.body),
-        (StatusCode::NO_CONTENT, Value::Null)
-    );
-    let answer = client
-        .send(
-            Method::PATCH,
-            "books?id=eq.1&select=price",
-            &["Prefer: return=representation"],
-            Some(json!({ "price": 13 })),
-        )
-        .await;
-    assert_eq!(
-        (answer.status, answer.body),
-        (StatusCode::OK, json!([{ "price": 13 }]))
-    );
-    assert_eq!(
-        client
-            .send(Method::DELETE, "books?id=eq.2", &[], None)
-            .await
-            .status,
-        StatusCode::NO_CONTENT
-    );
-    assert_eq!(client.get("books?select=id&id=eq.2").await.body, json!([]));
-}
-
-#[tokio::test]
-async fn blanks_in_the_form_encoding_of_clients_are_blanks() {
-    let (db, client) = library().await;
-    db.run(
-        "insert into authors values (7, 'Ann Lee'), (8, 'a+b');
-         create table odd (id int primary key, \"full name\" text)",
-    )
-    .await;
-    client.rest.reload().await.unwrap();
-    assert_eq!(
-        client.get("authors?select=id&name=eq.Ann+Lee").await.body,
-        json!([{ "id": 7 }])
-    );
-    assert_eq!(
-        client.get("authors?select=id&name=eq.a%2Bb").await.body,
-        json!([{ "id": 8 }])
-    );
-    let row = json!([{ "id": 1, "full name": "x" }]);
-    let path = "odd?columns=%22id%22%2C%22full+name%22&select=id%2C%22full+name%22";
-    let answer = client
-        .send(
-            Method::POST,
-            path,
-            &["Prefer: return=representation"],
-            Some(row.clone()),
-        )
-        .await;
-    assert_eq!((answer.status, answer.body), (StatusCode::CREATED, row));
-}
-
-#[tokio::test]
-async fn written_rows_are_counted_when_asked() {
-    let (_db, client) = library().await;
-    let count = ["Prefer: count=exact"];
-    let with_rows = ["Prefer: return=representation,count=exact"];
-    let price = || Some(json!({ "price": 1 }));
-    let range = |answer: &Answer| answer.headers["content-range"].to_str().unwrap().to_owned();
-    let answer = client
-        .send(Method::PATCH, "books?author_id=eq.1", &count, price())
-        .await;
-    assert_eq!(
-        (answer.status, range(&answer).as_str()),
-        (StatusCode::NO_CONTENT, "0-1/2")
-    );
-    let answer = client
-        .send(
-            Method::PATCH,
-            "books?author_id=eq.99&select=id",
-            &with_rows,
-            price(),
-        )
-        .await;
-    assert_eq!(range(&answer), "*/0");
-    let answer = client
-        .send(Method::PATCH, "books?author_id=eq.99", &count, price())
-        .await;
-    assert_eq!(range(&answer), "*/0");
-    let new = json!([{ "title": "a" }, { "title": "b" }, { "title": "c" }]);
-    let answer = client
-        .send(Method::POST, "books?select=id", &with_rows, Some(new))
-        .await;
-    assert_eq!(
-        (answer.status, range(&answer).as_str()),
-        (StatusCode::CREATED, "*/3")
-    );
-    let answer = client
-        .send(Method::DELETE, "books?title=in.(a,b)&select=id", &with_rows, None)
-        .await;
-    assert_eq!(range(&answer), "*/2");
-}
-
-#[tokio::test]
-async fn functions_are_called_by_name() {
-    let (_db, client) = library().await;
-    let answer = client
-        .send(Method::POST, "rpc/add", &[], Some(json!({ "a": 1, "b": 2 })))
-        .await;
-    assert_eq!((answer.status, answer.body), (StatusCode::OK, json!(3)));
-    assert_eq!(client.get("rpc/add?a=3&b=4").await.body, json!(7));
-    let answer = client
-        .send(
-            Method::POST,
-            "rpc/books_of?select=title&order=title.desc",
-            &[],
-            Some(json!({ "p_author": 1 })),
-        )
-        .await;
-    assert_eq!(answer.body, json!([{ "title": "Two" }, { "title": "One" }]));
-    let answer = client.send(Method::POST, "rpc/touch", &[], Some(json!({}))).await;
-    assert_eq!(
-        (answer.status, answer.body),
-        (StatusCode::NO_CONTENT, Value::Null)
-    );
-    let answer = client
-        .send(Method::POST, "rpc/fail_custom", &[], Some(json!({})))
-        .await;
-    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    assert_eq!(
-        answer.body,
-        json!({ "code": "P0001", "message": "no luck", "details": "because", "hint": "try again" })
-    );
-    let answer = client
-        .send(Method::POST, "rpc/nothing", &[], Some(json!({ "a": 1 })))
-        .await;
-    assert_eq!(
-        (answer.status, &answer.body["code"]),
-        (StatusCode::NOT_FOUND, &json!("PGRST202"))
-    );
-}
-
-#[tokio::test]
-async fn other_schemas_are_reached_by_profile_and_by_quoted_names() {
-    let (_db, client) = library().await;
-    let answer = client
-        .send(
-            Method::GET,
-            "samples?select=*&order=id",
-            &["Accept-Profile: ops"],
-            None,
-        )
-        .await;
-    assert_eq!(
-        answer.body,
-        json!([{ "id": 1, "status": "completed" }, { "id": 2, "status": "failed" }])
-    );
-    let answer = client
-        .send(
-            Method::PATCH,
-            "samples?id=eq.2&select=status",
-            &["Content-Profile: ops", "Prefer: return=representation"],
-            Some(json!({ "status": "queued" })),
-        )
-        .await;
-    assert_eq!(answer.body, json!([{ "status": "queued" }]));
-    assert_eq!(
-        client.get("ops.samples?select=id&order=id").await.body,
-        json!([{ "id": 1 }, { "id": 2 }])
-    );
-    let answer = client
-        .send(Method::GET, "x?select=*", &["Accept-Profile: secret"], None)
-        .await;
-    assert_eq!(
-        (answer.status, &answer.body["code"]),
-        (StatusCode::NOT_ACCEPTABLE, &json!("PGRST106"))
-    );
-}
-
-#[tokio::test]
-async fn row_level_security_follows_the_claims() {
-    let (_db, client) = library().await;
-    let list = "notes?select=id&order=id";
-    let anon = json!({ "role": "anon" });
-    assert_eq!(
-        client
-            .send_as(anon.clone(), Method::GET, list, &[], None)
-            .await
-            .body,
-        json!([])
-    );
-    assert_eq!(
-        client.send_as(user(ANN), Method::GET, list, &[], None).await.body,
-        json!([{ "id": 1 }])
-    );
-    assert_eq!(
-        client.send_as(user(BOB), Method::GET, list, &[], None).await.body,
-        json!([{ "id": 2 }])
-    );
-    assert_eq!(client.get(list).await.body, json!([{ "id": 1 }, { "id": 2 }]));
-    let stolen = json!({ "id": 3, "owner": BOB });
-    let answer = client
-        .send_as(user(ANN), Method::POST, "notes", &[], Some(stolen))
-        .await;
-    assert_eq!(
-        (answer.status, &answer.body["code"]),
-        (StatusCode::FORBIDDEN, &json!("42501"))
-    );
-    let answer = client
-        .send_as(
-            user(ANN),
-            Method::POST,
-            "notes",
-            &["Prefer: return=representation"],
-            Some(json!({ "id": 3 })),
-        )
-        .await;
-    assert_eq!(
-        (answer.status, &answer.body[0]["owner"]),
-        (StatusCode::CREATED, &json!(ANN))
-    );
-    for (claims, status) in [
-        (anon, StatusCode::UNAUTHORIZED),
-        (user(ANN), StatusCode::FORBIDDEN),
-    ] {
-        let answer = client
-            .send_as(claims, Method::GET, "private_things", &[], None)
-            .await;
-        assert_eq!((answer.status, &answer.body["code"]), (status, &json!("42501")));
-    }
-    assert_eq!(client.get("private_things").await.body, json!([]));
-}
-
-#[tokio::test]
-async fn only_verified_claims_count() {
-    let (db, client) = library().await;
-    let who = "rpc/who";
-    // A token of the client's own making, signed with the project's secret even.
-    let forged = tramline_supabase::LocalKeys::default().mint(&json!({ "role": "service_role" }));
-    let answer = client
-        .send_as(
-            user(ANN),
-            Method::GET,
-            who,
-            &[&format!("Authorization: Bearer {forged}")],
-            None,
-        )
-        .await;
-    assert_eq!(
-        answer.body,
-        json!({ "role": "authenticated", "uid": ANN, "key": null })
-    );
-    let response = client
-        .http
-        .get(format!("{}/authors", client.url))
-        .bearer_auth(&forged)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-    let answer = client
-        .send_as(json!({ "sub": ANN }), Method::GET, who, &[], None)
-        .await;
-    assert_eq!(answer.body["role"], "anon");
-    for role in ["postgres", "supabase_admin", "pg_read_all_data"] {
-        let answer = client
-            .send_as(json!({ "role": role }), Method::GET, who, &[], None)
-            .await;
-        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{role}");
-        assert_eq!(
-            answer.body["message"],
-            format!("permission denied to set role \"{role}\"")
-        );
-    }
-    // A role of the project's own counts once it is granted.
-    db.run("do $$ begin create role manager nologin; exception when duplicate_object then null; end $$; grant manager to authenticator; grant usage on schema public, auth to manager;").await;
-    client.rest.reload().await.unwrap();
-    let answer = client
-        .send_as(json!({ "role": "manager" }), Method::GET, who, &[], None)
-        .await;
-    assert_eq!(answer.body["role"], "manager");
-}
-
-#[tokio::test]
 async fn errors_have_postgrests_codes() {
     let (_db, client) = library().await;
     let cases = [
@@ -675,68 +353,4 @@ async fn answers_hold_at_most_max_rows() {
     )
     .await;
     assert_eq!(client.get("many").await.body.as_array().unwrap().len(), 7);
-}
-
-#[tokio::test]
-async fn roles_have_their_time_limits() {
-    let (db, client) = library().await;
-    db.run("create function limit_of() returns text language sql stable as $$ select current_setting('statement_timeout') $$").await;
-    client.rest.reload().await.unwrap();
-    let answer = client
-        .send_as(
-            json!({ "role": "authenticated" }),
-            Method::GET,
-            "rpc/limit_of",
-            &[],
-            None,
-        )
-        .await;
-    assert_eq!(answer.body, "8s");
-    assert_eq!(client.get("rpc/limit_of").await.body, "0");
-}
-
-#[tokio::test]
-async fn a_new_table_is_served_after_its_migration() {
-    let db = TestDb::new().await;
-    let client = Client::new(&db).await;
-    assert_eq!(client.get("fresh").await.status, StatusCode::NOT_FOUND);
-    db.run("create table fresh (id int)").await;
-    // Told by the event trigger; how soon is the scheduler's business.
-    let mut status = client.get("fresh").await.status;
-    for _ in 0..500 {
-        if status == StatusCode::OK {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        status = client.get("fresh").await.status;
-    }
-    assert_eq!(status, StatusCode::OK);
-    client.rest.stop().await;
-    assert_eq!(
-        client.get("fresh").await.status,
-        StatusCode::INTERNAL_SERVER_ERROR
-    );
-}
-
-#[tokio::test]
-async fn an_owner_without_superuser_serves_as_well() {
-    let db = TestDb::new().await;
-    db.run(
-        "do $$ begin create role rest_owner login createrole; exception when duplicate_object then null; end $$;
-         grant anon, authenticated, service_role to rest_owner;
-         create table things (id int); insert into things values (1);",
-    )
-    .await;
-    let url = db.url.replace("postgres@", "rest_owner@");
-    let rest = Rest::start(&url, &ApiConfig::default()).await.unwrap();
-    let client = Client {
-        url: serve("/rest/v1", rest.router()).await,
-        rest,
-        http: reqwest::Client::new(),
-    };
-    assert_eq!(client.get("things").await.body, json!([{ "id": 1 }]));
-    let answer = client
-        .send_as(json!({ "role": "rest_owner" }), Method::GET, "things", &[], None)
-        .await;
-    assert_eq!(answer.status, StatusCode::FORBIDDEN);
 }

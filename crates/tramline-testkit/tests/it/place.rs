@@ -68,6 +68,49 @@ async fn data_of_a_project_that_the_account_cannot_enter_live_elsewhere_and_are_
 }
 
 #[tokio::test]
+async fn a_project_that_root_copied_with_its_data_starts_with_them() {
+    if !is_root() {
+        return;
+    }
+    let (original, copy) = (Project::new(), Project::new());
+    let postgres = original.start().await;
+    connect(postgres.url())
+        .await
+        .batch_execute("create table t as select 7 as n")
+        .await
+        .unwrap();
+    postgres.stop().await.unwrap();
+    // as people copy folders: what is copied belongs to the one who copies
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(original.state_dir.join("postgres"))
+        .arg(&copy.state_dir)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let data_dir = |project: &Project| {
+        let mut folders = std::fs::read_dir(project.state_dir.join("postgres")).unwrap();
+        folders
+            .find_map(|entry| Some(entry.unwrap().path()).filter(|path| path.join("PG_VERSION").exists()))
+            .unwrap()
+    };
+    assert_eq!(owner(&data_dir(&copy).join("PG_VERSION")), 0);
+    let postgres = copy.start().await;
+    let n: i32 = connect(postgres.url())
+        .await
+        .query_one("select n from t", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(n, 7);
+    assert_eq!(
+        owner(&data_dir(&copy).join("PG_VERSION")),
+        owner(&data_dir(&original))
+    );
+    postgres.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn data_that_became_unreachable_are_refused_instead_of_started_empty() {
     if !is_root() {
         return;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
+use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
 use tramline_host::Policy;
 use tramline_store::embedded::Binaries;
@@ -162,10 +163,10 @@ const AUTHS: [(&str, GuardAuth); 5] = [
 fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String, FunctionSettings> {
     let mut functions = BTreeMap::new();
     for (name, offset, block) in section.children() {
-        if !tramline_gateway::is_function_name(&name) {
+        if !tramline_core::limits::is_function_name(&name) {
             source.problem(
                 offset,
-                format!("{name:?} is no name of a function: letters, digits, _ and - only"),
+                format!("{name:?} is no name of a function: {FUNCTION_NAME_RULE}"),
             );
         }
         let auth = block.choice("auth", &AUTHS);

@@ -49,6 +49,20 @@ impl MetricsSource for EngineMetrics {
                 stats.flushes,
             ),
             metric(
+                "tramline_flush_failures_total",
+                "Attempts of flushes that failed and were repeated.",
+                MetricKind::Counter,
+                stats.flush_failures,
+            ),
+            metric(
+                "tramline_flush_stalled_seconds",
+                "How long the present flush has not been answered; 0 when nothing fails.",
+                MetricKind::Gauge,
+                stats
+                    .flush_stalled
+                    .map_or(0, |stall| stall.lasting.as_secs().max(1)),
+            ),
+            metric(
                 "tramline_discovery_polls_total",
                 "Discovery statements sent.",
                 MetricKind::Counter,

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tramline_engine::{Engine, EngineHandle};
+use tramline_engine::{Engine, EngineHandle, EngineStats};
 use tramline_gateway::{ApiPolicy, Gateway, GatewayConfig, GatewayHandle, Guard, Secret, StartError};
 use tramline_host::{Host, HostConfig};
 use tramline_store::{Db, POOL_MAX, api};
@@ -32,6 +32,9 @@ use project::{FunctionPlan, Setup};
 
 /// How many functions are bundled or started at a time: more only slows all of them down on a small machine.
 const SPAWNS_MAX: usize = 2;
+/// Attempts of one flush that fail before the node says that it is not ready: a single lost connection is repaired by
+/// the next one.
+const STALLED_ATTEMPTS: u64 = 3;
 
 /// What a node is started with.
 pub struct NodeConfig {
@@ -256,11 +259,51 @@ pub fn auth_name(guard: Guard) -> Option<String> {
 }
 
 fn readiness(engine: EngineHandle) -> tramline_gateway::Readiness {
-    Arc::new(move || {
-        if engine.stats().polls == 0 {
-            vec!["the engine has not read the database yet".to_owned()]
-        } else {
-            Vec::new()
-        }
-    })
+    Arc::new(move || reasons_against(&engine.stats()))
+}
+
+/// Why a node with an engine in this state should get no traffic.
+fn reasons_against(stats: &EngineStats) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if stats.polls == 0 {
+        reasons.push("the engine has not read the database yet".to_owned());
+    }
+    if let Some(stall) = stats.flush_stalled.filter(|s| s.attempts >= STALLED_ATTEMPTS) {
+        reasons.push(format!(
+            "the database has not taken what this node records for {} s ({} attempts); the log says why",
+            stall.lasting.as_secs(),
+            stall.attempts
+        ));
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tramline_engine::FlushStall;
+
+    use super::*;
+
+    #[test]
+    fn a_node_whose_flushes_fail_is_not_ready() {
+        let stalled = |attempts| EngineStats {
+            polls: 1,
+            flush_stalled: Some(FlushStall {
+                attempts,
+                lasting: Duration::from_secs(12),
+            }),
+            ..EngineStats::default()
+        };
+        assert_eq!(reasons_against(&stalled(STALLED_ATTEMPTS - 1)), [""; 0]);
+        assert_eq!(
+            reasons_against(&stalled(8)),
+            ["the database has not taken what this node records for 12 s (8 attempts); the log says why"]
+        );
+        assert_eq!(
+            reasons_against(&EngineStats::default()),
+            ["the engine has not read the database yet"]
+        );
+    }
 }

@@ -275,3 +275,42 @@ fn ends_never_go_back_in_time_whatever_the_clock_says() {
         .collect();
     assert_eq!(times, [2_000, 2_000]);
 }
+
+/// When the step started and finished, as recorded.
+fn times(decision: &Decision) -> (Millis, Millis) {
+    let row = decision.rows.iter().find_map(|row| match row {
+        Row::Step(step) => Some((step.started_at, step.finished_at)),
+        _ => None,
+    });
+    row.expect("a step ended")
+}
+
+#[test]
+fn a_sleep_is_recorded_with_the_time_slept() {
+    let plan = steps(json!([{ "name": "nap", "sleep": "90s" }]));
+    let due = |now| Event::TimerDue {
+        kind: TimerKind::Sleep,
+        step: 0,
+        attempt: 1,
+        now,
+    };
+    let mut run = Driven::new(plan.clone());
+    run.begin(10);
+    assert_eq!(times(&run.run.decide(due(90_012)).unwrap()), (10, 90_012));
+
+    // The same after it left memory: the timer's row says since when.
+    let past = Past {
+        timers: vec![(TimerKind::Sleep, "nap".into(), 1, 90_010)],
+        slept_from: vec![("nap".into(), 11)],
+        ..Past::default()
+    };
+    let mut run = fresh(&plan, &json!({})).recover(past.clone(), true);
+    assert_eq!(times(&run.decide(due(90_010)).unwrap()), (11, 90_010));
+    // The clock of an owner before was ahead: nothing ends before it began.
+    let ahead = Past {
+        slept_from: vec![("nap".into(), 90_100)],
+        ..past
+    };
+    let mut run = fresh(&plan, &json!({})).recover(ahead, false);
+    assert_eq!(times(&run.decide(due(90_010)).unwrap()), (90_010, 90_010));
+}

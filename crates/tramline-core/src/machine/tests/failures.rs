@@ -78,7 +78,7 @@ fn retries_wait_for_their_timer_and_end_with_the_policy() {
     assert_eq!(keys[0], keys[1], "every automatic attempt has the same key");
     assert_eq!(
         run.ends("a", failed(), 1_020),
-        "a#2 failed function_failed, unparked, end failed function_failed at a -> settled failed"
+        "a#2 failed function_failed, dead letter attempts_exhausted, unparked, end failed function_failed at a -> settled failed"
     );
 }
 
@@ -118,7 +118,7 @@ fn a_missing_name_fails_the_step_without_another_attempt() {
     let mut run = Driven::new(steps(json!([with("a", fields)])));
     assert_eq!(
         run.begin(0),
-        "a#1 failed missing_variable, end failed missing_variable at a -> settled failed"
+        "a#1 failed missing_variable, dead letter not_retryable, end failed missing_variable at a -> settled failed"
     );
 }
 
@@ -143,7 +143,7 @@ fn a_run_that_passes_its_deadline_fails() {
     assert_eq!(run.feed(Event::Tick { now: 59_999 }), "nothing");
     assert_eq!(
         run.feed(Event::Tick { now: 60_000 }),
-        "clear sleep nap#1 3600001, end failed run_timeout -> settled failed"
+        "clear deadline #0 60000, clear sleep nap#1 3600001, end failed run_timeout -> settled failed"
     );
     assert!(run.ledger.is_balanced());
     assert_eq!(run.feed(Event::Tick { now: 60_001 }), "nothing");
@@ -232,7 +232,7 @@ fn a_run_whose_rows_cannot_be_stored_fails_and_leaves_nothing_behind() {
     let decision = run.run.give_up(&Failure::new("unstorable", "no"), 4);
     assert_eq!(
         decided(&decision),
-        "clear sleep nap#1 3600000, unparked, end failed unstorable -> settled failed"
+        "clear sleep nap#1 3600000, dead letter unstorable, unparked, end failed unstorable -> settled failed"
     );
     run.ledger.commit_loosely(1, &decision.rows);
     assert!(run.ledger.is_balanced());
@@ -253,7 +253,7 @@ fn giving_up_clears_what_the_unwritten_decision_had_woken() {
     let decision = run.run.give_up(&Failure::new("unstorable", "no"), HOUR);
     assert_eq!(
         decided(&decision),
-        "clear sleep nap#1 3600000, unparked, end failed unstorable -> abort, settled failed"
+        "clear sleep nap#1 3600000, dead letter unstorable, unparked, end failed unstorable -> abort, settled failed"
     );
     run.ledger.commit_loosely(1, &decision.rows);
     assert!(run.ledger.is_balanced());

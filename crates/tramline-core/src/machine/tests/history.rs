@@ -126,7 +126,7 @@ impl<'m> History<'m> {
     }
 
     fn fire(&mut self, (kind, step, attempt, _): (TimerKind, String, u32, Millis)) {
-        let step = if kind == TimerKind::Start {
+        let step = if kind.is_of_run() {
             0
         } else {
             self.run.plan.step_by_name(&step).expect("it exists")
@@ -218,6 +218,7 @@ impl<'m> History<'m> {
     }
 
     fn commit(&mut self, decision: &Decision) {
+        self.ledger.now = self.now;
         self.ledger.commit(self.run.generation, &decision.rows);
         for row in &decision.rows {
             if let Row::TimerSet {

@@ -144,7 +144,7 @@ impl History<'_> {
             self.ledger
         );
         let has_deadline = self.people && self.model.workflow.timeout_ms.is_some();
-        if self.run.status == RunStatus::Cancelled || is_dead_letter || has_deadline {
+        if self.run.status == RunStatus::Cancelled || is_dead_letter || has_deadline || self.overran() {
             return;
         }
         let prediction = self.prediction();
@@ -165,6 +165,14 @@ impl History<'_> {
         }
     }
 
+    /// Its deadline has passed, whose timer ends it also when nobody looks.
+    fn overran(&self) -> bool {
+        self.model.workflow.timeout_ms.is_some_and(|timeout_ms| {
+            let began_at = self.run.started_at.unwrap_or(self.now);
+            self.now >= began_at.saturating_add_unsigned(timeout_ms)
+        })
+    }
+
     fn prediction(&self) -> Prediction {
         let begin = self.began_at.expect("it has begun");
         self.model
@@ -173,6 +181,9 @@ impl History<'_> {
 
     /// Every step ended as and when it must, in as many attempts; what the end cut off did not.
     pub(super) fn check_exactly(&self) {
+        if self.overran() {
+            return;
+        }
         let prediction = self.prediction();
         for (i, end) in prediction.ends.iter().enumerate() {
             let name = &self.model.workflow.steps[i].name;

@@ -8,6 +8,8 @@ pub(super) struct Ledger {
     /// Generations that were given up after a crash loop.
     pub dead_letters: Vec<u32>,
     pub events: Vec<&'static str>,
+    /// When the rows of the present decision are written.
+    pub now: Millis,
     /// Rises with every unclean takeover.
     pub epoch: u32,
     /// Starts as recorded: step, generation, epoch.
@@ -107,6 +109,7 @@ impl Ledger {
                         generation,
                         seq: self.seq,
                         status: *status,
+                        at: self.now,
                         input: input.clone(),
                         from_step: from_step.map(str::to_owned),
                     });
@@ -135,7 +138,10 @@ impl Ledger {
                     past.parked = true;
                 }
                 Row::Unparked => past.parked = false,
-                Row::DeadLetter { .. } => self.dead_letters.push(generation),
+                Row::DeadLetter(letter) if letter.reason == "crash_loop" => {
+                    self.dead_letters.push(generation);
+                }
+                Row::DeadLetter(_) | Row::Redriven { .. } | Row::Priority { .. } => {}
             }
         }
     }

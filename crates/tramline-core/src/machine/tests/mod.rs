@@ -3,6 +3,7 @@
 //! does; `properties` drives random workflows (`model`) through random histories (`history`, `invariants`).
 
 mod course;
+mod deadline;
 mod failures;
 mod history;
 mod invariants;
@@ -11,6 +12,7 @@ mod model;
 mod properties;
 mod recovery;
 mod requests;
+mod retrying;
 mod table;
 mod words;
 
@@ -21,6 +23,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::definition::parse;
+use crate::retry::RetryPolicy;
 use ledger::Ledger;
 use words::{decided, words};
 
@@ -30,6 +33,7 @@ fn function() -> Plan {
     Plan::Function {
         name: "noop".into(),
         timeout_ms: 60_000,
+        retry: RetryPolicy::default(),
     }
 }
 
@@ -78,6 +82,7 @@ impl Driven {
 
     /// What the event led to, in words.
     fn feed(&mut self, event: Event) -> String {
+        self.ledger.now = now_of(&event).unwrap_or(self.ledger.now);
         let result = decide_legally(&mut self.run, event);
         if let Ok(decision) = &result {
             self.ledger.commit(self.run.generation, &decision.rows);
@@ -114,11 +119,7 @@ impl Driven {
     }
 
     fn due(&mut self, kind: TimerKind, step: &str, attempt: u32, now: Millis) -> String {
-        let step = if kind == TimerKind::Start {
-            0
-        } else {
-            self.step(step)
-        };
+        let step = if kind.is_of_run() { 0 } else { self.step(step) };
         self.feed(Event::TimerDue {
             kind,
             step,
@@ -171,6 +172,23 @@ impl Driven {
 
     fn body_of_last_call(&self) -> &Value {
         &self.calls.last().expect("something was called").body
+    }
+}
+
+/// When an event happens, if that matters to it.
+fn now_of(event: &Event) -> Option<Millis> {
+    match event {
+        Event::Begin { now }
+        | Event::Delay { now, .. }
+        | Event::CallEnded { now, .. }
+        | Event::TimerDue { now, .. }
+        | Event::Tick { now }
+        | Event::Cancel { now, .. }
+        | Event::Skip { now, .. }
+        | Event::Pause { now, .. }
+        | Event::Resume { now, .. }
+        | Event::Retry { now, .. } => Some(*now),
+        Event::Priority { .. } => None,
     }
 }
 
@@ -252,9 +270,10 @@ fn fingerprint(run: &Run) -> String {
         parked,
         marked,
         repeating,
+        deadline_timer,
         ..
     } = run;
     format!(
-        "{input} {generation} {status} {steps:?} {started_at:?} {key} {last_end} {cleared:?} {parked} {marked:?} {repeating}"
+        "{input} {generation} {status} {steps:?} {started_at:?} {key} {last_end} {cleared:?} {parked} {marked:?} {repeating} {deadline_timer:?}"
     )
 }

@@ -44,7 +44,7 @@ fn a_step_that_kills_its_node_three_times_more_is_a_dead_letter() {
         run.recover(true);
         assert_eq!(
             run.begin(10),
-            format!("dead letter, end failed crash_loop{place} -> settled failed")
+            format!("dead letter crash_loop, end failed crash_loop{place} -> settled failed")
         );
         assert_eq!((run.ledger.dead_letters.len(), run.calls.len()), (1, 4));
         // A person may try again: the count is the generation's.
@@ -78,7 +78,7 @@ fn a_crash_loop_beside_a_sleep_takes_its_timer_away() {
     run.recover(true);
     assert_eq!(
         run.begin(10),
-        "dead letter, clear sleep nap#1 3600000, end failed crash_loop at a -> settled failed"
+        "dead letter crash_loop, clear sleep nap#1 3600000, end failed crash_loop at a -> settled failed"
     );
 }
 

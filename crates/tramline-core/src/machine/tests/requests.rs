@@ -311,3 +311,45 @@ fn a_gated_run_that_is_resumed_asks_before_it_begins() {
     );
     assert_eq!(driven.run.status, RunStatus::Queued);
 }
+
+#[test]
+fn the_priority_can_change_until_the_run_is_started() {
+    let ask = |run: &mut Driven| run.feed(Event::Priority { priority: 0 });
+    let mut run = Driven::new(steps(json!([call("a")])));
+    assert_eq!(ask(&mut run), "priority 0, parked priority");
+    assert_eq!(ask(&mut run), "priority 0", "it is named already");
+    run.feed(Event::Delay { until: 500, now: 0 });
+    assert_eq!(ask(&mut run), "priority 0");
+    run.pause(1);
+    assert_eq!(ask(&mut run), "priority 0");
+    let started = "refused: the run has been started; only the priority of a run that waits for its start can be changed";
+    let mut run = Driven::new(steps(json!([call("a")])));
+    run.begin(0);
+    assert_eq!(ask(&mut run), started);
+    run.pause(1);
+    assert_eq!(ask(&mut run), started, "also while it is paused");
+    run.ends("a", failed(), 2);
+    assert_eq!(ask(&mut run), "refused: the run has ended (failed)");
+    run.retry(None, 4);
+    assert_eq!(ask(&mut run), started, "it goes on, it does not start");
+}
+
+#[test]
+fn a_priority_is_a_number_of_a_class() {
+    assert_eq!(asked_priority(Some(&json!(0))), Ok(0));
+    assert_eq!(asked_priority(Some(&json!(PRIORITY_MAX))), Ok(PRIORITY_MAX));
+    for wrong in [
+        None,
+        Some(json!(4)),
+        Some(json!(-1)),
+        Some(json!(260)),
+        Some(json!("1")),
+        Some(json!(null)),
+    ] {
+        assert_eq!(
+            asked_priority(wrong.as_ref()),
+            Err(Refusal::UnknownPriority { max: 3 }),
+            "{wrong:?}"
+        );
+    }
+}

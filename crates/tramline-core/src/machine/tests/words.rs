@@ -64,7 +64,9 @@ fn row(row: &Row) -> String {
         Row::Start { step, deadline } => format!("start {step} {deadline}"),
         Row::Parked { why } => format!("parked {why}"),
         Row::Unparked => "unparked".into(),
-        Row::DeadLetter { .. } => "dead letter".into(),
+        Row::DeadLetter(letter) => format!("dead letter {}", letter.reason),
+        Row::Redriven { generation, .. } => format!("redriven {generation}"),
+        Row::Priority { priority } => format!("priority {priority}"),
     }
 }
 

@@ -30,7 +30,9 @@ impl NodeControl {
             .map(|run| new_run(run, &actor))
             .collect::<Result<Vec<_>, _>>()?;
         let answers = api::enqueue(self.db(), &rows).await.map_err(convert::error)?;
-        self.wake();
+        if let Some(engine) = self.engine() {
+            engine.wake_for(&answers);
+        }
         let now = Timestamp::now();
         let mut started: Vec<Result<Started, ControlError>> = answers
             .into_iter()
@@ -218,5 +220,6 @@ fn new_run(run: NewRun, actor: &Actor) -> Result<api::NewRun, ControlError> {
         triggered_by: actor.subject.clone(),
         parent_run_id: run.parent_run_id,
         metadata: (!run.metadata.is_empty()).then_some(serde_json::Value::Object(run.metadata)),
+        retry: None,
     })
 }

@@ -17,6 +17,7 @@ const FAIR_EVERY: u32 = 16;
 pub struct Line {
     classes: [Class; CLASSES],
     taken: u32,
+    count: usize,
 }
 
 /// One class. Nearly always all its runs are of one group, and then it is a plain queue.
@@ -36,11 +37,13 @@ struct Groups {
 impl Line {
     /// Puts a run at the end of its group's line. A class beyond the last is read as the last.
     pub fn push(&mut self, class: u8, group: u64, run: Uuid) {
+        self.count += 1;
         self.class(class).push(group, run);
     }
 
     /// Puts a run before all others of its class and of no group: its time had come before.
     pub fn push_front(&mut self, class: u8, run: Uuid) {
+        self.count += 1;
         let class = self.class(class);
         match &mut class.groups {
             None => class.plain.push_front(run),
@@ -50,11 +53,12 @@ impl Line {
 
     /// Takes the next run.
     pub fn pop(&mut self) -> Option<Uuid> {
-        self.taken = self.taken.wrapping_add(1);
-        let fair = self.taken.is_multiple_of(FAIR_EVERY);
+        let fair = self.taken.wrapping_add(1).is_multiple_of(FAIR_EVERY);
         for i in 0..CLASSES {
             let class = if fair { CLASSES - 1 - i } else { i };
             if let Some(run) = self.classes[class].pop() {
+                self.taken = self.taken.wrapping_add(1);
+                self.count -= 1;
                 return Some(run);
             }
         }
@@ -63,12 +67,12 @@ impl Line {
 
     /// Runs in the line, with those that have left it and were not passed over yet.
     pub fn len(&self) -> usize {
-        self.classes.iter().map(Class::len).sum()
+        self.count
     }
 
     /// Whether nothing is in the line.
     pub fn is_empty(&self) -> bool {
-        self.classes.iter().all(|class| class.len() == 0)
+        self.count == 0
     }
 
     /// Takes out every run that is not to be kept. Looks at all of them.
@@ -87,6 +91,7 @@ impl Line {
                 groups.lines.retain(|_, line| !line.is_empty());
             }
         }
+        self.count = self.classes.iter().map(Class::len).sum();
     }
 
     fn class(&mut self, class: u8) -> &mut Class {

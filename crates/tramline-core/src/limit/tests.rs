@@ -81,6 +81,17 @@ fn whoever_left_the_line_is_passed_over() {
 }
 
 #[test]
+fn another_priority_moves_a_run_within_the_line() {
+    let (mut limiter, rule) = (Limiter::default(), concurrency(9));
+    for n in 1..=3 {
+        arrive(&mut limiter, &rule, n, 0);
+    }
+    limiter.reclass(&rule, run(3), 0);
+    limiter.reclass(&rule, run(1), 3);
+    assert_eq!(starts(&mut limiter, &rule, 0), [run(3), run(2), run(1)]);
+}
+
+#[test]
 fn a_paused_rule_starts_nobody_and_keeps_the_line() {
     let (mut limiter, rule) = (Limiter::default(), concurrency(2));
     arrive(&mut limiter, &rule, 1, 0);

@@ -107,6 +107,14 @@ impl Limiter {
         Next::Nobody
     }
 
+    /// A run of the line gets another priority class. Looks at the whole line: a person asks for it.
+    pub fn reclass(&mut self, rule: &Rule, run: Uuid, class: u8) {
+        if let (Order::Fair, Some(line)) = (rule.order, &mut self.line) {
+            line.retain(|waiting| waiting != run);
+            line.push(class, 0, run);
+        }
+    }
+
     /// A run that had its place gives it up; false when it had none.
     pub fn leave(&mut self, run: Uuid) -> bool {
         let place = self.held.iter().position(|held| *held == run);

@@ -1,0 +1,124 @@
+//! What a claim costs: index ranges and few pages, whatever waits, is held, or has ended.
+
+use tokio_postgres::Client;
+
+use crate::plans::explain;
+use crate::support::*;
+
+/// Some 60 in a quiet database; more while a snapshot is held (a vacuum, an analyze), because entries of runs that were
+/// claimed just before are then stepped over. Ten thousand wait.
+const CLAIM_PAGES_MAX: i64 = 500;
+
+/// A day of ended runs, others that wait, that are held, and that may not start yet.
+async fn busy_queue(w: &World) {
+    let runs = |count: i64, columns: &str, values: &str| {
+        format!(
+            "insert into tramline.runs (run_id, shard, kind, target, source, executor, queue, priority{columns})
+             select id, tramline.shard_of(id), 'pipeline', 'deploy', 'test', 'pull', 'ops', n % 4{values}
+               from (select tramline.uuid_v7() as id, n from generate_series(1, {count}) n offset 0) q;"
+        )
+    };
+    let ended = runs(100_000, "", "");
+    w.sql
+        .batch_execute(&format!(
+            "{ended}
+             insert into tramline.run_ends (run_id, shard, generation, status, epoch) select run_id, shard, 1, 'completed', 1 from tramline.runs;
+             delete from ops.pull_runs;"
+        ))
+        .await
+        .unwrap();
+    w.sql.batch_execute("vacuum ops.pull_runs").await.unwrap();
+    let later = runs(20_000, ", scheduled_at", ", now() + interval '1 hour'");
+    w.sql.batch_execute(&later).await.unwrap();
+    w.sql.batch_execute(&runs(10_000, "", "")).await.unwrap();
+    w.sql
+        .batch_execute(
+            "update ops.pull_runs set status = 'claimed', fence = 1, attempt = 1, lease_until = now() + interval '1 hour'
+              where run_id = any (array(select run_id from ops.pull_runs where run_at <= now() limit 1000));",
+        )
+        .await
+        .unwrap();
+}
+
+/// Pages of a call, everything inside it included: the least of some, because a call after new statistics (the server
+/// gathers them whenever it likes) also reads the catalogs.
+async fn least_pages(client: &Client, call: &str) -> i64 {
+    let mut least = i64::MAX;
+    for _ in 0..5 {
+        least = least.min(pages(client, call).await);
+    }
+    least
+}
+
+/// Pages of one call.
+async fn pages(client: &Client, call: &str) -> i64 {
+    client
+        .batch_execute(&format!("deallocate all; prepare call as select {call}"))
+        .await
+        .unwrap();
+    explain(client, "call", "").await.buffers
+}
+
+async fn whole_scans(w: &World) -> i64 {
+    let client = w.connect().await;
+    client
+        .execute("select pg_stat_force_next_flush()", &[])
+        .await
+        .unwrap();
+    let sql = "select seq_scan from pg_stat_user_tables where relid = 'ops.pull_runs'::regclass";
+    count(&client, sql).await
+}
+
+#[tokio::test]
+async fn a_claim_reads_index_ranges_and_few_pages_whatever_waits() {
+    let w = world().await;
+    // one session that has planned while everything was empty
+    let early = w.connect().await;
+    for _ in 0..8 {
+        early
+            .execute("select ops.claim_next_run('early')", &[])
+            .await
+            .unwrap();
+    }
+    busy_queue(&w).await;
+    let before = whole_scans(&w).await;
+    for statistics in ["none", "fresh"] {
+        let fresh = w.connect().await;
+        for client in [&early, &fresh] {
+            let one = least_pages(client, "ops.claim_next_run('w')").await;
+            assert!(
+                one <= CLAIM_PAGES_MAX,
+                "one claim reads {one} pages ({statistics} statistics)"
+            );
+            let many = least_pages(client, "count(*) from ops.claim_runs('w', 'ops', 100)").await;
+            assert!(
+                many <= 100 * CLAIM_PAGES_MAX,
+                "a hundred claims read {many} pages ({statistics} statistics)"
+            );
+            client
+                .batch_execute("select pg_stat_force_next_flush()")
+                .await
+                .unwrap();
+        }
+        w.sql.batch_execute("analyze").await.unwrap();
+    }
+    let sql =
+        "select array_agg(run_id) from (select run_id from ops.pull_runs where claimed_by = 'w' limit 5) q";
+    let ids: Vec<uuid::Uuid> = w.value(sql, &[]).await;
+    let looked = whole_scans(&w).await;
+    let client = w.connect().await;
+    let (mut beats, mut finishes) = (i64::MAX, i64::MAX);
+    for id in &ids {
+        beats = beats.min(pages(&client, &format!("ops.heartbeat_run('{id}', 'w')")).await);
+        let finish = format!("ops.finish_run('{id}', 'success', '{{}}', 1)");
+        finishes = finishes.min(pages(&client, &finish).await);
+    }
+    assert!(beats <= 20, "a heartbeat reads {beats} pages");
+    assert!(finishes <= 40, "a finish reads {finishes} pages");
+    drop(client);
+    assert_eq!(
+        (looked - before, whole_scans(&w).await - looked),
+        (1, 0),
+        "none but this test's own look for ids"
+    );
+}
