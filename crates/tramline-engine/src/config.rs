@@ -1,5 +1,6 @@
 //! Settings of one engine.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// How a node drives its runs.
@@ -13,6 +14,8 @@ pub struct EngineConfig {
     pub active_max: usize,
     /// Calls that may be out at once; more wait their turn, and their time begins when they are made.
     pub calls_max: usize,
+    /// The same by function, for those that are to have less. No limit of a database: each node has as many.
+    pub function_calls_max: HashMap<String, usize>,
     /// Longest call of a function that is a run by itself.
     pub function_timeout: Duration,
     /// Whether this node fires schedules of its shards.
@@ -32,6 +35,7 @@ impl Default for EngineConfig {
             lease: Duration::from_secs(10),
             active_max: 2_000,
             calls_max: 1_000,
+            function_calls_max: HashMap::new(),
             function_timeout: Duration::from_secs(150),
             schedules: true,
             poll_max: Duration::from_millis(250),

@@ -151,7 +151,7 @@ impl Engine {
             updates: updates.clone(),
             shared: shared.clone(),
             shown: shown.clone(),
-            state: State::new(now, rules, config.park_after),
+            state: State::new(now, rules, &config),
         };
         let ownership = Ownership {
             db: db.clone(),

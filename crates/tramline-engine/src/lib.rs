@@ -26,7 +26,7 @@ mod trouble;
 
 pub use config::EngineConfig;
 pub use handle::{Engine, EngineHandle, EngineStats, RunUpdate, WaitOutcome};
-pub use invoke::{Call, Handlers, Invoke};
+pub use invoke::{Answer, Call, Handlers, Invoke};
 pub use tramline_core::machine::{Failure, Outcome};
 pub use trouble::FlushStall;
 

@@ -42,6 +42,8 @@ pub(crate) enum Message {
     Trusted(bool),
     Loaded(Vec<LoadedRun>),
     CallEnded(CallEnded),
+    /// There was no room for a call: it is to be made again.
+    CallFull(CallFull),
     Flushed(Flushed),
     Timers {
         shard: u16,
@@ -111,4 +113,11 @@ pub(crate) struct CallEnded {
     pub(crate) attempt: u32,
     pub(crate) outcome: Outcome,
     pub(crate) started_at: Millis,
+}
+
+/// A call that was handed back.
+pub(crate) struct CallFull {
+    pub(crate) run_id: Uuid,
+    pub(crate) call: tramline_core::machine::Call,
+    pub(crate) retry_in: std::time::Duration,
 }

@@ -290,3 +290,31 @@ create function tramline.limit_fingerprint() returns table (revisions bigint, co
   select coalesce((select sum(q.revision) from tramline.queues q), 0)::bigint + coalesce((select max(t.revision) from tramline.target_limits t), 0),
          (select count(*) from tramline.queues) + (select count(*) from tramline.target_limits)
 $$;
+
+-- What is in the queues: runs that wait although their time has come, and runs that have started. Reads what the owners have not passed
+-- with their low-water marks, and what side tables name: as much as is unfinished, whatever the history.
+create function tramline.queue_counts() returns table (queue text, waiting bigint, running bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+  with open as materialized (
+    select r.run_id, r.shard, r.queue, r.scheduled_at from tramline.shards s cross join generate_series(0, 3) c(priority)
+      cross join lateral (select x.run_id, x.shard, x.queue, x.scheduled_at from tramline.runs x
+                           where x.shard = s.shard and x.priority = c.priority and x.executor = 'engine' and x.enqueued_xid >= coalesce(s.low_xid, '0')
+                             and not exists (select from tramline.run_ends e where e.run_id = x.run_id and e.shard = x.shard)) r
+    union
+    select x.run_id, x.shard, x.queue, x.scheduled_at from tramline.runs_foreign x
+     where x.executor = 'engine' and not exists (select from tramline.run_ends_foreign e where e.run_id = x.run_id and e.shard = x.shard)
+    union
+    select r.run_id, r.shard, r.queue, r.scheduled_at from tramline.parked p join tramline.all_runs r on r.run_id = p.run_id and r.shard = p.shard
+    union
+    select r.run_id, r.shard, r.queue, r.scheduled_at from tramline.timers t join tramline.all_runs r on r.run_id = t.run_id and r.shard = t.shard)
+  select o.queue, count(*) filter (where not o.started and coalesce(o.scheduled_at <= now(), true)), count(*) filter (where o.started)
+    from (select x.queue, x.scheduled_at,
+                 exists (select from tramline.limit_claims c where c.shard = x.shard and c.run_id = x.run_id)
+                 or coalesce((select m.status in ('running', 'waiting', 'compensating') from tramline.all_marks m
+                               where m.run_id = x.run_id and m.shard = x.shard and m.priority is null order by m.generation desc, m.seq desc limit 1), false)
+                   as started
+            from open x) o
+   group by o.queue
+  union all
+  select p.queue, count(*) filter (where p.status = 'queued' and p.run_at <= now()), count(*) filter (where p.status in ('claimed', 'running')) from ops.pull_runs p group by p.queue
+$$;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 use tokio_postgres::types::Json;
@@ -175,6 +174,51 @@ pub struct QueueRow {
     pub waiting: i64,
     /// Runs that have started and not ended.
     pub running: i64,
-    pub created_at: Timestamp,
-    pub updated_at: Timestamp,
+}
+
+/// All queues by name, or one of them, with counts.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn queues(db: &Db, name: Option<&str>) -> Result<Vec<QueueRow>, StoreError> {
+    let client = db.get().await?;
+    let rows = client
+        .query(
+            "select q.name, q.mode, q.paused, q.concurrency, q.rate_count, q.rate_per_ms, q.rate_burst, q.fifo, q.description,
+                    coalesce(c.waiting, 0), coalesce(c.running, 0)
+               from tramline.queues q left join tramline.queue_counts() c on c.queue = q.name
+              where $1::text is null or q.name = $1 order by q.name",
+            &[&name],
+        )
+        .await
+        .map_err(|e| StoreError::query("list queues", e))?;
+    Ok(rows
+        .iter()
+        .map(|r| QueueRow {
+            name: r.get(0),
+            mode: r.get(1),
+            paused: r.get(2),
+            concurrency: r.get(3),
+            rate_count: r.get(4),
+            rate_per_ms: r.get(5),
+            rate_burst: r.get(6),
+            fifo: r.get(7),
+            description: r.get(8),
+            waiting: r.get(9),
+            running: r.get(10),
+        })
+        .collect())
+}
+
+/// Makes a queue, or changes the settings that are named.
+///
+/// # Errors
+/// Refused with `TL400` (settings), `TL404` (no such queue) or `TL409` (it exists).
+pub async fn set_queue(db: &Db, name: &str, settings: &Value, create: bool) -> Result<(), StoreError> {
+    let client = db.get().await?;
+    client
+        .execute("select ops.set_queue($1, $2, $3)", &[&name, settings, &create])
+        .await
+        .map_err(|e| StoreError::query("set a queue", e))?;
+    Ok(())
 }

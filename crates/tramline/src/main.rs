@@ -106,6 +106,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Doctor => commands::doctor::doctor(global).await,
         Command::Run(command) => commands::run::run(global, command).await,
         Command::Workflow(command) => commands::workflow::workflow(global, command).await,
+        Command::Queue(command) => commands::queue::queue(global, command).await,
         Command::Schedule(command) => commands::schedule::schedule(global, command).await,
         Command::Function(command) => commands::function::function(global, command).await,
         Command::ExitCodes => Ok(()),

@@ -4,18 +4,13 @@ use tramline_core::limit::Next;
 use tramline_core::machine::{Event, Row};
 use tramline_core::status::RunStatus;
 use tramline_store::discovery::{Gate, Header};
-use tramline_store::flush::Subject;
-use tramline_store::limits::LimitState;
 use uuid::Uuid;
 
 use super::limits::{At, KeyId, ScopeId, Waiter};
-use super::{Driver, Entry, Live, Stage, Unit, Waiting};
+use super::{Driver, Entry, Live, Stage, Waiting};
 use crate::flushing::{Item, What};
 use crate::loading::LoadId;
 use crate::maintenance::Chore;
-
-/// Runs that are parked in one turn, when they hold the low-water mark back.
-const PARK_BATCH: usize = 2_000;
 
 /// How a run ends that does not get its place.
 pub(super) enum Over {
@@ -81,7 +76,7 @@ impl Driver {
     }
 
     /// Lets a waiting run stand where it belongs: in front of a paused queue, in the line of its key, or nowhere.
-    fn admit(&mut self, id: Uuid, group: u64) {
+    pub(super) fn admit(&mut self, id: Uuid, group: u64) {
         let Some(waiter) = self.state.limits.waiting.get(&id).copied() else {
             return;
         };
@@ -106,7 +101,7 @@ impl Driver {
         self.arrive(key, id, waiter.priority(), group);
     }
 
-    fn arrive(&mut self, key: KeyId, id: Uuid, class: u8, group: u64) {
+    pub(super) fn arrive(&mut self, key: KeyId, id: Uuid, class: u8, group: u64) {
         let now = self.state.clock.now();
         let Some(At {
             limiter,
@@ -139,7 +134,7 @@ impl Driver {
     }
 
     /// A waiting run may start as soon as there is room on this node.
-    fn make_ready(&mut self, id: Uuid, group: u64) {
+    pub(super) fn make_ready(&mut self, id: Uuid, group: u64) {
         let Some(waiter) = self.state.limits.waiting.remove(&id) else {
             return;
         };
@@ -289,7 +284,7 @@ impl Driver {
     }
 
     /// Takes a run out of memory that nothing is under way for, and says what is left of it.
-    fn unload(&mut self, id: Uuid) -> Option<Waiter> {
+    pub(super) fn unload(&mut self, id: Uuid) -> Option<Waiter> {
         let entry = self.state.entries.remove(&id)?;
         if let Stage::Live(_) = entry.stage {
             self.state.active -= 1;
@@ -413,166 +408,6 @@ impl Driver {
                 Next::At(at) => return self.state.limits.look_at(key, at),
                 Next::Nobody => return,
             }
-        }
-    }
-
-    /// The rules as they are now; `asked` when they were read because this node asked for them.
-    pub(super) fn on_rules(&mut self, rules: Vec<(String, tramline_core::limit::Rule)>, asked: bool) {
-        for scope in self.state.limits.set_rules(rules) {
-            if self.state.limits.is_paused(scope) {
-                self.hold_ready(scope);
-                continue;
-            }
-            let mut lot = std::mem::take(self.state.limits.lot(scope).unwrap_or(&mut Default::default()));
-            while let Some(run) = lot.pop() {
-                self.admit(run, 0);
-            }
-            for key in self.state.limits.keys_of(scope) {
-                self.state.limits.dirty.push(key);
-                let Some(At {
-                    limiter,
-                    rule,
-                    waiting,
-                    ..
-                }) = self.state.limits.at(key)
-                else {
-                    continue;
-                };
-                if rule.is_none_or(|rule| !rule.limits()) {
-                    let free = limiter.empty_line(|run| waiting.contains_key(&run));
-                    free.iter().for_each(|run| limiter.restore(*run));
-                    free.into_iter().for_each(|run| self.make_ready(run, 0));
-                }
-            }
-        }
-        if asked {
-            for run in std::mem::take(&mut self.state.limits.asked) {
-                let Some(waiter) = self.state.limits.waiting.get(&run).copied() else {
-                    continue;
-                };
-                let Some(key) = waiter.key else { continue };
-                match self.state.limits.at(key) {
-                    Some(At { rule: Some(rule), .. }) if rule.limits() => {
-                        self.arrive(key, run, waiter.priority(), 0)
-                    }
-                    // It was taken back: whoever was inserted under it has its place.
-                    found => {
-                        if let Some(At { limiter, .. }) = found {
-                            limiter.restore(run);
-                        }
-                        self.make_ready(run, 0);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A queue was paused: what was ready and has not begun goes back. A place at a key is kept.
-    fn hold_ready(&mut self, queue: ScopeId) {
-        let mut held = Vec::new();
-        let entries = &self.state.entries;
-        self.state.ready.retain(|run| {
-            let hold = entries
-                .get(&run)
-                .is_some_and(|e| e.queue == queue && matches!(e.stage, Stage::Ready));
-            if hold {
-                held.push(run);
-            }
-            !hold
-        });
-        for run in held {
-            if let Some(waiter) = self.unload(run) {
-                self.state.limits.waiting.insert(run, waiter);
-                self.admit(run, 0);
-            }
-        }
-    }
-
-    /// What is recorded about the keys of a shard that was taken.
-    pub(super) fn on_limit_state(&mut self, shard: u16, recorded: LimitState) {
-        match self.state.shards.get_mut(&shard) {
-            // After a broken connection memory knows more than the database.
-            Some(state) if !state.limits_known && !state.limits_read => state.limits_read = true,
-            _ => return,
-        }
-        for (run, text) in recorded.claims {
-            let key = self.state.limits.key(&text, shard);
-            if let Some(At { limiter, .. }) = self.state.limits.at(key) {
-                limiter.restore(run);
-            }
-        }
-        for (text, bucket) in recorded.buckets {
-            let key = self.state.limits.key(&text, shard);
-            if let Some(At { limiter, .. }) = self.state.limits.at(key) {
-                limiter.restore_bucket(bucket);
-            }
-        }
-    }
-
-    /// Everything unfinished of a shard is known: whoever waits stands in line, in the order of discovery.
-    pub(super) fn on_scanned(&mut self, shard: u16) {
-        let Some(state) = self.state.shards.get_mut(&shard) else {
-            return;
-        };
-        state.limits_known = true;
-        let mut gated = std::mem::take(&mut state.gated);
-        gated.sort_unstable_by_key(|(xid, run, _)| (*xid, *run));
-        for (_, run, group) in gated {
-            self.admit(run, group);
-        }
-    }
-
-    /// Names waiting runs by a row when they hold the low-water mark back, so that a takeover need not read all that came
-    /// after them.
-    pub(super) fn park_stragglers(&mut self) {
-        let before = self.state.straggle.before(self.state.tick_xmin);
-        let Some(before) = before.filter(|_| self.state.trusted) else {
-            return;
-        };
-        let holds_back = |shard: &super::Shard| shard.xids.keys().next().is_some_and(|xid| *xid < before);
-        if !self.state.shards.values().any(holds_back) {
-            return;
-        }
-        let late: Vec<(Uuid, Waiter)> = self
-            .state
-            .limits
-            .waiting
-            .iter()
-            .filter(|(_, waiter)| !waiter.parked() && waiter.xid != 0 && waiter.xid < before)
-            .map(|(run, waiter)| (*run, *waiter))
-            .take(PARK_BATCH)
-            .collect();
-        for (run_id, waiter) in late {
-            let subject = Subject {
-                run_id,
-                generation: 1,
-                foreign: waiter.foreign() == Some(true),
-            };
-            let what = What::Run(subject, Row::Parked { why: "limit" });
-            let Some(item) = self.item(waiter.shard(), what) else {
-                continue;
-            };
-            if let Some(waiter) = self.state.limits.waiting.get_mut(&run_id) {
-                waiter.set_parked();
-            }
-            self.push(Unit {
-                parked: Some(waiter.xid),
-                ..Unit::new(Some(run_id), waiter.shard(), vec![item])
-            });
-        }
-    }
-
-    /// The row that names a waiting run is committed: its transaction need not be remembered.
-    pub(super) fn on_parked(&mut self, run_id: Uuid, shard: u16, xid: u64) {
-        let remembered = match self.state.limits.waiting.get_mut(&run_id) {
-            Some(waiter) => std::mem::take(&mut waiter.xid) != 0,
-            None => match self.state.entries.get_mut(&run_id) {
-                Some(entry) => entry.xid.take().is_some(),
-                None => false,
-            },
-        };
-        if remembered && let Some(shard) = self.state.shards.get_mut(&shard) {
-            shard.forget_xid(xid);
         }
     }
 

@@ -5,12 +5,15 @@
 //! the driver may have outstanding with it.
 
 mod apply;
+mod calls;
 mod commands;
 mod commit;
 mod gate;
 mod intake;
 mod limits;
+mod park;
 mod priority;
+mod rules;
 mod schedules;
 mod timers;
 
@@ -19,11 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tramline_core::Millis;
 use tramline_core::limit::{Line, Rule};
-use tramline_core::machine::{self, Action, Run};
+use tramline_core::machine::{Action, Run};
 use tramline_store::discovery::{Command, Header};
 use tramline_store::runs::Body;
 use tramline_store::timers::TimerRow;
@@ -73,11 +75,9 @@ pub(crate) struct State {
     entries: HashMap<Uuid, Entry>,
     ready: Line,
     limits: limits::Limits,
-    straggle: Straggle,
+    straggle: park::Straggle,
     active: usize,
-    calls_out: usize,
-    /// Calls that wait for one that is out to end.
-    calls_waiting: VecDeque<(Uuid, machine::Call)>,
+    calls: calls::Calls,
     loads_out: usize,
     /// Runs to be read for the sake of an event, whatever else waits.
     loads_wanted: Vec<LoadId>,
@@ -193,36 +193,12 @@ impl Entry {
     }
 }
 
-/// What the snapshot's `xmin` was a while ago: runs that are older hold the low-water mark back.
-#[derive(Default)]
-struct Straggle {
-    after: Duration,
-    samples: VecDeque<(Instant, u64)>,
-}
-
-impl Straggle {
-    /// Notes what it is now; answers what it was.
-    fn before(&mut self, xmin: Option<u64>) -> Option<u64> {
-        let now = Instant::now();
-        self.samples.extend(xmin.map(|xmin| (now, xmin)));
-        let is_old = |sample: &(Instant, u64)| now - sample.0 >= self.after;
-        // The newest of the old ones counts, and is kept until the next one is old enough.
-        while self.samples.get(1).is_some_and(is_old) {
-            self.samples.pop_front();
-        }
-        self.samples
-            .front()
-            .filter(|sample| is_old(sample))
-            .map(|(_, xmin)| *xmin)
-    }
-}
-
 /// A run in memory.
 struct Live {
     run: Run,
     foreign: bool,
     period: Option<(String, Millis)>,
-    calls: Vec<(usize, AbortHandle)>,
+    calls: Vec<calls::Out>,
 }
 
 /// What one decision wants recorded, and what follows from it.
@@ -257,20 +233,16 @@ impl Unit {
 
 impl State {
     /// `now` is the database's clock: nothing is decided by another. `rules` are the limits as they are now.
-    pub(crate) fn new(now: Millis, rules: Vec<(String, Rule)>, park_after: Duration) -> Self {
+    pub(crate) fn new(now: Millis, rules: Vec<(String, Rule)>, config: &EngineConfig) -> Self {
         Self {
             clock: Clock::new(now),
             shards: HashMap::new(),
             entries: HashMap::new(),
             ready: Line::default(),
             limits: limits::Limits::new(rules),
-            straggle: Straggle {
-                after: park_after,
-                samples: VecDeque::new(),
-            },
+            straggle: park::Straggle::new(config.park_after),
             active: 0,
-            calls_out: 0,
-            calls_waiting: VecDeque::new(),
+            calls: calls::Calls::new(&config.function_calls_max),
             loads_out: 0,
             loads_wanted: Vec::new(),
             gone: HashSet::new(),
@@ -349,6 +321,7 @@ impl Driver {
             }
             Message::Loaded(runs) => self.on_loaded(runs),
             Message::CallEnded(end) => self.on_call_ended(end),
+            Message::CallFull(full) => self.on_call_full(full),
             Message::Flushed(flushed) => self.on_flushed(flushed),
             Message::Timers {
                 shard,
@@ -483,7 +456,12 @@ impl Driver {
     }
 
     fn next_wake(&self, tick_at: Instant) -> Instant {
-        let due = [self.state.timers.next_due(), self.state.limits.next_due()];
+        let now = self.state.clock.now();
+        let due = [
+            self.state.timers.next_due(),
+            self.state.limits.next_due(),
+            self.state.calls.next_due(now),
+        ];
         let due = due.into_iter().flatten().min().map(|due| {
             let wait = u64::try_from(due - self.state.clock.now()).unwrap_or(0);
             Instant::now() + Duration::from_millis(wait)
@@ -496,13 +474,13 @@ impl Driver {
             return false;
         };
         let idle =
-            self.state.calls_out == 0 && self.state.pending.is_empty() && self.state.in_flight.is_none();
+            self.state.calls.out == 0 && self.state.pending.is_empty() && self.state.in_flight.is_none();
         if !idle && Instant::now() < *deadline {
             return false;
         }
         if !idle {
             tracing::warn!(
-                calls = self.state.calls_out,
+                calls = self.state.calls.out,
                 "stopped with calls in flight; they are repeated under the same key"
             );
         }
@@ -531,10 +509,7 @@ impl Driver {
         }
         if let Stage::Live(live) = entry.stage {
             self.state.active -= 1;
-            self.state.calls_out -= live.calls.len();
-            for (_, call) in live.calls {
-                call.abort();
-            }
+            self.state.calls.drop_all(live.calls);
         }
         if let (Some(xid), Some(shard)) = (entry.xid, self.state.shards.get_mut(&entry.shard)) {
             shard.forget_xid(xid);
@@ -566,6 +541,7 @@ impl Driver {
     fn on_call_ended(&mut self, end: CallEnded) {
         let random = rand::random();
         let now = self.state.clock.now();
+        self.call_is_back(end.run_id, end.step);
         let Some(Entry {
             stage: Stage::Live(live),
             ..
@@ -573,10 +549,6 @@ impl Driver {
         else {
             return;
         };
-        if let Some(at) = live.calls.iter().position(|(step, _)| *step == end.step) {
-            live.calls.swap_remove(at);
-            self.state.calls_out -= 1;
-        }
         let event = tramline_core::machine::Event::CallEnded {
             step: end.step,
             generation: end.generation,

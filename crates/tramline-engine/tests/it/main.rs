@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod capacity;
 mod commands;
 mod driving;
 mod hazards;
@@ -9,6 +10,8 @@ mod hazards_flush;
 mod limits;
 mod nodes;
 mod pull;
+mod queues;
+mod recorder;
 mod schedules;
 mod support;
 mod torture;

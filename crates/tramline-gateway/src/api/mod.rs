@@ -3,6 +3,7 @@
 pub mod control;
 mod fields;
 mod functions;
+mod queues;
 mod runs;
 mod schedules;
 mod workflows;
@@ -68,6 +69,11 @@ enum Does {
     ListSchedules,
     ChangeSchedule(ScheduleVerb),
     SchedulePeriods,
+    ListQueues,
+    CreateQueue,
+    GetQueue,
+    SetQueue,
+    PauseQueue(bool),
     ListFunctions,
     FunctionLogs,
     Status,
@@ -134,6 +140,17 @@ pub const ROUTES: &[Route] = &[
         "/schedules/{}/periods",
         Right::Service,
         Does::SchedulePeriods,
+    ),
+    route("GET", "/queues", Right::Service, Does::ListQueues),
+    route("POST", "/queues", Right::Service, Does::CreateQueue),
+    route("GET", "/queues/{}", Right::Service, Does::GetQueue),
+    route("POST", "/queues/{}", Right::Service, Does::SetQueue),
+    route("POST", "/queues/{}/pause", Right::Service, Does::PauseQueue(true)),
+    route(
+        "POST",
+        "/queues/{}/resume",
+        Right::Service,
+        Does::PauseQueue(false),
     ),
     route("GET", "/functions", Right::Service, Does::ListFunctions),
     route("GET", "/functions/{}/logs", Right::Service, Does::FunctionLogs),
@@ -226,6 +243,11 @@ async fn run(
         Does::ListSchedules => schedules::list(call).await,
         Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
         Does::SchedulePeriods => schedules::periods(call, name, request).await,
+        Does::ListQueues => queues::list(call).await,
+        Does::CreateQueue => queues::create(call, request).await,
+        Does::GetQueue => queues::get(call, name).await,
+        Does::SetQueue => queues::set(call, name, request).await,
+        Does::PauseQueue(paused) => queues::pause(call, name, paused).await,
         Does::ListFunctions => functions::list(call),
         Does::FunctionLogs => functions::logs(call, name, &request),
         Does::Status => {

@@ -20,6 +20,8 @@ fn name_for(route: &Route) -> String {
 fn body_for(route: &Route) -> Value {
     match (route.method, route.pattern) {
         ("POST", "/runs") => json!({ "target": "hello" }),
+        ("POST", "/queues") => json!({ "name": "mail" }),
+        ("POST", "/queues/{}") => json!({ "concurrency": 2 }),
         ("POST", "/workflows" | "/workflows/validate") => json!({ "name": "w", "steps": [] }),
         _ => Value::Null,
     }

@@ -2,6 +2,7 @@
 
 mod functions;
 mod nodes;
+mod queues;
 mod runs;
 mod schedules;
 mod workflows;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role};
 pub use nodes::{DevArgs, ServeArgs, ServeRole};
+pub use queues::{QueueCommand, QueueSettings};
 pub use runs::{ListArgs, RunCommand, StartArgs};
 pub use schedules::ScheduleCommand;
 pub use workflows::WorkflowCommand;
@@ -95,6 +97,9 @@ pub enum Command {
     /// Look at, trigger, pause and resume schedules
     #[command(subcommand)]
     Schedule(ScheduleCommand),
+    /// Look at, make, limit, pause and resume queues
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// List, call and read the logs of functions
     #[command(subcommand)]
     Function(FunctionCommand),

@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod function;
+pub mod queue;
 pub mod run;
 pub mod schedule;
 pub mod status;

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
+use tramline_core::definition::parse_limit;
+use tramline_core::limit::Limit;
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
 use tramline_host::Policy;
@@ -47,6 +49,10 @@ pub struct FunctionSettings {
     pub preflight: Preflight,
     /// Until its answer must have begun.
     pub timeout_seconds: Option<u64>,
+    /// Its calls that a node may have out at once for runs.
+    pub max_calls: Option<u64>,
+    /// What its runs share: concurrency, rate, debounce.
+    pub limit: Option<Limit>,
     /// When calls share an instance; config.toml's policy when not given.
     pub policy: Option<Policy>,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
@@ -192,6 +198,8 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 )
                 .unwrap_or_default(),
             timeout_seconds: block.number("timeout_seconds", 1..=ANSWER_SECONDS_MAX),
+            max_calls: block.number("max_calls", 1..=100_000),
+            limit: read_limit(&block),
             policy: block.choice(
                 "policy",
                 &[
@@ -207,6 +215,19 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
         functions.insert(name, settings);
     }
     functions
+}
+
+fn read_limit(block: &Section<'_>) -> Option<Limit> {
+    let value = block.json("limit")?;
+    match parse_limit(&value, "limit") {
+        Ok(limit) => Some(limit),
+        Err(problems) => {
+            for problem in problems {
+                block.refuse("limit", &problem.to_string());
+            }
+            None
+        }
+    }
 }
 
 fn read_gateway(section: &Section<'_>) -> GatewaySettings {

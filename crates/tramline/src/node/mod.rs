@@ -72,7 +72,9 @@ impl Node {
         let plan = setup.functions(&config.gateway_url, &config.db_url, &config.cron_secret);
         register_planned(&db, &plan).await?;
         // before the migrations of the project: its seed may start runs
-        let published = publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
+        let mut published =
+            publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
+        publish::limit_functions(&db, &setup.project, &setup.config, &mut published).await?;
         let mut warnings = setup.warnings.clone();
         warnings.extend(plan.warnings.iter().cloned());
         progress("applying the project's migrations");
@@ -110,7 +112,8 @@ impl Node {
         );
         let in_flight = invoker.in_flight();
         if let Some(schedules) = config.engine {
-            let engine = settings::engine(&setup.config.engine, &config.name, schedules);
+            let mut engine = settings::engine(&setup.config.engine, &config.name, schedules);
+            engine.function_calls_max = settings::function_calls(&setup.config.functions);
             self.engine = Some(
                 Engine::start(engine, self.db.clone(), Arc::new(invoker))
                     .await

@@ -5,12 +5,29 @@ use serde_json::json;
 use tramline_core::cron::CronSchedule;
 use tramline_gateway::control::{Actor, Control as _, ControlError};
 use tramline_store::schedules::{self, NewSchedule};
-use tramline_store::{Db, StoreError, api};
+use tramline_store::{Db, StoreError, api, limits};
 use tramline_supabase::Project;
 use tramline_supabase::project::ScheduleFile;
 
 use super::control::NodeControl;
+use crate::config::Config;
 use crate::exit::{Done, Exit, Failure, OrExit as _, chain};
+
+/// Declares the limits of the project's functions; those without one have none from now on.
+pub async fn limit_functions(db: &Db, project: &Project, config: &Config, report: &mut Report) -> Done {
+    for function in &project.functions {
+        let settings = config.functions.get(&function.name);
+        let limit = settings.and_then(|settings| settings.limit.as_ref());
+        match limits::set_target(db, &function.name, limit).await {
+            Err(StoreError::Refused { message, .. }) => {
+                let place = settings.map_or("tramline.toml", |settings| settings.place.as_str());
+                report.refusals.push(format!("{place}: limit: {message}"));
+            }
+            stored => drop(stored.or_exit(Exit::Unavailable)?),
+        }
+    }
+    Ok(())
+}
 
 /// What was published, for the start's summary.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod convert;
+mod queues;
 mod runs;
 
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use futures_util::FutureExt as _;
 use serde_json::Value;
 use tramline_engine::EngineHandle;
 use tramline_gateway::control::{
-    Actor, Answer, Checked, Control, ControlError, NewRun, NodeStatus, Period, Published, Run, RunEvent,
-    RunFilter, RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started, StepAttempt, WorkflowVersion,
+    Actor, Answer, Checked, Control, ControlError, NewRun, NodeStatus, Period, Published, Queue, Run,
+    RunEvent, RunFilter, RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, SetQueue, Started, StepAttempt,
+    WorkflowVersion,
 };
 use tramline_store::{Db, SHARD_COUNT, api};
 use uuid::Uuid;
@@ -149,6 +151,14 @@ impl Control for NodeControl {
 
     fn change_schedule(&self, name: String, verb: ScheduleVerb, actor: Actor) -> Answer<ScheduleOutcome> {
         answer!(self, control => control.change_schedule_now(name, verb, actor))
+    }
+
+    fn list_queues(&self, name: Option<String>) -> Answer<Vec<Queue>> {
+        answer!(self, control => control.queues(name))
+    }
+
+    fn set_queue(&self, name: String, settings: Value, how: SetQueue) -> Answer<Queue> {
+        answer!(self, control => control.store_queue(name, settings, how))
     }
 
     fn status(&self) -> Answer<NodeStatus> {
