@@ -51,6 +51,9 @@ pub struct StartArgs {
     /// Makes the start idempotent: the same id and input is the same run
     #[arg(long, value_name = "ID")]
     pub correlation_id: Option<String>,
+    /// The queue to stand in
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
     /// Start only after this long, such as 90s, 5m or 24h
     #[arg(long, value_name = "DURATION")]
     pub delay: Option<String>,

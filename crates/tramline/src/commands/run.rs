@@ -35,6 +35,9 @@ async fn start(global: &Global, client: &Client, args: StartArgs) -> Done {
     if let Some(id) = args.correlation_id {
         body["correlation_id"] = json!(id);
     }
+    if let Some(queue) = args.queue {
+        body["queue"] = json!(queue);
+    }
     if let Some(delay) = args.delay {
         body["delay"] = json!(delay);
     }
