@@ -51,6 +51,8 @@ pub async fn measure(
         project_dir: project.clone(),
         limits: Limits::default(),
         max_spawns: 2,
+        sandbox: tramline_host::SandboxConfig::default(),
+        own_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
     };
     let host = Host::start(config, specs).await?;
     host.wait_settled().await;
@@ -141,12 +143,15 @@ fn bundle(host: &Host, project: &Path, name: &str) -> Result<PathBuf> {
         bail!("function {name} is broken: {reason}");
     }
     let version = info.version.context("a function that is ready has a version")?;
-    let path = project
-        .join(".tramline/bundles")
-        .join(name)
-        .join(format!("{version}.js"));
-    ensure!(path.exists(), "no bundle at {}", path.display());
-    Ok(path)
+    let folder = project.join(".tramline/bundles").join(name);
+    // below a folder whose name is random
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry?.path().join(format!("{version}.js"));
+        if path.exists() {
+            return Ok(path);
+        }
+    }
+    bail!("no bundle {version} below {}", folder.display())
 }
 
 async fn call(host: &Host, name: &str) -> Result<()> {
@@ -157,6 +162,7 @@ async fn call(host: &Host, name: &str) -> Result<()> {
     let context = CallContext {
         run_id: None,
         request_id: "bench".into(),
+        call_token: None,
         wall_ms: 0,
     };
     let response = host.call(name, request, context).await?;

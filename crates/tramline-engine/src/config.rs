@@ -18,15 +18,31 @@ pub struct EngineConfig {
     pub function_calls_max: HashMap<String, usize>,
     /// Longest call of a function that is a run by itself.
     pub function_timeout: Duration,
-    /// Whether this node fires schedules of its shards.
-    pub schedules: bool,
     /// Idle poll: how late a run that was inserted by plain SQL may be noticed.
     pub poll_max: Duration,
     /// How often unfinished runs are compared with what the node knows: a safety net, which must find nothing.
     pub sweep_every: Duration,
     /// After how long runs that wait for a limit are named by a row, so that a takeover need not read all that came after.
     pub park_after: Duration,
+    /// When something counts as stuck.
+    pub stuck: StuckConfig,
 }
+
+/// From when on a run that does not move is told: an event `run.stuck` in its ledger, once per cause, and a metric.
+#[derive(Debug, Clone)]
+pub struct StuckConfig {
+    /// Between two looks.
+    pub every: Duration,
+    /// A run is queued for longer although nodes are up and its queue is not paused.
+    pub queued: Duration,
+    /// A timer, or the deadline of a run that waits, is over for longer.
+    pub overdue: Duration,
+    /// A request to the owner of a run is unanswered for longer.
+    pub request: Duration,
+}
+
+/// A shard without a living owner is told after so many leases: one for the takeover, and two for whatever delayed it.
+pub(crate) const UNOWNED_LEASES: u32 = 3;
 
 impl Default for EngineConfig {
     fn default() -> Self {
@@ -37,10 +53,15 @@ impl Default for EngineConfig {
             calls_max: 1_000,
             function_calls_max: HashMap::new(),
             function_timeout: Duration::from_secs(150),
-            schedules: true,
             poll_max: Duration::from_millis(250),
             sweep_every: Duration::from_secs(300),
             park_after: Duration::from_secs(30),
+            stuck: StuckConfig {
+                every: Duration::from_secs(30),
+                queued: Duration::from_secs(300),
+                overdue: Duration::from_secs(60),
+                request: Duration::from_secs(60),
+            },
         }
     }
 }

@@ -6,7 +6,7 @@
 //! connection breaks, the owned shards are scanned anew from their low-water marks.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,9 @@ const POLL_EAGER: Duration = Duration::from_millis(200);
 /// once that has been open for longer than this.
 const LOOK_BACK: Duration = Duration::from_secs(48 * 3600);
 
-/// Runs enqueued by this node that may be waiting to be read by name; beyond it a poll reads them as all others.
+/// Longest pause while this node enqueues runs itself: these are read by name, and polls find only what others do.
+const POLL_OWN: Duration = Duration::from_millis(20);
+/// Runs enqueued by this node that may be waiting to be read by name; beyond it a poll finds them as all others.
 const NAMED_MAX: usize = 500;
 
 /// A change of what is to be read.
@@ -61,12 +63,14 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct Wake {
     notify: Notify,
+    search: AtomicBool,
     named: Mutex<Vec<Uuid>>,
 }
 
 impl Wake {
     /// Something new is to be found.
     pub(crate) fn wake(&self) {
+        self.search.store(true, Ordering::Release);
         self.notify.notify_one();
     }
 
@@ -74,18 +78,13 @@ impl Wake {
     pub(crate) fn wake_for(&self, ids: impl Iterator<Item = Uuid>) {
         {
             let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = NAMED_MAX.saturating_sub(named.len());
-            named.extend(ids.take(room));
+            named.extend(ids);
+            if named.len() > NAMED_MAX {
+                named.clear();
+                self.search.store(true, Ordering::Release);
+            }
         }
-        self.wake();
-    }
-
-    fn has_named(&self) -> bool {
-        !self
-            .named
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        self.notify.notify_one();
     }
 
     fn take_named(&self) -> Vec<Uuid> {
@@ -122,6 +121,8 @@ struct Discovery {
     now: Millis,
     /// When each transaction was first seen in progress.
     first_open: HashMap<u64, Instant>,
+    /// Transactions of runs that were read by name and that no completed tick has seen.
+    own: HashSet<u64>,
 }
 
 /// Runs until the assignments' channel closes.
@@ -169,22 +170,22 @@ pub(crate) async fn run(
         let mut idle_since = Instant::now();
         let mut pause = POLL_MIN;
         let mut polled_at: Option<Instant> = None;
+        let mut named_at: Option<Instant> = None;
         loop {
             // Subscribe before looking: a wake-up during the poll is not lost.
             let woken = wake.notify.notified();
             let named = wake.take_named();
             if !named.is_empty() {
-                (idle_since, pause) = (Instant::now(), POLL_MIN);
+                named_at = Some(Instant::now());
                 if let Err(error) = discovery.read_named(&named).await {
                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
                     continue 'connect;
                 }
             }
             let began = Instant::now();
-            // After a read by name the poll, which finds the same again and all others, has its usual time.
-            let skip = !named.is_empty()
-                && !discovery.is_paging()
-                && polled_at.is_some_and(|at| at.elapsed() < POLL_MIN);
+            // After a read by name the poll, which finds the same again and all others, keeps its time.
+            let early = polled_at.and_then(|at| pause.checked_sub(at.elapsed()));
+            let skip = !named.is_empty() && !discovery.is_paging() && early.is_some();
             let found = if skip {
                 Ok(false)
             } else {
@@ -211,8 +212,9 @@ pub(crate) async fn run(
                             continue 'connect;
                         }
                     }
-                    if idle_since.elapsed() > POLL_EAGER {
-                        pause = (pause * 2).min(poll_max);
+                    if idle_since.elapsed() > POLL_EAGER && !skip {
+                        let own = named_at.is_some_and(|at| at.elapsed() < POLL_EAGER);
+                        pause = (pause * 2).min(if own { POLL_OWN.min(poll_max) } else { poll_max });
                     }
                 }
                 Err(error) => {
@@ -220,10 +222,10 @@ pub(crate) async fn run(
                     continue 'connect;
                 }
             }
-            let wait = if matches!(found, Ok(true)) {
-                rest
-            } else {
-                pause.max(rest)
+            let wait = match found {
+                Ok(true) => rest,
+                _ if skip => early.unwrap_or_default(),
+                _ => pause.max(rest),
             };
             let not_before = tokio::time::Instant::now() + rest;
             tokio::select! {
@@ -243,9 +245,8 @@ pub(crate) async fn run(
                     }
                 },
                 () = woken => {
-                    pause = POLL_MIN;
-                    idle_since = Instant::now();
-                    if !wake.has_named() {
+                    if wake.search.swap(false, Ordering::AcqRel) {
+                        (idle_since, pause, polled_at) = (Instant::now(), POLL_MIN, None);
                         tokio::time::sleep_until(not_before).await;
                     }
                 }
@@ -276,6 +277,7 @@ impl Discovery {
             shared,
             now,
             first_open: HashMap::new(),
+            own: HashSet::new(),
         })
     }
 
@@ -402,9 +404,9 @@ impl Discovery {
             .await;
             return Ok(false);
         }
-        let found = !page.headers.is_empty();
+        let found = page.headers.iter().any(|h| !self.own.contains(&h.xid));
         let next = next_cursors(&cursors, &page.headers);
-        if found {
+        if !page.headers.is_empty() {
             // Work first: what else this tick reads takes further round trips.
             let headers = self.unscanned(page.headers);
             self.deliver(Discovered {
@@ -451,6 +453,8 @@ impl Discovery {
         self.commands_seen = page.snapshot.clone();
         let headers = self.unscanned(late);
         self.note_open(&page.snapshot);
+        self.own
+            .retain(|xid| !self.classes.iter().all(|class| class.last.sees(*xid)));
         let more = found || !commands.is_empty() || self.is_paging();
         let settled = Some(self.settled());
         let xmin = self.classes.iter().map(|c| c.last.xmin).min();
@@ -468,7 +472,7 @@ impl Discovery {
 
     /// Delivers runs that this node has enqueued. A tick will deliver them too: until it has, whatever becomes of them is
     /// remembered. Those that a completed tick has seen are left out, because what was remembered may be forgotten.
-    async fn read_named(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+    async fn read_named(&mut self, ids: &[Uuid]) -> Result<(), StoreError> {
         let mut headers = self.reader.named(ids).await?;
         headers.retain(|h| {
             self.classes
@@ -476,6 +480,7 @@ impl Discovery {
                 .is_some_and(|class| !class.last.sees(h.xid))
         });
         let headers = self.unscanned(headers);
+        self.own.extend(headers.iter().map(|h| h.xid));
         if !headers.is_empty() {
             self.deliver(Discovered {
                 headers,

@@ -43,17 +43,19 @@ pub(crate) enum What {
         run_id: Option<Uuid>,
     },
     Period {
-        schedule: String,
+        schedule: Arc<str>,
         due_at: Millis,
         run_id: Option<Uuid>,
         outcome: &'static str,
         reason: Option<String>,
+        planned_at: Millis,
     },
     PeriodOutcome {
         run_id: Uuid,
-        schedule: String,
+        schedule: Arc<str>,
         due_at: Millis,
-        started_at: Option<Millis>,
+        /// When its run began, and by how much that was later than planned.
+        started: Option<(Millis, i64)>,
         outcome: &'static str,
         reason: Option<String>,
     },
@@ -72,6 +74,12 @@ pub(crate) enum What {
         limit_key: Arc<str>,
         bucket: Bucket,
     },
+    PeriodEnd {
+        run_id: Uuid,
+        schedule: Arc<str>,
+        due_at: Millis,
+        finished_at: Millis,
+    },
 }
 
 impl Item {
@@ -80,6 +88,7 @@ impl Item {
             What::Run(subject, _) => Some(subject.run_id),
             What::Period { run_id, .. } | What::CommandDone { run_id, .. } => *run_id,
             What::PeriodOutcome { run_id, .. }
+            | What::PeriodEnd { run_id, .. }
             | What::LimitClaim { run_id, .. }
             | What::LimitDone { run_id }
             | What::LimitState { run_id, .. } => Some(*run_id),
@@ -209,19 +218,33 @@ fn build(items: &[Item]) -> Batch {
                 run_id,
                 outcome,
                 reason,
+                planned_at,
             } => {
-                batch.period(schedule, *due_at, *run_id, outcome, reason.as_deref());
+                batch.period(
+                    schedule,
+                    *due_at,
+                    *run_id,
+                    outcome,
+                    reason.as_deref(),
+                    *planned_at,
+                );
             }
             What::PeriodOutcome {
+                run_id,
                 schedule,
                 due_at,
-                started_at,
+                started,
                 outcome,
                 reason,
-                ..
             } => {
-                batch.period_outcome(schedule, *due_at, *started_at, outcome, reason.as_deref());
+                batch.period_outcome(*run_id, schedule, *due_at, *started, outcome, reason.as_deref());
             }
+            What::PeriodEnd {
+                run_id,
+                schedule,
+                due_at,
+                finished_at,
+            } => batch.period_end(schedule, *due_at, *run_id, *finished_at),
         }
     }
     batch

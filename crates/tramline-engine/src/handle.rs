@@ -19,7 +19,7 @@ use crate::invoke::Invoke;
 use crate::message::Message;
 use crate::ownership::Ownership;
 use crate::trouble::FlushStall;
-use crate::{EngineError, flushing, loading, maintenance};
+use crate::{EngineError, flushing, loading, maintenance, stuck};
 
 /// Messages to the driver that may wait: results of calls beyond this hold their tasks back.
 const INBOX_MAX: usize = 16_384;
@@ -72,6 +72,20 @@ pub struct EngineStats {
     pub rescans: u64,
     /// Unfinished runs that only the sweep found; anything but 0 is a bug of discovery.
     pub missed: u64,
+    /// Runs of this node's shards, and shards without an owner, that do not move although they should.
+    pub stuck: u64,
+    /// Events `run.stuck` that this node has raised.
+    pub stuck_raised: u64,
+}
+
+/// One reason why a run does not move that only the memory of its owner knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveReason {
+    /// A stable word, such as `in_line` or `call_out`.
+    pub code: &'static str,
+    /// For people.
+    pub sentence: String,
+    pub detail: Value,
 }
 
 /// What the driver shows of itself.
@@ -82,6 +96,8 @@ pub(crate) struct Shown {
     pub(crate) active: AtomicU64,
     pub(crate) ended: AtomicU64,
     pub(crate) missed: AtomicU64,
+    pub(crate) stuck: AtomicU64,
+    pub(crate) stuck_raised: AtomicU64,
     pub(crate) shards: std::sync::Mutex<Vec<u16>>,
 }
 
@@ -164,6 +180,7 @@ impl Engine {
         let tasks = vec![
             tokio::spawn(driver.run()),
             tokio::spawn(ownership.run(ownership_stop)),
+            tokio::spawn(stuck::run(db.clone(), config.clone(), shown.clone())),
             tokio::spawn(flushing::run(
                 db.clone(),
                 node,
@@ -178,12 +195,7 @@ impl Engine {
                 load_jobs,
                 own.clone(),
             )),
-            tokio::spawn(maintenance::run(
-                db.clone(),
-                config.schedules,
-                chore_jobs,
-                own.clone(),
-            )),
+            tokio::spawn(maintenance::run(db.clone(), chore_jobs, own.clone())),
             tokio::spawn(discovery::run(
                 db.clone(),
                 assigned,
@@ -246,7 +258,20 @@ impl EngineHandle {
             polls: self.shared.polls.load(Ordering::Relaxed),
             rescans: self.shared.rescans.load(Ordering::Relaxed),
             missed: self.shown.missed.load(Ordering::Relaxed),
+            stuck: self.shown.stuck.load(Ordering::Relaxed),
+            stuck_raised: self.shown.stuck_raised.load(Ordering::Relaxed),
         }
+    }
+
+    /// What this node's memory knows about a run that does not move; nothing when another node owns it.
+    ///
+    /// # Errors
+    /// When the engine has stopped.
+    pub async fn explain(&self, run_id: Uuid) -> Result<Vec<LiveReason>, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.own.send(Message::Explain { run_id, reply }).await;
+        asked.map_err(|_| EngineError::Stopped)?;
+        answer.await.map_err(|_| EngineError::Stopped)
     }
 
     /// Waits until a run has ended, wherever it is driven.

@@ -22,10 +22,11 @@ mod loading;
 mod maintenance;
 mod message;
 mod ownership;
+mod stuck;
 mod trouble;
 
-pub use config::EngineConfig;
-pub use handle::{Engine, EngineHandle, EngineStats, RunUpdate, WaitOutcome};
+pub use config::{EngineConfig, StuckConfig};
+pub use handle::{Engine, EngineHandle, EngineStats, LiveReason, RunUpdate, WaitOutcome};
 pub use invoke::{Answer, Call, Handlers, Invoke};
 pub use tramline_core::machine::{Failure, Outcome};
 pub use trouble::FlushStall;

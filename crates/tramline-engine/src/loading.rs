@@ -14,7 +14,7 @@ use tramline_store::{Db, StoreError};
 use uuid::Uuid;
 
 use crate::flushing::words_of;
-use crate::message::{Loaded, LoadedRun, Message};
+use crate::message::{Loaded, LoadedRun, Message, Period};
 
 /// Runs read in one statement.
 pub(crate) const LOAD_BATCH: usize = 500;
@@ -202,9 +202,9 @@ impl Loading {
                 });
             }
         }
-        let period = period_of(body.metadata.as_ref());
+        let period = period_of(&body);
         let key = match &period {
-            Some((schedule, due_at)) => format!("{schedule}/{}", tramline_store::rows::timestamp(*due_at)),
+            Some(p) => format!("{}/{}", p.schedule, tramline_store::rows::timestamp(p.due_at)),
             None => body.run_id.to_string(),
         };
         let info = json!({
@@ -230,11 +230,17 @@ impl Loading {
 }
 
 /// Schedule and due time that a scheduled run carries in its metadata.
-fn period_of(metadata: Option<&Value>) -> Option<(String, i64)> {
-    let metadata = metadata?;
-    let schedule = metadata.get("schedule")?.as_str()?.to_owned();
+fn period_of(body: &Body) -> Option<Period> {
+    let metadata = body.metadata.as_ref()?;
     let due: jiff::Timestamp = metadata.get("period")?.as_str()?.parse().ok()?;
-    Some((schedule, due.as_millisecond()))
+    Some(Period {
+        schedule: metadata.get("schedule")?.as_str()?.into(),
+        due_at: due.as_millisecond(),
+        planned_at: body.scheduled_at.unwrap_or(body.queued_at),
+        asked_for: metadata.get("asked_for").and_then(Value::as_bool) == Some(true),
+        passed: false,
+        recorded: false,
+    })
 }
 
 fn problems(problems: &[definition::Problem]) -> String {

@@ -1,22 +1,27 @@
 //! Slow chores beside the hot path: the window of timers, changes of schedules, partitions of the coming days,
 //! definitions that were inserted by SQL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::mpsc;
 use tramline_core::Millis;
 use tramline_core::definition;
-use tramline_store::{Db, StoreError, api, limits, schedules, tidy, timers};
+use tramline_core::schedule::{Due, Patterns};
+use tramline_store::schedules::RuleRow;
+use tramline_store::{Db, StoreError, api, calendars, limits, retention, schedules, tidy, timers};
 use uuid::Uuid;
 
 use crate::flushing::words_of;
-use crate::message::Message;
+use crate::message::{Calendars, Message, ScheduleNews};
 
 /// Timers of one shard kept in memory; the others stay in the database until these have fired.
 pub(crate) const TIMER_WINDOW: i64 = 1_000;
 /// How often changes of schedules and new definitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// At which of the looks between two tidyings retention is applied: not while a node starts.
+const RETENTION_AT: u32 = 60;
 /// Every so many looks claims of pull queues that ran out are taken back: a claim does that for its own queue, so this is for
 /// queues that nobody claims from, and for lists.
 const CLAIMS_EVERY: u32 = 10;
@@ -30,54 +35,69 @@ pub(crate) enum Chore {
         shard: u16,
         after: Option<(Millis, Uuid)>,
     },
-    /// The owned shards changed: read their schedules now.
-    Shards(Vec<u16>),
+    /// The owned shards changed: read their schedules now, and the open periods of the fresh ones.
+    Shards {
+        owned: Vec<u16>,
+        fresh: Vec<u16>,
+        asked: u64,
+    },
     /// Read the limits now: a key has none that is known.
     Rules,
 }
 
+/// What the driver was last told about schedules.
+#[derive(Default)]
+struct Told {
+    owned: Vec<u16>,
+    fresh: Vec<u16>,
+    asked: u64,
+    /// `None` = it must be told again, whatever has changed.
+    changes: Option<i64>,
+}
+
 /// Runs until the channel closes.
-pub(crate) async fn run(
-    db: Db,
-    with_schedules: bool,
-    mut chores: mpsc::Receiver<Chore>,
-    out: mpsc::Sender<Message>,
-) {
-    let mut shards: Vec<u16> = Vec::new();
-    let mut fingerprint = None;
+pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Sender<Message>) {
+    let mut told = Told::default();
     let mut limits = None;
     let mut turn = 0u32;
+    let mut expired_left = false;
+    // Beside the loop, because timers must not wait for it; it ends with the loop.
+    let mut retention = tokio::task::JoinSet::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
             chore = chores.recv() => match chore {
                 None => return,
-                Some(Chore::Shards(new)) => {
-                    shards = new;
-                    fingerprint = None;
-                    report(look_at_schedules(&db, with_schedules, &shards, &mut fingerprint, &out).await);
-                }
-                Some(Chore::Rules) => {
-                    while let Err(error) = read_rules(&db, &mut limits, true, &out).await {
-                        tracing::warn!(error = %words_of(&error), "limits cannot be read; trying again");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                        if out.is_closed() {
-                            return;
+                Some(first) => {
+                    // Shards come one by one: what is asked about all of them is read once.
+                    let mut next = Some(first);
+                    let mut asked = false;
+                    while let Some(chore) = next {
+                        match chore {
+                            Chore::Shards { owned, fresh, asked: number } => {
+                                told = Told { owned, fresh, asked: number, changes: None };
+                                asked = true;
+                            }
+                            Chore::Rules => {
+                                if !read_rules_at_last(&db, &mut limits, &out).await {
+                                    return;
+                                }
+                            }
+                            Chore::Timers { shard, after } => {
+                                if !read_timers_at_last(&db, shard, after, &out).await {
+                                    return;
+                                }
+                            }
                         }
+                        next = chores.try_recv().ok();
                     }
-                }
-                Some(Chore::Timers { shard, after }) => {
-                    while let Err(error) = read_timers(&db, shard, after, &out).await {
-                        tracing::warn!(error = %words_of(&error), "timers cannot be read; trying again");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                        if out.is_closed() {
-                            return;
-                        }
+                    if asked {
+                        report(look_at_schedules(&db, &mut told, &out).await);
                     }
                 }
             },
             _ = look.tick() => {
-                report(look_at_schedules(&db, with_schedules, &shards, &mut fingerprint, &out).await);
+                report(look_at_schedules(&db, &mut told, &out).await);
                 report(read_rules(&db, &mut limits, false, &out).await);
                 report(compile_submitted(&db).await);
                 if turn.is_multiple_of(CLAIMS_EVERY) {
@@ -85,10 +105,53 @@ pub(crate) async fn run(
                 }
                 if turn.is_multiple_of(TIDY_EVERY) {
                     report(tidy::ensure_partitions(&db).await);
-                    report(tidy::remove_expired(&db).await.map(|_| ()));
                 }
+                if expired_left || turn.is_multiple_of(TIDY_EVERY) {
+                    // A full batch leaves more: they go one batch a look, so that neither inserts nor timers wait for them.
+                    let removed = tidy::remove_expired(&db).await;
+                    expired_left = removed.as_ref().is_ok_and(|removed| *removed >= tidy::EXPIRED_BATCH);
+                    report(removed.map(|_| ()));
+                }
+                if turn % TIDY_EVERY == RETENTION_AT && retention.is_empty() {
+                    retention.spawn(apply_retention(db.clone()));
+                }
+                // What has ended makes room for the next; a panic in it was told by the runtime.
+                while retention.try_join_next().is_some() {}
                 turn = turn.wrapping_add(1);
             }
+        }
+    }
+}
+
+/// Reads a window however often the database has to be asked; false when nobody waits for it any more.
+async fn read_timers_at_last(
+    db: &Db,
+    shard: u16,
+    after: Option<(Millis, Uuid)>,
+    out: &mpsc::Sender<Message>,
+) -> bool {
+    while let Err(error) = read_timers(db, shard, after, out).await {
+        tracing::warn!(error = %words_of(&error), "timers cannot be read; trying again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if out.is_closed() {
+            return false;
+        }
+    }
+    true
+}
+
+async fn apply_retention(db: Db) {
+    match retention::apply(&db).await {
+        Ok(applied) if applied == retention::Applied::default() => {}
+        Ok(applied) => tracing::info!(
+            dropped = ?applied.dropped,
+            busy = ?applied.busy,
+            kept_by_unfinished = ?applied.waiting,
+            rows = applied.removed,
+            "retention was applied"
+        ),
+        Err(error) => {
+            tracing::warn!(error = %words_of(&error), "retention could not be applied; it is tried again")
         }
     }
 }
@@ -117,22 +180,28 @@ async fn read_timers(
     Ok(())
 }
 
-async fn look_at_schedules(
-    db: &Db,
-    wanted: bool,
-    shards: &[u16],
-    fingerprint: &mut Option<(i64, i64)>,
-    out: &mpsc::Sender<Message>,
-) -> Result<(), StoreError> {
-    if !wanted || shards.is_empty() {
+/// Tells the driver of the schedules when something has changed: three statements for any number of them.
+async fn look_at_schedules(db: &Db, told: &mut Told, out: &mpsc::Sender<Message>) -> Result<(), StoreError> {
+    if told.owned.is_empty() {
         return Ok(());
     }
-    let now = schedules::fingerprint(db).await?;
-    if *fingerprint != Some(now) {
-        let list = schedules::list(db, Some(shards)).await?;
-        let _ = out.send(Message::Schedules(list)).await;
-        *fingerprint = Some(now);
+    let changes = schedules::changes(db).await?;
+    if told.changes == Some(changes) {
+        return Ok(());
     }
+    let calendars: Calendars = Arc::new(calendars::read(db).await?);
+    let rules = readable(db, schedules::rules(db, &told.owned).await?, &calendars).await?;
+    let open = schedules::open_periods(db, &told.fresh).await?;
+    told.changes = Some(changes);
+    let news = ScheduleNews {
+        shards: told.owned.clone(),
+        rules,
+        calendars,
+        fresh: std::mem::take(&mut told.fresh),
+        asked: told.asked,
+        open,
+    };
+    let _ = out.send(Message::Schedules(news)).await;
     Ok(())
 }
 
@@ -150,6 +219,35 @@ async fn read_rules(
         let _ = out.send(Message::Rules { rules, asked }).await;
     }
     Ok(())
+}
+
+/// Reads them until the database answers; false when the driver is gone.
+async fn read_rules_at_last(db: &Db, known: &mut Option<(i64, i64)>, out: &mpsc::Sender<Message>) -> bool {
+    while let Err(error) = read_rules(db, known, true, out).await {
+        tracing::warn!(error = %words_of(&error), "limits cannot be read; trying again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if out.is_closed() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Without those that cannot be read; their problem is recorded where people look.
+async fn readable(db: &Db, rules: Vec<RuleRow>, calendars: &Calendars) -> Result<Vec<RuleRow>, StoreError> {
+    let mut patterns = Patterns::default();
+    let find = |name: &str| calendars.get(name).cloned();
+    let mut good = Vec::with_capacity(rules.len());
+    for rule in rules {
+        match Due::of(&rule.spec, &find, &mut patterns) {
+            Ok(_) => good.push(rule),
+            Err(error) => {
+                tracing::warn!(schedule = rule.name, %error, "a schedule cannot be read and does not fire");
+                schedules::set_problem(db, &rule.name, rule.revision, &format!("cannot {error}")).await?;
+            }
+        }
+    }
+    Ok(good)
 }
 
 /// Publishes or refuses what was inserted into `ops.workflow_definitions`.

@@ -1,16 +1,21 @@
 //! What the tasks tell the driver.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 use tramline_core::Millis;
 use tramline_core::limit::Rule;
 use tramline_core::machine::{Outcome, Run};
+use tramline_core::schedule::Calendar;
 use tramline_store::discovery::{Command, Gate, Header};
 use tramline_store::limits::LimitState;
-use tramline_store::schedules::ScheduleRow;
+use tramline_store::schedules::{OpenPeriod, RuleRow};
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
 use crate::flushing::Flushed;
+use crate::handle::LiveReason;
 
 /// Everything that happens to a driver, in one channel.
 pub(crate) enum Message {
@@ -50,11 +55,16 @@ pub(crate) enum Message {
         timers: Vec<TimerRow>,
         complete: bool,
     },
-    Schedules(Vec<ScheduleRow>),
     /// All limits as they are now; `asked` when the driver had asked for them.
     Rules {
         rules: Vec<(String, Rule)>,
         asked: bool,
+    },
+    Schedules(ScheduleNews),
+    /// What memory knows about a run that does not move.
+    Explain {
+        run_id: Uuid,
+        reply: oneshot::Sender<Vec<LiveReason>>,
     },
     /// Stop: drain until the deadline, then answer.
     Stop {
@@ -96,13 +106,44 @@ pub(crate) struct Loaded {
     pub(crate) run: Run,
     pub(crate) foreign: bool,
     pub(crate) scheduled_at: Option<Millis>,
-    /// The schedule and period that started it.
-    pub(crate) period: Option<(String, Millis)>,
+    pub(crate) period: Option<Period>,
     /// Why it cannot be driven.
     pub(crate) defect: Option<tramline_core::machine::Failure>,
     /// What may keep it from starting.
     pub(crate) gate: Option<Box<Gate>>,
     pub(crate) priority: u8,
+}
+
+/// The schedule and period that started a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Period {
+    pub(crate) schedule: Arc<str>,
+    pub(crate) due_at: Millis,
+    /// Due time and jitter, or when somebody asked for it.
+    pub(crate) planned_at: Millis,
+    /// Not started by the schedule, but by a person, for this period.
+    pub(crate) asked_for: bool,
+    /// Its line has let it start.
+    pub(crate) passed: bool,
+    /// Its start is recorded.
+    pub(crate) recorded: bool,
+}
+
+/// Calendars by name.
+pub(crate) type Calendars = Arc<BTreeMap<String, Arc<Calendar>>>;
+
+/// The schedules of the owned shards, as they are now.
+pub(crate) struct ScheduleNews {
+    /// Of which shards.
+    pub(crate) shards: Vec<u16>,
+    /// Those that can be read.
+    pub(crate) rules: Vec<RuleRow>,
+    pub(crate) calendars: Calendars,
+    /// Shards that were read for the first time since they were taken, when this was asked for.
+    pub(crate) fresh: Vec<u16>,
+    pub(crate) asked: u64,
+    /// Periods of the fresh shards whose runs may go on.
+    pub(crate) open: Vec<OpenPeriod>,
 }
 
 /// A call that came back.

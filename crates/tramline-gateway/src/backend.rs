@@ -120,7 +120,7 @@ async fn forward(
         return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
     }
     let (mut parts, body) = request.into_parts();
-    let run = headers::linked_run(&parts.headers, |run| shared.is_in_flight(run));
+    let origin = shared.call_tokens.origin(&parts.headers);
     headers::remove_internal(&mut parts.headers);
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::set_forwarded(&mut parts.headers, visit.peer, visit.local, shared.forwarded);
@@ -134,9 +134,14 @@ async fn forward(
     parts
         .headers
         .insert(headers::X_REQUEST_ID, headers::request_id(visit.request_id));
-    if let Some(run) = run {
-        // SQL makes inserts of this request children of that run.
-        parts.headers.insert(headers::RUN_ID, headers::request_id(run));
+    if let Some(origin) = origin {
+        // SQL makes what this request starts children of that run, and names the function as their source.
+        if let Some(run) = origin.run {
+            parts.headers.insert(headers::RUN_ID, headers::request_id(run));
+        }
+        if let Ok(function) = HeaderValue::from_str(&origin.function) {
+            parts.headers.insert(headers::FUNCTION, function);
+        }
     }
     parts.uri = strip_prefix(&parts.uri, backend.prefix())?;
     parts.extensions = http::Extensions::new();

@@ -60,8 +60,6 @@ pub enum MetricsAccess {
 
 /// Puts verified claims where an embedded backend looks for them.
 pub type ClaimsHook = Arc<dyn Fn(&mut http::Extensions, &Value) + Send + Sync>;
-/// Whether a run with this id is being driven right now.
-pub type InFlightRuns = Arc<dyn Fn(&uuid::Uuid) -> bool + Send + Sync>;
 /// Reasons why this node should get no traffic; empty means ready. Called per `/readyz`; must not block.
 pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 /// Called after each answer of a function has ended; must not block.
@@ -105,8 +103,6 @@ pub struct GatewayConfig {
     pub metrics_access: MetricsAccess,
     /// Further metrics, such as the engine's.
     pub metrics: Vec<Arc<dyn MetricsSource>>,
-    /// Without it no run id from outside is believed.
-    pub in_flight_runs: Option<InFlightRuns>,
     /// Without it the node is ready while it is not stopping.
     pub readiness: Option<Readiness>,
     /// Told about each invocation.
@@ -141,7 +137,6 @@ impl GatewayConfig {
             forwarded: ForwardedTrust::default(),
             metrics_access: MetricsAccess::default(),
             metrics: Vec::new(),
-            in_flight_runs: None,
             readiness: None,
             invocations: None,
         }
@@ -190,6 +185,9 @@ pub enum ConfigError {
         /// Which one.
         name: &'static str,
     },
+    /// The secret cannot sign.
+    #[error("derive the key of call tokens from auth.jwt_secret")]
+    CallTokens(#[source] jsonwebtoken::errors::Error),
     /// An empty secret would let everybody in.
     #[error("use CRON_SECRET: it is empty; give it a value or leave it out")]
     EmptyCronSecret,

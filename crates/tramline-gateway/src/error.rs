@@ -175,6 +175,14 @@ impl Fault {
         )
     }
 
+    pub(crate) fn too_many_runs(runs_max: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "PAYLOAD_TOO_LARGE",
+            format!("At most {runs_max} runs in one request; send the others in further ones"),
+        )
+    }
+
     pub(crate) fn json(fault: &JsonFault) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -372,6 +380,10 @@ impl Fault {
                     Some(run_id) => fault.with_details(json!({ "run_id": run_id })),
                     None => fault,
                 }
+            }
+            ControlError::ClaimLost { message, run_id } => {
+                Self::new(StatusCode::CONFLICT, "CLAIM_LOST", message)
+                    .with_details(json!({ "run_id": run_id }))
             }
             ControlError::Unavailable { reason } => {
                 tracing::warn!(%reason, "answered 503");

@@ -11,6 +11,7 @@ mod api;
 mod auth;
 mod backend;
 mod body;
+mod call_token;
 mod config;
 mod cors;
 mod error;
@@ -26,9 +27,10 @@ pub use api::control;
 pub use api::{ROUTES, Right, Route};
 pub use auth::{Claims, Guard, GuardAuth, Preflight, Secret, TokenError, TokenRules};
 pub use body::{Body, BoxError, boxed, empty, full};
+pub use call_token::{CallOrigin, CallTokens};
 pub use config::{
-    ApiPolicy, ClaimsHook, ConfigError, DEFAULT_PORT, ForwardedTrust, GatewayConfig, InFlightRuns,
-    InvocationObserver, Keys, MetricsAccess, Readiness,
+    ApiPolicy, ClaimsHook, ConfigError, DEFAULT_PORT, ForwardedTrust, GatewayConfig, InvocationObserver,
+    Keys, MetricsAccess, Readiness,
 };
 pub use cors::{BadOrigin, Cors, Origin};
 pub use functions::{CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine};

@@ -40,8 +40,20 @@ pub const RUNS_PER_REQUEST_MAX: usize = 1_000;
 pub const LIST_MAX: u16 = 500;
 /// Rows of one list answer when the caller does not say.
 pub const LIST_DEFAULT: u16 = 50;
+/// Runs that one bulk request may change: some tens of milliseconds of inserted commands.
+pub const BULK_MAX: i32 = 10_000;
+/// Runs that one bulk request changes when the caller does not say.
+pub const BULK_DEFAULT: i32 = 1_000;
 /// Longest wait for the end of a run in one request.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Runs in one claim: with inputs of the largest size the answer has 100 MB.
+pub const CLAIM_MAX: u16 = 100;
+/// How long a claim holds without a heartbeat, when the worker does not say.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(30 * 60);
+/// Shorter, a lease is over before its worker has read the answer.
+pub const LEASE_MIN: Duration = Duration::from_secs(1);
+/// Longer, nobody waits for a worker that died.
+pub const LEASE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Log lines sent before following.
 pub const LOG_TAIL_MAX: usize = 10_000;
 /// Time without the head of a function's answer after which the platform answers 504, as on the platform.

@@ -151,7 +151,7 @@ async fn call_api(
         guards: shared.guards(),
         policy: &shared.api,
         stop: shared.stop.clone(),
-        parent_run_id: headers::linked_run(&parts.headers, |run| shared.is_in_flight(run)),
+        origin: shared.call_tokens.origin(&parts.headers),
     };
     let request = Request::from_parts(parts, boxed(body));
     tokio::select! {

@@ -45,6 +45,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             ..Limits::default()
         },
         max_spawns: 2,
+        sandbox: tramline_host::SandboxConfig::default(),
+        own_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
     };
     for what in [
         "first start of 7 functions",
@@ -125,6 +127,7 @@ async fn call(host: &Host, name: &str) -> Result<(), Box<dyn std::error::Error>>
     let request = Request::get(format!("/{name}")).body(body)?;
     let ctx = CallContext {
         run_id: None,
+        call_token: None,
         request_id: "bench".into(),
         wall_ms: 0,
     };

@@ -12,12 +12,14 @@ mod deno;
 mod host;
 mod logs;
 mod process;
+mod sandbox;
 mod types;
 mod worker;
 
 pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, find_deno, install_deno};
 pub use host::Host;
+pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{
-    Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, FunctionInfo, FunctionSpec, FunctionState,
-    HostConfig, HostError, Level, Limits, LogLine, Policy, Stream,
+    Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, FunctionInfo, FunctionLimits, FunctionSpec,
+    FunctionState, HostConfig, HostError, Level, Limits, LogLine, Policy, Stream,
 };

@@ -1,10 +1,13 @@
 //! What goes into and comes out of the host.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::sandbox::{Egress, SandboxConfig};
 
 /// Error of a body: whatever its source says.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -24,6 +27,9 @@ pub struct HostConfig {
     pub limits: Limits,
     /// How many workers may be starting at one moment. More than one or two per core only slows all of them down.
     pub max_spawns: usize,
+    pub sandbox: SandboxConfig,
+    /// Addresses of the node's gateway and database: functions may connect to them although they are private.
+    pub own_addresses: Vec<IpAddr>,
 }
 
 /// Limits of every worker.
@@ -31,6 +37,17 @@ pub struct HostConfig {
 pub struct Limits {
     /// Memory of one worker in MB, beyond what an empty one takes. The JavaScript heap gets this as its bound.
     pub memory_mb: u64,
+    /// Milliseconds of processor time for one call. Calls that run at the same time share theirs; at half of it the
+    /// instance is replaced, at all of it killed.
+    pub cpu_ms: u64,
+    /// Milliseconds from a call's begin to the end of its answer, streams and WebSockets included.
+    pub call_ms: u64,
+    /// MB of one answer.
+    pub response_mb: u64,
+    /// MB of temporary files of one instance.
+    pub temp_mb: u64,
+    /// Threads of one instance, of which an idle one has 7.
+    pub threads: u64,
     /// A worker that does not answer for this long while it has calls is taken for an endless loop and killed.
     pub hang_ms: u64,
     /// Calls one instance may have in flight; the next one is refused as overloaded.
@@ -54,6 +71,14 @@ impl Default for Limits {
         Limits {
             // what Supabase gives an edge function
             memory_mb: 256,
+            // as there
+            cpu_ms: 2_000,
+            call_ms: 400_000,
+            // more than anybody sends in that time on purpose
+            response_mb: 1_024,
+            // as there, on the free plan
+            temp_mb: 256,
+            threads: 64,
             hang_ms: 10_000,
             max_in_flight: 1_000,
             max_age_ms: 6 * 60 * 60 * 1_000,
@@ -62,6 +87,30 @@ impl Default for Limits {
             bundle_ms: 120_000,
             spare_workers: 1,
             prestart: 16,
+        }
+    }
+}
+
+/// Limits of one function; those of the host hold where it has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FunctionLimits {
+    pub memory_mb: Option<u64>,
+    pub cpu_ms: Option<u64>,
+    pub call_ms: Option<u64>,
+    pub response_mb: Option<u64>,
+    pub max_in_flight: Option<usize>,
+}
+
+impl Limits {
+    /// These, with a function's own in their place.
+    pub fn with(&self, own: &FunctionLimits) -> Limits {
+        Limits {
+            memory_mb: own.memory_mb.unwrap_or(self.memory_mb),
+            cpu_ms: own.cpu_ms.unwrap_or(self.cpu_ms),
+            call_ms: own.call_ms.unwrap_or(self.call_ms),
+            response_mb: own.response_mb.unwrap_or(self.response_mb),
+            max_in_flight: own.max_in_flight.unwrap_or(self.max_in_flight),
+            ..self.clone()
         }
     }
 }
@@ -89,6 +138,9 @@ pub struct FunctionSpec {
     pub static_files: Vec<PathBuf>,
     pub env: BTreeMap<String, String>,
     pub policy: Policy,
+    /// Where it may connect to.
+    pub egress: Egress,
+    pub limits: FunctionLimits,
     /// Set when the function must not be started; the reason.
     pub broken: Option<String>,
 }
@@ -116,6 +168,8 @@ pub struct CallContext {
     /// The run on whose behalf the function is called. Replaces the request's `x-tramline-run-id`.
     pub run_id: Option<String>,
     pub request_id: String,
+    /// What the function's calls to the project's own API carry as `x-tramline-call`: who calls, in the gateway's words.
+    pub call_token: Option<String>,
     /// Milliseconds until the response's headers must have come; 0 means [`DEFAULT_WALL_MS`].
     pub wall_ms: u64,
 }
@@ -149,6 +203,10 @@ pub enum HostError {
     Prepare { path: PathBuf, source: std::io::Error },
     #[error("the project folder {} cannot be opened: {source}", path.display())]
     Project { path: PathBuf, source: std::io::Error },
+    #[error(
+        "layers of the sandbox that [sandbox] require names are missing here: {0}; see `tramline doctor`, or require less"
+    )]
+    Sandbox(String),
     #[error("two functions are named `{0}`; rename one of them")]
     DuplicateName(String),
     #[error("`{0}` is not a function name; use {rule}", rule = tramline_core::limits::FUNCTION_NAME_RULE)]

@@ -137,7 +137,7 @@ create table tramline.dead_letters (
   generation int not null,
   target text,
   queue text,
-  reason text not null,                              -- attempts_exhausted, not_retryable, crash_loop, unstorable
+  reason text not null,                              -- attempts_exhausted, not_retryable, crash_loop, unstorable, claims_exhausted
   message text,
   step text,
   attempt int,                                       -- attempts of that step

@@ -127,18 +127,33 @@ create table tramline.functions (
 create table tramline.schedules (
   name text primary key check (name ~ '^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$'),
   shard int not null,
-  cron text not null,
+  cron text,
+  every_ms bigint check (every_ms between 1000 and 31622400000),
+  anchor timestamptz,                                -- intervals count from here, never from the last start
   timezone text not null default 'UTC',
   target text not null,
   input jsonb not null default '{}',
   queue text not null default 'default',
   priority smallint not null default 1 check (priority between 0 and 3),
   paused boolean not null default false,
+  jitter_ms bigint not null default 0 check (jitter_ms between 0 and 31622400000),
+  start_at timestamptz,
+  end_at timestamptz,
+  exclude text[] not null default '{}',              -- names of calendars
+  overlap text not null default 'allow' check (overlap in ('allow', 'skip', 'queue', 'cancel_older')),
+  catch_up text not null default 'skip' check (catch_up in ('skip', 'last', 'all')),
+  catch_up_max int not null default 100 check (catch_up_max between 1 and 1000),
+  late_after_ms bigint not null default 300000 check (late_after_ms > 0),
   source text not null default 'sql',
   last_due timestamptz,                              -- monotonic: retention of periods cannot fire one again
+  active_since timestamptz not null default now(),   -- made, resumed, or its due times changed: nothing before is made up for
+  paused_since timestamptz,                          -- begin of the last pause; null when its due times were changed since
+  problem text,                                      -- why its owner cannot read it
   revision bigint not null default 1,                -- rises with every change, so that owners notice
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  constraint schedules_when check ((cron is null) <> (every_ms is null)),
+  constraint schedules_anchor check (every_ms is null or anchor is not null)
 );
 
 create table tramline.schedule_periods (
@@ -147,11 +162,16 @@ create table tramline.schedule_periods (
   run_id uuid,
   outcome text not null check (outcome in ('prepared', 'started', 'skipped', 'cancelled')),
   reason text,
+  planned_at timestamptz not null,                   -- due time and jitter, or when somebody asked for it
   started_at timestamptz,
-  drift_ms bigint,
+  drift_ms bigint,                                   -- start minus planned time
+  finished_at timestamptz,                           -- the run's first end
   created_at timestamptz not null default now(),
   primary key (schedule, due_at)
 );
+-- Runs that may still go on: what a new owner must know before it starts another one of the schedule.
+create index schedule_periods_open on tramline.schedule_periods (schedule, due_at)
+ where finished_at is null and outcome in ('prepared', 'started');
 
 create table tramline.project_members (
   project_id text not null,

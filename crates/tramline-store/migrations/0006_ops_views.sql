@@ -58,7 +58,10 @@ select run_id as id, target as workflow_name, version as workflow_version,
   from ops.runs where kind = 'workflow';
 create view ops.functions with (security_invoker = true) as select name, kind, version, auth, state, reason, updated_at from tramline.functions;
 create view ops.schedules with (security_invoker = true) as
-select name, cron, timezone, target, input, queue, priority, paused, source, last_due, created_at, updated_at from tramline.schedules;
+select name, cron, every_ms * interval '1 millisecond' as every, anchor, timezone, target, input, queue, priority, paused,
+       jitter_ms * interval '1 millisecond' as jitter, start_at, end_at, exclude, overlap, catch_up, catch_up_max,
+       late_after_ms * interval '1 millisecond' as late_after, source, last_due, problem, created_at, updated_at
+  from tramline.schedules;
 create view ops.schedule_periods with (security_invoker = true) as select * from tramline.schedule_periods;
 create view ops.timers with (security_invoker = true) as
 select run_id, generation, kind, nullif(step, '') as step, attempt, due_at, created_at from tramline.timers;
@@ -257,7 +260,7 @@ create function tramline.note_act(p_run_id uuid, p_event_type text, p_reason tex
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform ops.append_event(p_run_id, 'info', coalesce(p_reason, p_event_type || ' on request'),
-    jsonb_build_object('actor', coalesce(p_actor, auth.uid()::text, auth.role(), session_user), 'reason', p_reason), p_event_type);
+    jsonb_build_object('actor', tramline.acting(p_actor), 'reason', p_reason), p_event_type);
 end $$;
 
 -- Cancels a run; true when it was still to be cancelled. An external run ends at once, any other by its owner.

@@ -7,7 +7,8 @@
 --
 -- p_foreign names the runs of this batch that live in the *_foreign siblings; null when there is none, which is nearly always.
 -- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, limits, commands_done, dead_letters, redriven,
--- periods, period_starts. Answers the shards that were still held, and the ends that were not ours to write (somebody else's end exists).
+-- periods, period_starts, period_ends. Answers the shards that were still held, and the ends that were not ours to write (somebody
+-- else's end exists).
 create function tramline.flush(
   p_owner uuid, p_node text, p_shards int[], p_epochs bigint[],
   p_step_run uuid[], p_step_name text[], p_step_generation int[], p_step_attempt int[], p_step_status text[], p_step_function text[],
@@ -188,22 +189,32 @@ begin
     delete from tramline.commands c using jsonb_to_recordset(p -> 'commands_done') as r(shard int, command_id uuid)
      where c.shard = r.shard and c.command_id = r.command_id and c.shard = any (p_held);
   end if;
+  -- Outcomes come twice: before, so that a period which was taken back can be prepared anew in the same flush; after, for periods that this
+  -- flush prepares. Each names its run.
+  if p ? 'period_starts' then
+    perform tramline.flush_period_outcomes(p_held, p -> 'period_starts');
+  end if;
   if p ? 'periods' then
-    -- A period that exists already starts nothing: its run is inserted only with it. A skipped period has a run too, which is
-    -- ended at once: that is where its event is kept.
+    -- A period that exists already starts nothing: its run is inserted only with it. One that was taken back before it was due (its schedule
+    -- was changed) may be prepared again. A skipped period has a run too, which is ended at once: that is where its event is kept.
     with made as (
-      insert into tramline.schedule_periods (schedule, due_at, run_id, outcome, reason)
-      select r.schedule, r.due_at, r.run_id, r.outcome, r.reason
-        from jsonb_to_recordset(p -> 'periods') as r(schedule text, due_at timestamptz, run_id uuid, outcome text, reason text)
-       where tramline.key_shard(r.schedule) = any (p_held) order by r.schedule, r.due_at
-      on conflict do nothing returning schedule, due_at, run_id, outcome),
+      insert into tramline.schedule_periods as q (schedule, due_at, run_id, outcome, reason, planned_at)
+      select distinct on (r.schedule, r.due_at) r.schedule, r.due_at, r.run_id, r.outcome, r.reason, r.planned_at
+        from rows from (jsonb_to_recordset(p -> 'periods')
+               as (schedule text, due_at timestamptz, run_id uuid, outcome text, reason text, planned_at timestamptz)) with ordinality
+          as r(schedule, due_at, run_id, outcome, reason, planned_at, ord)
+       where tramline.key_shard(r.schedule) = any (p_held) order by r.schedule, r.due_at, r.ord desc
+      on conflict (schedule, due_at) do update
+         set run_id = excluded.run_id, outcome = excluded.outcome, reason = excluded.reason, planned_at = excluded.planned_at
+       where q.outcome = 'cancelled'
+      returning q.schedule, q.due_at, q.run_id, q.planned_at),
     last as (
       update tramline.schedules s set last_due = greatest(s.last_due, m.due_at)
         from (select schedule, max(due_at) as due_at from made group by schedule) m where s.name = m.schedule)
     insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, scheduled_at, retry)
     select m.run_id, tramline.shard_of(m.run_id), case when d.version is null then 'function' else 'workflow' end, s.target, d.version, s.input,
            s.queue, s.priority, 'schedule:' || s.name, 'schedule', case when d.version is null then s.target end,
-           jsonb_build_object('schedule', s.name, 'period', m.due_at), m.due_at,
+           jsonb_build_object('schedule', s.name, 'period', m.due_at), m.planned_at,
            case when d.version is null then (select f.retry from tramline.functions f where f.name = s.target) end
       from made m join tramline.schedules s on s.name = m.schedule
       left join lateral (select w.version from tramline.workflow_definitions w where w.name = s.target and w.status = 'published'
@@ -211,9 +222,23 @@ begin
      where m.run_id is not null
     on conflict do nothing;
   end if;
-  if p ? 'period_starts' then
-    update tramline.schedule_periods q set outcome = r.outcome, started_at = r.started_at, drift_ms = r.drift_ms, reason = r.reason
-      from jsonb_to_recordset(p -> 'period_starts') as r(schedule text, due_at timestamptz, outcome text, started_at timestamptz, drift_ms bigint, reason text)
-     where q.schedule = r.schedule and q.due_at = r.due_at and q.outcome = 'prepared' and tramline.key_shard(r.schedule) = any (p_held);
+  if p ? 'periods' and p ? 'period_starts' then
+    perform tramline.flush_period_outcomes(p_held, p -> 'period_starts');
   end if;
+  if p ? 'period_ends' then
+    update tramline.schedule_periods q set finished_at = r.finished_at
+      from jsonb_to_recordset(p -> 'period_ends') as r(schedule text, due_at timestamptz, run_id uuid, finished_at timestamptz)
+     where q.schedule = r.schedule and q.due_at = r.due_at and q.run_id = r.run_id and q.finished_at is null
+       and tramline.key_shard(r.schedule) = any (p_held);
+  end if;
+end $$;
+
+-- How prepared periods went.
+create function tramline.flush_period_outcomes(p_held int[], p jsonb) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  update tramline.schedule_periods q set outcome = r.outcome, started_at = r.started_at, drift_ms = r.drift_ms, reason = coalesce(r.reason, q.reason)
+    from jsonb_to_recordset(p)
+      as r(schedule text, due_at timestamptz, run_id uuid, outcome text, started_at timestamptz, drift_ms bigint, reason text)
+   where q.schedule = r.schedule and q.due_at = r.due_at and q.run_id = r.run_id and q.outcome = 'prepared'
+     and tramline.key_shard(r.schedule) = any (p_held);
 end $$;

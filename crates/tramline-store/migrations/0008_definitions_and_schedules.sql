@@ -1,4 +1,4 @@
--- Definitions and schedules by SQL. A definition inserted by hand is "submitted": only a node can compile it, and makes it published
+-- Definitions by SQL. A definition inserted by hand is "submitted": only a node can compile it, and makes it published
 -- or refused with the places. Publishing through a node stores the compiled outcome at once.
 
 -- What a definition says about its correlation ids. A text that a node would refuse is nobody's promise yet.
@@ -72,31 +72,3 @@ begin
   return new;
 end $$;
 create trigger definition_insert instead of insert on ops.workflow_definitions for each row execute function tramline.definition_insert();
-
--- Creates or changes a schedule. Owners notice by the revision; the past is not fired again.
-create function tramline.store_schedule(p_name text, p_cron text, p_timezone text, p_target text, p_input jsonb, p_queue text, p_priority int,
-  p_paused boolean, p_source text)
-returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare v_changed boolean;
-begin
-  perform tramline.refuse_limited_schedule(p_name, p_target, coalesce(p_queue, 'default'));
-  insert into tramline.schedules as s (name, shard, cron, timezone, target, input, queue, priority, paused, source)
-  values (p_name, tramline.key_shard(p_name), p_cron, coalesce(p_timezone, 'UTC'), p_target, coalesce(p_input, '{}'), coalesce(p_queue, 'default'),
-          coalesce(p_priority, 1), coalesce(p_paused, false), coalesce(p_source, 'sql'))
-  on conflict (name) do update set cron = excluded.cron, timezone = excluded.timezone, target = excluded.target, input = excluded.input,
-     queue = excluded.queue, priority = excluded.priority, paused = coalesce(p_paused, s.paused), source = excluded.source,
-     revision = s.revision + 1, updated_at = now()
-   where (s.cron, s.timezone, s.target, s.input, s.queue, s.priority, s.paused, s.source)
-     is distinct from (excluded.cron, excluded.timezone, excluded.target, excluded.input, excluded.queue, excluded.priority,
-                       coalesce(p_paused, s.paused), excluded.source)
-  returning true into v_changed;
-  return coalesce(v_changed, false);
-end $$;
-
--- Pauses or resumes a schedule; false when there is no such schedule.
-create function ops.pause_schedule(p_name text, p_paused boolean default true) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  update tramline.schedules set paused = p_paused, revision = revision + 1, updated_at = now() where name = p_name;
-  return found;
-end $$;

@@ -92,14 +92,21 @@ declare
 begin
   for p in select * from ops.pull_runs x where x.run_id = any (p_ids) order by x.run_id loop
     perform tramline.add_event(p.run_id, p.is_foreign, p_event, 'warn', format('claim %s of "%s" %s', p.attempt, p.claimed_by, p_why),
-      jsonb_build_object('worker_id', p.claimed_by, 'fence', p.fence, 'attempt', p.attempt, 'started_at', p.started_at, 'lease_until', p.lease_until));
+      jsonb_build_object('worker_id', p.claimed_by, 'fence', p.fence, 'attempt', p.attempt, 'generation', p.generation,
+        'started_at', p.started_at, 'lease_until', p.lease_until));
     select q.claims_max into v_max from tramline.queues q where q.name = p.queue;
     if p.attempt >= v_max then
       v_error := jsonb_build_object('code', 'claims_exhausted',
         'message', format('%s claims were lost; the queue "%s" allows no more', p.attempt, p.queue));
       perform tramline.end_pull_run(p, 'failed', null, v_error, null, p.claimed_by);
-      insert into tramline.dead_letters (run_id, shard, generation, reason, payload)
-      values (p.run_id, tramline.shard_of(p.run_id), p.generation, 'claims_exhausted', v_error) on conflict do nothing;
+      insert into tramline.dead_letters (run_id, shard, generation, target, queue, reason, message, attempt, attempts, error, payload)
+      select p.run_id, tramline.shard_of(p.run_id), p.generation, r.target, r.queue, 'claims_exhausted', v_error ->> 'message', p.attempt,
+             (select coalesce(jsonb_agg(x.payload || jsonb_build_object('error', x.message, 'finished_at', x.created_at) order by x.created_at), '[]')
+                from tramline.all_events x where x.run_id = p.run_id and x.event_type in ('claim.expired', 'claim.requeued')
+                 and x.payload ->> 'generation' = p.generation::text),
+             v_error, r.input
+        from ops.runs r where r.run_id = p.run_id
+      on conflict do nothing;
     else
       update ops.pull_runs set status = 'queued', lease_until = null where run_id = p.run_id;
       v_returned := v_returned + 1;

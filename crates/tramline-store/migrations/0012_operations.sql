@@ -1,10 +1,6 @@
 -- What people do to runs: pause and resume, redrive dead letters, act on many at once. Each becomes a command to the owner, which
 -- applies or refuses it with an event that says who, when and why.
 
-create function tramline.actor(p_actor text) returns text language sql stable as $$
-  select coalesce(p_actor, auth.uid()::text, auth.role(), session_user::text)
-$$;
-
 -- Something is wrong with what the caller asks; p_path names the place.
 create function tramline.refuse_input(p_path text, p_message text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -15,18 +11,23 @@ end $$;
 -- Asks for a change of status that the present one allows; a run that no node drives is changed at once, as its row allows.
 create function tramline.ask(p_run_id uuid, p_verb text, p_to text, p_from text[], p_reason text, p_actor text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare v ops.runs;
+declare v ops.runs; v_pull ops.pull_runs;
 begin
   select * into v from ops.runs where run_id = p_run_id;
   if not found then
     raise exception using errcode = 'TL404', message = format('no run %s', p_run_id);
   end if;
-  if v.status <> all (p_from) then
+  if v.executor = 'pull' then
+    select * into v_pull from ops.pull_runs p where p.run_id = p_run_id for update;
+  end if;
+  if v.status <> all (p_from) or v.executor = 'pull' and v_pull.run_id is null then
     raise exception using errcode = 'TL409', message = format('run %s is %s and cannot be %sd', p_run_id, v.status, p_verb),
       detail = jsonb_build_object('run_id', p_run_id)::text;
   end if;
   if v.executor = 'engine' then
     perform tramline.request(p_run_id, p_verb, null, p_reason, p_actor);
+  elsif v.executor = 'pull' then
+    perform tramline.ask_pull_run(v_pull, p_to, p_reason, p_actor);
   else
     update ops.runs set status = p_to where run_id = p_run_id;
     perform tramline.note_act(p_run_id, p_verb || 'd', p_reason, p_actor);
@@ -85,12 +86,7 @@ begin
     raise exception using errcode = 'TL409', message = format('run %s was redriven at %s by %s', p_run_id, v.redriven_at, v.redriven_by),
       detail = jsonb_build_object('run_id', p_run_id)::text;
   end if;
-  perform ops.retry_run(p_run_id, coalesce(p_reason, 'redrive'), p_input, null, p_actor);
-  -- An engine's run is marked by the flush that opens the generation; who executes another opens it at once.
-  update tramline.dead_letters d set redriven_at = clock_timestamp(), redriven_by = tramline.actor(p_actor), redrive_reason = p_reason
-   where d.run_id = p_run_id and d.generation = v.generation
-     and exists (select from tramline.all_runs r where r.run_id = p_run_id and r.executor <> 'engine');
-  return p_run_id;
+  return ops.retry_run(p_run_id, p_reason, p_input, null, p_actor);
 end $$;
 
 -- Keys of a filter, checked: an unknown one is told, and a filter without any condition needs "all": true.
@@ -243,7 +239,7 @@ declare
     when 'retry' then array['failed', 'cancelled'] end;
   v_wanted text[];
   v_unknown text;
-  v_actor text := tramline.actor(p_actor);
+  v_actor text := tramline.acting(p_actor);
   v_page tramline.bulk_row[];
   v_answer jsonb;
   v_row record;

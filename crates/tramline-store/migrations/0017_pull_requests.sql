@@ -44,6 +44,8 @@ begin
   end if;
   perform tramline.add_event(p_run_id, r.is_foreign, 'retried', 'info', format('re-opened as generation %s', e.generation + 1),
     jsonb_build_object('actor', tramline.acting(p_actor), 'reason', p_reason));
+  update tramline.dead_letters d set redriven_at = clock_timestamp(), redriven_by = tramline.acting(p_actor), redrive_reason = p_reason
+   where d.run_id = p_run_id and d.generation = e.generation and d.redriven_at is null;
 end $$;
 
 -- An UPDATE of ops.runs on a pull run, done at once: status to queued (a claim is taken back, a paused run goes on, a failed or
@@ -90,21 +92,23 @@ begin
       raise exception using errcode = 'TL400', message = 'a priority is 0, 1, 2 or 3';
     end if;
     update ops.pull_runs set priority = p_new.priority where run_id = p.run_id;
+    perform tramline.mark_pull_run(p, null, p_new.priority);
     perform tramline.add_event(p.run_id, p.is_foreign, 'priority', 'info', format('priority set to %s', p_new.priority),
       jsonb_build_object('actor', tramline.acting(null)));
   end if;
   if p_new.metadata is distinct from p_old.metadata then
-    perform tramline.mark_pull_run(p, p_new.metadata);
+    perform tramline.mark_pull_run(p, p_new.metadata, null);
   end if;
   select * into r from ops.runs x where x.run_id = p_old.run_id;
   return r;
 end $$;
 
 -- A change of status that somebody asks for, of a live run whose row the caller has locked.
-create function tramline.ask_pull_run(p ops.pull_runs, p_asked text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+create function tramline.ask_pull_run(p ops.pull_runs, p_asked text, p_reason text default null, p_actor text default null) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_held boolean := p.status in ('claimed', 'running');
-  v_actor jsonb := jsonb_build_object('actor', tramline.acting(null));
+  v_actor jsonb := jsonb_build_object('actor', tramline.acting(p_actor), 'reason', p_reason);
 begin
   case
     when p_asked = 'cancelled' then
@@ -131,18 +135,19 @@ begin
   end case;
 end $$;
 
--- Records metadata of a live pull run, beside its present state.
-create function tramline.mark_pull_run(p ops.pull_runs, p_metadata jsonb) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+-- Records metadata or a priority of a live pull run, beside its present state.
+create function tramline.mark_pull_run(p ops.pull_runs, p_metadata jsonb, p_priority smallint) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare v_seq bigint := (extract(epoch from clock_timestamp()) * 1000000)::bigint;
 begin
-  if jsonb_typeof(p_metadata) is distinct from 'object' then
+  if p_priority is null and jsonb_typeof(p_metadata) is distinct from 'object' then
     raise exception using errcode = 'TL400', message = 'metadata must be an object';
   end if;
   if p.is_foreign then
-    insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, metadata)
-    values (p.run_id, tramline.shard_of(p.run_id), p.generation, v_seq, p.status, p_metadata);
+    insert into tramline.run_marks_foreign (run_id, shard, generation, seq, status, metadata, priority)
+    values (p.run_id, tramline.shard_of(p.run_id), p.generation, v_seq, p.status, p_metadata, p_priority);
   else
-    insert into tramline.run_marks (run_id, shard, generation, seq, status, metadata)
-    values (p.run_id, tramline.shard_of(p.run_id), p.generation, v_seq, p.status, p_metadata);
+    insert into tramline.run_marks (run_id, shard, generation, seq, status, metadata, priority)
+    values (p.run_id, tramline.shard_of(p.run_id), p.generation, v_seq, p.status, p_metadata, p_priority);
   end if;
 end $$;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 
-use crate::StoreError;
 use crate::api::Coalescer;
+use crate::{DatabaseUrl, StoreError};
 
 /// A node uses at most 20 connections in all: this many for the API, four for the engine, the rest for `/rest/v1`.
 pub const POOL_MAX: usize = 8;
@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Db {
     pool: Pool,
-    config: Config,
+    url: DatabaseUrl,
     coalescer: Arc<Coalescer>,
 }
 
@@ -40,10 +40,10 @@ impl Db {
     /// # Errors
     /// When the URL cannot be read.
     pub fn new(url: &str, size: usize) -> Result<Self, StoreError> {
-        let config = parse(url)?;
+        let url = parse(url)?;
         let manager = Manager::from_config(
-            config.clone(),
-            NoTls,
+            url.config.clone(),
+            url.tls.clone(),
             ManagerConfig {
                 recycling_method: RecyclingMethod::Fast,
             },
@@ -63,7 +63,7 @@ impl Db {
             })?;
         Ok(Self {
             pool,
-            config,
+            url,
             coalescer: Arc::default(),
         })
     }
@@ -87,12 +87,9 @@ impl Db {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn dedicated(&self, name: &str, statement_timeout: &str) -> Result<Client, StoreError> {
-        let mut config = self.config.clone();
-        config.application_name(format!("tramline {name}"));
-        let (client, connection) = config
-            .connect(NoTls)
-            .await
-            .map_err(|source| StoreError::Connect { source })?;
+        let mut url = self.url.clone();
+        url.config.application_name(format!("tramline {name}"));
+        let (client, connection) = url.connect().await?;
         tokio::spawn(async move {
             // The owner of the client sees the error at its next statement.
             if let Err(error) = connection.await {
@@ -120,23 +117,13 @@ impl Db {
     }
 }
 
-fn parse(url: &str) -> Result<Config, StoreError> {
-    let mut config: Config = url
-        .parse()
-        .map_err(|e: tokio_postgres::Error| StoreError::Config {
-            reason: format!("the database URL: {e}"),
-        })?;
-    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
-        return Err(StoreError::Config {
-            reason: "the database URL asks for TLS (sslmode=require), which this version does not offer yet"
-                .into(),
-        });
-    }
-    config
+fn parse(url: &str) -> Result<DatabaseUrl, StoreError> {
+    let mut url = DatabaseUrl::parse(url)?;
+    url.config
         .connect_timeout(CONNECT_TIMEOUT)
         .keepalives_idle(Duration::from_secs(30));
-    if config.get_application_name().is_none() {
-        config.application_name("tramline");
+    if url.config.get_application_name().is_none() {
+        url.config.application_name("tramline");
     }
-    Ok(config)
+    Ok(url)
 }

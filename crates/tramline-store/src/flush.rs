@@ -151,7 +151,8 @@ impl Batch {
         );
     }
 
-    /// Adds a period of a schedule; `run_id` names the run that starts with it. A period that exists already starts none.
+    /// Adds a period of a schedule; `run_id` names the run that starts with it at `planned_at`. A period that exists already
+    /// starts none.
     pub fn period(
         &mut self,
         schedule: &str,
@@ -159,28 +160,41 @@ impl Batch {
         run_id: Option<Uuid>,
         outcome: &str,
         reason: Option<&str>,
+        planned_at: Millis,
     ) {
         self.items += 1;
         self.cold(
             "periods",
-            json!({ "schedule": schedule, "due_at": timestamp(due_at).to_string(), "run_id": run_id, "outcome": outcome, "reason": reason }),
+            json!({ "schedule": schedule, "due_at": timestamp(due_at).to_string(), "run_id": run_id, "outcome": outcome, "reason": reason,
+                    "planned_at": timestamp(planned_at).to_string() }),
         );
     }
 
-    /// Records how a prepared period went.
+    /// Records how a prepared period went; `started` is when its run began, and by how much that was later than planned.
     pub fn period_outcome(
         &mut self,
+        run_id: Uuid,
         schedule: &str,
         due_at: Millis,
-        started_at: Option<Millis>,
+        started: Option<(Millis, i64)>,
         outcome: &str,
         reason: Option<&str>,
     ) {
         self.items += 1;
         self.cold(
             "period_starts",
-            json!({ "schedule": schedule, "due_at": timestamp(due_at).to_string(), "outcome": outcome, "reason": reason,
-                    "started_at": started_at.map(|at| timestamp(at).to_string()), "drift_ms": started_at.map(|at| at - due_at) }),
+            json!({ "schedule": schedule, "due_at": timestamp(due_at).to_string(), "run_id": run_id, "outcome": outcome, "reason": reason,
+                    "started_at": started.map(|(at, _)| timestamp(at).to_string()), "drift_ms": started.map(|(_, drift)| drift) }),
+        );
+    }
+
+    /// Records that the run of a period has ended: the next of its schedule may start.
+    pub fn period_end(&mut self, schedule: &str, due_at: Millis, run_id: Uuid, finished_at: Millis) {
+        self.items += 1;
+        self.cold(
+            "period_ends",
+            json!({ "schedule": schedule, "due_at": timestamp(due_at).to_string(), "run_id": run_id,
+                    "finished_at": timestamp(finished_at).to_string() }),
         );
     }
 

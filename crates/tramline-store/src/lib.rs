@@ -4,6 +4,7 @@
 //! (pure) or in the SQL functions of `migrations/`, which hold what must be atomic.
 
 pub mod api;
+pub mod calendars;
 mod db;
 pub mod discovery;
 pub mod embedded;
@@ -11,6 +12,7 @@ mod error;
 pub mod flush;
 pub mod limits;
 mod migrate;
+pub mod retention;
 pub mod rows;
 pub mod runs;
 pub mod schedules;
@@ -18,11 +20,13 @@ pub mod shards;
 pub mod stuck;
 pub mod tidy;
 pub mod timers;
+mod url;
 
 pub use db::{Db, POOL_MAX};
 pub use error::StoreError;
 pub use migrate::{MigrateReport, SHARD_COUNT, check_durable, migrate};
 pub use tidy::now;
+pub use url::{DatabaseUrl, TlsStream};
 
 /// The smallest UUID: where a cursor begins.
 pub const NIL: uuid::Uuid = uuid::Uuid::nil();

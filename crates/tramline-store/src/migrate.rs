@@ -48,6 +48,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../migrations/0012_operations.sql"),
     ),
     ("0012b_reasons", include_str!("../migrations/0012b_reasons.sql")),
+    ("0013_schedules", include_str!("../migrations/0013_schedules.sql")),
+    ("0014_retention", include_str!("../migrations/0014_retention.sql")),
     (
         "0017_pull_requests",
         include_str!("../migrations/0017_pull_requests.sql"),

@@ -4,6 +4,8 @@ use crate::{Db, StoreError};
 
 /// Rows removed in one call: bounded work, the next call goes on.
 const BATCH: i64 = 10_000;
+/// The same: an answer of [`remove_expired`] from here on means that more may be left.
+pub const EXPIRED_BATCH: u64 = BATCH as u64;
 
 /// The database's clock, in milliseconds.
 ///

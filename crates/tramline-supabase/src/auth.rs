@@ -11,7 +11,6 @@ use axum::{Extension, Json, Router};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
-use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 use crate::VerifiedClaims;
@@ -28,7 +27,7 @@ const JWKS_CACHE: &str = "public, max-age=600";
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     #[error("read the database's connection string")]
-    Url(#[source] tokio_postgres::Error),
+    Url(#[source] tramline_store::StoreError),
     #[error("make the connection pool of /auth/v1")]
     Pool(#[from] deadpool_postgres::BuildError),
 }
@@ -40,12 +39,12 @@ struct Users {
 
 /// The routes, to be nested under `/auth/v1`. `/user` needs [`VerifiedClaims`] in the request's extensions.
 pub fn auth_router(db_url: &str) -> Result<Router, AuthError> {
-    let mut config: tokio_postgres::Config = db_url.parse().map_err(AuthError::Url)?;
-    config.application_name("tramline auth");
+    let mut url = tramline_store::DatabaseUrl::parse(db_url).map_err(AuthError::Url)?;
+    url.config.application_name("tramline auth");
     let recycling = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
-    let pool = Pool::builder(Manager::from_config(config, NoTls, recycling))
+    let pool = Pool::builder(Manager::from_config(url.config, url.tls, recycling))
         .max_size(POOL_MAX)
         .build()?;
     Ok(Router::new()

@@ -1,7 +1,8 @@
 //! One database session for work that needs its own: migrations, the surface, listening.
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
+use tramline_store::{DatabaseUrl, StoreError};
 
 /// A client with the task that drives its connection; both end together.
 pub(crate) struct Session {
@@ -11,10 +12,10 @@ pub(crate) struct Session {
 
 impl Session {
     /// Connect as the URL says. `application` is what `pg_stat_activity` shows.
-    pub async fn open(url: &str, application: &str) -> Result<Self, tokio_postgres::Error> {
-        let mut config: Config = url.parse()?;
-        config.application_name(application);
-        let (client, connection) = config.connect(NoTls).await?;
+    pub async fn open(url: &str, application: &str) -> Result<Self, StoreError> {
+        let mut url = DatabaseUrl::parse(url)?;
+        url.config.application_name(application);
+        let (client, connection) = url.connect().await?;
         let driver = tokio::spawn(async move {
             // Whatever breaks the connection also fails the statement in flight, which reports it.
             if let Err(error) = connection.await {

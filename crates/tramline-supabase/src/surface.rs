@@ -24,7 +24,7 @@ const COLLISION_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum SurfaceError {
     #[error("connect to the database for the platform's schemas")]
-    Connect(#[source] tokio_postgres::Error),
+    Connect(#[source] tramline_store::StoreError),
     #[error("install the platform's schemas (surface.sql, line {line})")]
     Sql {
         line: u32,

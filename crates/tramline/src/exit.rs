@@ -59,7 +59,7 @@ impl Exit {
             Exit::Ok => "done",
             Exit::Failure => "something failed that the other codes do not name",
             Exit::Usage => "wrong arguments or a wrong setting; nothing was done",
-            Exit::NotFound => "no such project, run, workflow, schedule or function",
+            Exit::NotFound => "no such project, run, workflow, schedule or function, or none that matches",
             Exit::Refused => {
                 "refused: missing fields, a bad definition, a conflict, a project or port in use"
             }

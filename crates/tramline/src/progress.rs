@@ -63,12 +63,21 @@ impl Drop for Progress {
     }
 }
 
-/// Asks on a terminal; refuses elsewhere.
+/// Asks on a terminal before data is deleted; refuses elsewhere.
 pub fn confirm(question: &str) -> Done {
+    ask(question, "deleting data", "nothing was deleted")
+}
+
+/// The same before many runs are changed.
+pub fn confirm_act(question: &str) -> Done {
+    ask(question, "changing many runs", "nothing was changed")
+}
+
+fn ask(question: &str, before: &str, otherwise: &str) -> Done {
     if !stdin().is_terminal() {
         return Err(Failure::new(
             Exit::Usage,
-            "failed to ask before deleting data: this is no terminal",
+            format!("failed to ask before {before}: this is no terminal"),
         )
         .hint("Give --yes when you are sure."));
     }
@@ -77,6 +86,6 @@ pub fn confirm(question: &str) -> Done {
     let read = stdin().lock().read_line(&mut answer);
     match read {
         Ok(_) if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") => Ok(()),
-        _ => Err(Failure::new(Exit::Refused, "nothing was deleted")),
+        _ => Err(Failure::new(Exit::Refused, otherwise)),
     }
 }

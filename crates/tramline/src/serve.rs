@@ -23,10 +23,11 @@ const NODES_PER_FOLDER_MAX: u32 = 32;
 /// Runs until it is asked to stop.
 pub async fn serve(global: &Global, args: ServeArgs) -> Done {
     let stop = stop_on_signals()?;
-    let roles = Roles::of(&args.roles)?;
+    let roles = Roles::of(&args.roles);
     let dir = find_project(global.project.as_deref())?;
     let env: BTreeMap<String, String> = std::env::vars().collect();
-    let setup = Setup::read(&dir, &env)?;
+    let mut setup = Setup::read(&dir, &env)?;
+    setup.config.retention.default = args.retention.or(setup.config.retention.default);
     if setup.keys.has_published_values() && !args.allow_local_keys {
         return Err(Failure::new(Exit::Usage, "failed to serve with the published local keys: everybody knows them").hint(
             "Set jwt_secret, publishable_key and secret_key under [auth] in supabase/config.toml, such as jwt_secret = \"env(JWT_SECRET)\".",
@@ -48,7 +49,7 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Done {
         gateway_url: args
             .public_url
             .unwrap_or_else(|| format!("http://127.0.0.1:{}", args.listen.port())),
-        engine: roles.engine.then_some(roles.scheduler),
+        engine: roles.engine,
         deno,
         state_dir: lock.state_dir().to_owned(),
         cron_secret,
@@ -94,25 +95,14 @@ fn state_dir(dir: &Path) -> Done<ProjectLock> {
 struct Roles {
     gateway: bool,
     engine: bool,
-    scheduler: bool,
 }
 
 impl Roles {
-    fn of(given: &[ServeRole]) -> Done<Self> {
-        let has = |role| given.contains(&role);
-        let roles = Self {
-            gateway: has(ServeRole::Gateway),
-            engine: has(ServeRole::Engine),
-            scheduler: has(ServeRole::Scheduler),
-        };
-        if roles.scheduler && !roles.engine {
-            return Err(Failure::new(
-                Exit::Usage,
-                "failed to use --roles: the scheduler fires the schedules of the shards that its engine owns",
-            )
-            .hint("Give engine,scheduler together."));
+    fn of(given: &[ServeRole]) -> Self {
+        Self {
+            gateway: given.contains(&ServeRole::Gateway),
+            engine: given.contains(&ServeRole::Engine),
         }
-        Ok(roles)
     }
 }
 

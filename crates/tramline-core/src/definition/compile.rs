@@ -6,15 +6,15 @@ use super::graph::{self, Needs};
 use super::reader::{Problems, Reader};
 use super::step::read_step;
 use super::{
-    ATTEMPT_TIMEOUT_MS, DEFINITION_MAX_BYTES, MAX_RETRIES, NAME_MAX_BYTES, Problem, STEPS_MAX, Step,
-    Workflow, checksum_of, duration, limit, policy, requirements,
+    ATTEMPT_TIMEOUT_MS, DEFINITION_MAX_BYTES, KEEP_MIN_MS, MAX_RETRIES, NAME_MAX_BYTES, Problem, STEPS_MAX,
+    Step, Workflow, checksum_of, duration, limit, policy, requirements,
 };
 use crate::expr::describe;
 use crate::json;
 use crate::retry::ATTEMPTS_MAX;
 use crate::schema::InputSchema;
 
-const WORKFLOW_KEYS: [&str; 10] = [
+const WORKFLOW_KEYS: [&str; 11] = [
     "name",
     "description",
     "steps",
@@ -25,6 +25,7 @@ const WORKFLOW_KEYS: [&str; 10] = [
     "visibility_timeout",
     "limit",
     "idempotency",
+    "retention",
 ];
 
 /// Checks and compiles a definition. `known` says whether a function of that name exists.
@@ -66,6 +67,9 @@ fn read_workflow(source: &Value, known: &dyn Fn(&str) -> bool, problems: &mut Pr
     let retention_ms = reader
         .get("idempotency")
         .and_then(|value| policy::read_idempotency(value, "idempotency", problems));
+    let keep_ms = reader
+        .get("retention")
+        .and_then(|value| read_retention(value, problems));
     let input_schema = reader.get("input_schema").cloned();
     let schema = input_schema.as_ref().and_then(|schema| {
         if !schema.is_object() {
@@ -111,6 +115,7 @@ fn read_workflow(source: &Value, known: &dyn Fn(&str) -> bool, problems: &mut Pr
         input_schema,
         schema,
         retention_ms,
+        keep_ms,
         timeout_ms,
         visibility_timeout_ms,
         max_retries,
@@ -227,6 +232,19 @@ fn read_seconds(reader: &Reader<'_>, key: &str, problems: &mut Problems) -> Opti
             None
         }
     }
+}
+
+/// How long ended runs are kept. The database reads the same text.
+fn read_retention(value: &Value, problems: &mut Problems) -> Option<u64> {
+    let ms = problems.keep("retention", duration::of_json(value))?;
+    if ms < KEEP_MIN_MS {
+        problems.add(
+            "retention",
+            "must be at least one day, such as \"7d\": the ledger is kept by days",
+        );
+        return None;
+    }
+    Some(ms)
 }
 
 /// Names are parts of idempotency keys, paths, metrics labels and expressions.

@@ -38,6 +38,8 @@ pub const DEFINITION_MAX_BYTES: usize = 256 * 1024;
 pub const NAME_MAX_BYTES: usize = 100;
 /// Deadline of one attempt when the definition gives none, in milliseconds: what hosted edge functions are allowed.
 pub const ATTEMPT_TIMEOUT_MS: u64 = 150_000;
+/// Shortest retention of runs: the ledger is dropped by days.
+pub const KEEP_MIN_MS: u64 = 86_400_000;
 /// Retries of a step with `on_failure: "retry"` when the definition gives no `max_retries`.
 pub const MAX_RETRIES: u32 = 3;
 
@@ -80,6 +82,8 @@ pub struct Workflow {
     pub(crate) schema: Option<InputSchema>,
     /// How long a correlation id names its first run, from `idempotency.retention`, in milliseconds.
     pub retention_ms: Option<u64>,
+    /// How long its ended runs are kept, from `retention`.
+    pub keep_ms: Option<u64>,
     /// Deadline of the run, from `timeout_seconds`.
     pub timeout_ms: Option<u64>,
     /// Deadline of one attempt as written in `visibility_timeout`; each step carries the value that holds for it.

@@ -75,6 +75,14 @@ impl Line {
         self.count == 0
     }
 
+    /// Which one a run is in its class and group, from 1 on. Looks at the line.
+    pub fn place(&self, class: u8, run: Uuid) -> Option<usize> {
+        let class = &self.classes[usize::from(class).min(CLASSES - 1)];
+        let groups = class.groups.iter().flat_map(|groups| groups.lines.values());
+        let mut lines = groups.chain([&class.plain]);
+        lines.find_map(|line| line.iter().position(|waiting| *waiting == run).map(|at| at + 1))
+    }
+
     /// Takes out every run that is not to be kept. Looks at all of them.
     pub fn retain(&mut self, mut keep: impl FnMut(Uuid) -> bool) {
         for class in &mut self.classes {

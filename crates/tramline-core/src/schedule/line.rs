@@ -37,7 +37,7 @@ pub enum Verdict {
     /// It waits; the first are to be cancelled, the others were waiting and are skipped.
     Replace {
         cancel: Vec<Uuid>,
-        skip: Vec<Uuid>,
+        skip: Vec<(Millis, Uuid)>,
     },
 }
 
@@ -52,6 +52,26 @@ impl Line {
     /// A run that had started before this owner came.
     pub fn running(&mut self, run_id: Uuid, due_at: Millis) {
         self.running.insert(run_id, due_at);
+    }
+
+    /// A run that had waited before this owner came, at the place of its time.
+    pub fn wait(&mut self, run_id: Uuid, due_at: Millis) {
+        self.waiting.insert((due_at, run_id), ());
+    }
+
+    /// Whether it was told to start.
+    pub fn is_running(&self, run_id: Uuid) -> bool {
+        self.running.contains_key(&run_id)
+    }
+
+    /// The one that starts now, when nothing runs.
+    pub fn go_on(&mut self) -> Option<Uuid> {
+        if !self.running.is_empty() {
+            return None;
+        }
+        let ((due_at, next), ()) = self.waiting.pop_first()?;
+        self.running.insert(next, due_at);
+        Some(next)
     }
 
     /// Nothing runs and nothing waits.
@@ -87,10 +107,7 @@ impl Line {
                 Verdict::Skip { behind }
             }
             _ => {
-                let skip = std::mem::take(&mut self.waiting)
-                    .into_keys()
-                    .map(|(_, id)| id)
-                    .collect();
+                let skip = std::mem::take(&mut self.waiting).into_keys().collect();
                 self.waiting.insert(key, ());
                 Verdict::Replace {
                     cancel: self.running.keys().copied().collect(),
@@ -104,12 +121,7 @@ impl Line {
     pub fn over(&mut self, run_id: Uuid) -> Option<Uuid> {
         self.running.remove(&run_id);
         self.waiting.retain(|(_, id), ()| *id != run_id);
-        if !self.running.is_empty() {
-            return None;
-        }
-        let ((due_at, next), ()) = self.waiting.pop_first()?;
-        self.running.insert(next, due_at);
-        Some(next)
+        self.go_on()
     }
 
     /// The rules were changed so that nobody waits any more: all that waited start.
@@ -215,7 +227,7 @@ mod tests {
             line.arrive(arrival(4, Overlap::CancelOlder)),
             Verdict::Replace {
                 cancel: vec![id(1)],
-                skip: vec![id(2)]
+                skip: vec![(2, id(2))]
             }
         );
         assert_eq!(
@@ -273,7 +285,7 @@ mod tests {
                         Verdict::Skip { behind } => prop_assert!(running.contains(&behind) || waiting.contains(&behind)),
                         Verdict::Replace { cancel, skip } => {
                             prop_assert!(cancel.iter().all(|id| running.contains(id)));
-                            for id in skip { prop_assert!(waiting.remove(&id)); }
+                            for (_, id) in skip { prop_assert!(waiting.remove(&id)); }
                             waiting.insert(id(n));
                         }
                     }

@@ -20,7 +20,7 @@ impl Driver {
             return;
         };
         let begins = matches!(event, Event::Begin { .. });
-        if begins && live.run.gated && !self.may_begin(run_id) {
+        if begins && live.run.gated && !self.has_place(run_id) {
             return;
         }
         self.feed_on(run_id, event);
@@ -87,6 +87,7 @@ impl Driver {
             foreign: live.foreign,
         };
         let target = target_of(live);
+        let period_end = period_end(live, run_id, &rows);
         let updates = rows
             .iter()
             .filter_map(|row| RunUpdate::of(run_id, &target, row))
@@ -96,6 +97,7 @@ impl Driver {
         for what in rows
             .into_iter()
             .map(|row| What::Run(subject, row))
+            .chain(period_end)
             .chain(command.map(|command_id| What::CommandDone {
                 command_id,
                 run_id: Some(run_id),
@@ -187,6 +189,21 @@ impl Driver {
             self.feed(id, Event::Tick { now });
         }
     }
+}
+
+/// The first end of a scheduled run, for its period.
+fn period_end(live: &Live, run_id: Uuid, rows: &[Row]) -> Option<What> {
+    let period = live.period.as_ref().filter(|_| live.run.generation == 1)?;
+    let finished_at = rows.iter().find_map(|row| match row {
+        Row::End(end) => Some(end.finished_at),
+        _ => None,
+    })?;
+    Some(What::PeriodEnd {
+        run_id,
+        schedule: period.schedule.clone(),
+        due_at: period.due_at,
+        finished_at,
+    })
 }
 
 fn target_of(live: &Live) -> String {

@@ -73,6 +73,15 @@ impl Calls {
         }
     }
 
+    /// How many calls wait before this one for a place of the node or of its function.
+    pub(super) fn waiting_before(&self, run_id: Uuid, step: usize) -> Option<usize> {
+        let lines = self.functions.values().map(|slots| &slots.waiting);
+        lines.chain([&self.waiting]).find_map(|line| {
+            line.iter()
+                .position(|(id, call)| *id == run_id && call.step == step)
+        })
+    }
+
     fn ended(&mut self, call: Out) {
         self.out -= 1;
         if let Some(slots) = call.function.and_then(|name| self.functions.get_mut(&name)) {
@@ -182,7 +191,7 @@ impl Driver {
             function: call.function,
             body: call.body,
             idempotency_key: call.idempotency_key,
-            period: live.period.as_ref().map(|(_, due_at)| *due_at),
+            period: live.period.as_ref().map(|p| p.due_at),
             timeout,
         };
         let invoke = Arc::clone(&self.invoke);

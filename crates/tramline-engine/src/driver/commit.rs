@@ -78,6 +78,7 @@ impl Driver {
             if let Some(id) = unit.run_id.filter(|id| not_ended.contains(id)) {
                 // Somebody else's end stands; memory follows the ledger.
                 tracing::warn!(run_id = %id, "the run has another end already");
+                self.note_over(id);
                 self.over(id);
                 continue;
             }
@@ -86,6 +87,9 @@ impl Driver {
     }
 
     fn committed(&mut self, unit: Unit) {
+        if let Some(over) = unit.updates.iter().find(|u| u.ended) {
+            self.note_over(over.run_id);
+        }
         for update in unit.updates {
             if update.ended {
                 self.shown.ended.fetch_add(1, Ordering::Relaxed);
@@ -103,6 +107,7 @@ impl Driver {
             return;
         }
         self.act(run_id, unit.then);
+        self.after_commit(run_id, unit.parks);
         self.begin_if_idle(run_id);
     }
 }

@@ -203,7 +203,7 @@ impl Driver {
     }
 
     /// Whether a run that is loaded may begin now. One that may not goes back to where it waits.
-    pub(super) fn may_begin(&mut self, id: Uuid) -> bool {
+    pub(super) fn has_place(&mut self, id: Uuid) -> bool {
         let Some(entry) = self.state.entries.get(&id) else {
             return false;
         };

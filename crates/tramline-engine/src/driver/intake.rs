@@ -16,6 +16,7 @@ impl Driver {
     pub(super) fn on_discovered(&mut self, found: Discovered) {
         if let Some((now, at)) = found.now {
             self.state.clock.sample(now, at);
+            self.watch_clock(now, at);
         }
         if let Some((shard, recorded)) = found.limits {
             self.on_limit_state(shard, recorded);
@@ -157,6 +158,7 @@ impl Driver {
                 let Some(entry) = self.state.entries.get_mut(&id) else {
                     continue;
                 };
+                // Left over from before it was loaded for the sake of an event, or from before its class was changed.
                 if !matches!(entry.stage, Stage::Ready) {
                     continue;
                 }
@@ -308,8 +310,11 @@ impl Driver {
             if event.is_some() && self.goes_back_to_its_queue(run_id, scheduled_at, now) {
                 return;
             }
-            if let Some(event) = event {
-                self.feed(run_id, event);
+            match event {
+                Some(Event::Begin { .. }) if !self.has_place(run_id) => {}
+                Some(Event::Begin { .. }) if !self.may_begin(run_id, None) => {}
+                Some(event) => self.feed(run_id, event),
+                None => {}
             }
         }
         self.leave_if_waiting(run_id, now);

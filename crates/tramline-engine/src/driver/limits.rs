@@ -269,6 +269,11 @@ impl Limits {
         })
     }
 
+    /// A key's text, and how many have their place there.
+    pub(super) fn held_at(&self, key: KeyId) -> Option<(&str, usize)> {
+        self.key_of(key).map(|key| (&*key.text, key.limiter.held().len()))
+    }
+
     pub(super) fn shard_of(&self, key: KeyId) -> Option<u16> {
         self.key_of(key).map(|key| key.shard)
     }

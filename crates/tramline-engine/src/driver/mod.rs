@@ -8,10 +8,13 @@ mod apply;
 mod calls;
 mod commands;
 mod commit;
+mod explain;
 mod gate;
 mod intake;
 mod limits;
+mod overlap;
 mod park;
+mod periods;
 mod priority;
 mod rules;
 mod schedules;
@@ -39,7 +42,7 @@ use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
 use crate::loading::{LoadId, LoadJob};
 use crate::maintenance::Chore;
-use crate::message::{CallEnded, Message};
+use crate::message::{CallEnded, Message, Period};
 
 /// Priority classes.
 const CLASSES: usize = 4;
@@ -197,7 +200,7 @@ impl Entry {
 struct Live {
     run: Run,
     foreign: bool,
-    period: Option<(String, Millis)>,
+    period: Option<Period>,
     calls: Vec<calls::Out>,
 }
 
@@ -210,6 +213,8 @@ struct Unit {
     updates: Vec<RunUpdate>,
     /// A delayed run whose timer is in this unit: it leaves memory.
     leaves: Option<TimerRow>,
+    /// The run waits in its schedule's line and leaves memory.
+    parks: bool,
     /// An id (of a run or a command) that reads may still name until a tick after the commit.
     remember: Option<Uuid>,
     /// It names a waiting run of this transaction by a row.
@@ -225,6 +230,7 @@ impl Unit {
             then: Vec::new(),
             updates: Vec::new(),
             leaves: None,
+            parks: false,
             remember: None,
             parked: None,
         }
@@ -280,10 +286,12 @@ impl Driver {
             if Instant::now() >= tick_at {
                 tick_at = Instant::now() + TICK;
                 self.tick_runs();
-                self.plan_periods();
+                self.tell_late();
+                self.ask_for_schedules();
                 self.park_stragglers();
                 self.show();
             }
+            self.plan_periods();
             self.pump_limits();
             self.make_waiting_calls();
             self.start_ready();
@@ -328,8 +336,12 @@ impl Driver {
                 timers,
                 complete,
             } => self.on_timers(shard, timers, complete),
-            Message::Schedules(list) => self.on_schedules(list),
             Message::Rules { rules, asked } => self.on_rules(rules, asked),
+            Message::Schedules(news) => self.on_schedules(news),
+            Message::Explain { run_id, reply } => {
+                // The asker may have given up waiting.
+                let _ = reply.send(self.explain(run_id));
+            }
             Message::Stop { drain, done } => {
                 self.state.stopping = Some((Instant::now() + drain, Some(done)));
             }
@@ -466,7 +478,16 @@ impl Driver {
             let wait = u64::try_from(due - self.state.clock.now()).unwrap_or(0);
             Instant::now() + Duration::from_millis(wait)
         });
-        due.map_or(tick_at, |due| due.min(tick_at))
+        let plan = self
+            .state
+            .schedules
+            .next_look()
+            .filter(|_| self.state.trusted)
+            .map(|look| {
+                let wait = u64::try_from(look - self.state.clock.now()).unwrap_or(0);
+                Instant::now() + Duration::from_millis(wait)
+            });
+        [due, plan].into_iter().flatten().fold(tick_at, Instant::min)
     }
 
     fn has_stopped(&mut self) -> bool {
@@ -532,8 +553,13 @@ impl Driver {
     }
 
     fn tell_shards(&mut self) {
-        let shards: Vec<u16> = self.state.shards.keys().copied().collect();
-        if self.chores.try_send(Chore::Shards(shards)).is_err() {
+        let owned: Vec<u16> = self.state.shards.keys().copied().collect();
+        let (asked, fresh) = self.state.schedules.ask(&owned);
+        if self
+            .chores
+            .try_send(Chore::Shards { owned, fresh, asked })
+            .is_err()
+        {
             tracing::debug!("maintenance is busy; schedules are read at its next turn");
         }
     }

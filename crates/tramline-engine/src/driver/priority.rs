@@ -97,8 +97,9 @@ impl Driver {
         entry.stage = Stage::Ready;
         entry.past = true;
         self.state.active -= 1;
-        // An id that is still there from before is passed over when it comes a second time.
-        self.state.ready.push(entry.priority, 0, run_id);
+        let class = entry.priority;
+        self.state.ready.retain(|id| id != run_id);
+        self.state.ready.push(class, 0, run_id);
         true
     }
 }

@@ -1,358 +1,387 @@
-//! Schedules of the owned shards: periods and their runs are recorded a little ahead and started from memory.
+//! Schedules of the owned shards: when each is looked at, and what becomes of its periods.
 //!
-//! The period (schedule, nominal due instant) is the identity: its row is inserted once, and only with it its run.
+//! Decisions are `tramline_core::schedule`'s; this file keeps what they need. A schedule is looked at when its next period
+//! comes within the lead, so ten thousand that are idle cost nothing, and compiled only then: what is kept is the text.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
 
-use serde_json::json;
 use tramline_core::Millis;
-use tramline_core::cron::CronSchedule;
-use tramline_core::ids::{tail_bits, with_tail_bits};
-use tramline_core::machine::{EndRow, Row, TimerKind};
-use tramline_core::status::RunStatus;
-use tramline_store::flush::Subject;
-use tramline_store::schedules::ScheduleRow;
+use tramline_core::ids::key_bits;
+use tramline_core::schedule::{
+    ClockWatch, Due, Line, Overlap, Patterns, Period, Planning, SpecError, Trust, Why, missed_in_a_pause,
+    plan,
+};
+use tramline_store::SHARD_COUNT;
+use tramline_store::schedules::{OpenPeriod, RuleRow};
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
-use super::{Driver, Entry, Stage, Unit};
-use crate::flushing::What;
+use super::Driver;
+use crate::message::{Calendars, ScheduleNews};
 
 /// How far ahead periods are recorded: long enough for a flush to be repeated, short enough that a change of the
 /// schedule rarely has to take one back.
 const LEAD_MS: Millis = 10_000;
-/// A period that could not be recorded until so long after it was due is not started any more: the database was away.
-const LATE_MAX_MS: Millis = 60_000;
-/// Skipped periods recorded one by one after a downtime; older ones are counted in the reason of the first.
+/// Schedules planned before the driver looks at its messages again: planning one takes some tens of microseconds.
+const PLAN_BATCH: usize = 100;
+/// Skipped periods of one schedule that are recorded one by one after a downtime, and of all schedules together: each is
+/// four rows. The oldest that is recorded says that there were others.
 const SKIPPED_MAX: usize = 100;
+const SKIPPED_IN_ALL: usize = 20_000;
+/// Ticks until shards whose schedules have not come are asked for again: the answer may have been lost with its task.
+const ASK_AGAIN_TICKS: u32 = 20;
 
 #[derive(Default)]
 pub(super) struct Schedules {
-    by_name: HashMap<String, Planned>,
+    pub(super) by_name: HashMap<Arc<str>, Planned>,
+    /// When each is to be looked at, those with a next period only.
+    looks: BTreeSet<(Millis, Arc<str>)>,
+    /// Runs of each schedule that have not ended.
+    pub(super) lines: HashMap<Arc<str>, Line>,
+    calendars: Calendars,
+    patterns: Patterns,
+    /// Owned shards whose schedules and open periods are known.
+    pub(super) loaded: HashSet<u16>,
+    /// Runs that had begun under an owner before this one.
+    pub(super) begun: HashSet<Uuid>,
+    /// Runs of other shards that ended meanwhile: what is read of them may be older.
+    pub(super) ended_early: HashSet<Uuid>,
+    /// Loaded runs that wait for the schedules of their shard, with the timer that woke them.
+    pub(super) held: Vec<(Uuid, Option<TimerRow>)>,
+    /// Planned starts that are told when they are late: when, and of which period.
+    pub(super) late: BTreeSet<(Millis, Uuid)>,
+    /// Periods that have not begun, and those whose lateness was told.
+    pub(super) unbegun: HashMap<Uuid, (Arc<str>, Millis)>,
+    pub(super) told: HashSet<Uuid>,
+    asked: u64,
+    ticks_since: u32,
+    /// The database's clock has jumped and nobody has confirmed it.
+    clock_held: bool,
+    clock: ClockWatch,
+    /// Whether the clocks were apart at the last look, so that it is told once.
+    apart: bool,
+    began: Option<Instant>,
 }
 
-struct Planned {
-    row: ScheduleRow,
-    cron: CronSchedule,
-    /// The next period that is not recorded yet.
-    next: Option<Millis>,
-    /// Recorded, not started.
-    prepared: Vec<(Millis, Uuid)>,
+pub(super) struct Planned {
+    pub(super) rule: RuleRow,
+    /// Every period up to here has been decided.
+    after: Millis,
+    look: Option<Millis>,
+    why: Why,
+    /// Recorded, not begun.
+    pub(super) prepared: Vec<(Millis, Uuid)>,
 }
 
 impl Schedules {
     pub(super) fn drop_shard(&mut self, shard: u16) {
-        self.by_name.retain(|_, p| p.row.shard != shard);
+        self.by_name.retain(|_, p| p.rule.shard != shard);
+        self.lines.retain(|name, _| key_bits(name) % SHARD_COUNT != shard);
+        self.looks = self
+            .by_name
+            .iter()
+            .filter_map(|(name, p)| Some((p.look?, name.clone())))
+            .collect();
+        self.loaded.remove(&shard);
+        let elsewhere = |id: &Uuid| tramline_core::ids::shard_of(*id, SHARD_COUNT) != shard;
+        self.ended_early.retain(elsewhere);
+        self.unbegun.retain(|id, _| elsewhere(id));
+        self.late.retain(|(_, id)| elsewhere(id));
+        self.told.retain(elsewhere);
+        self.begun.retain(elsewhere);
+    }
+
+    /// When the driver has to look at the next one.
+    pub(super) fn next_look(&self) -> Option<Millis> {
+        self.looks.first().map(|(at, _)| *at).filter(|_| !self.clock_held)
+    }
+
+    /// Names the next question for the schedules of these shards: which of them are not known yet.
+    pub(super) fn ask(&mut self, owned: &[u16]) -> (u64, Vec<u16>) {
+        self.asked += 1;
+        self.ticks_since = 0;
+        let fresh = owned
+            .iter()
+            .filter(|s| !self.loaded.contains(s))
+            .copied()
+            .collect();
+        (self.asked, fresh)
+    }
+
+    fn look_at(&mut self, name: &Arc<str>, at: Option<Millis>) {
+        let Some(planned) = self.by_name.get_mut(name) else {
+            return;
+        };
+        if let Some(old) = std::mem::replace(&mut planned.look, at) {
+            self.looks.remove(&(old, name.clone()));
+        }
+        if let Some(at) = at {
+            self.looks.insert((at, name.clone()));
+        }
+    }
+
+    /// Compiles a schedule for a moment.
+    pub(super) fn due(&mut self, name: &str) -> Option<Result<Due, SpecError>> {
+        let planned = self.by_name.get(name)?;
+        let calendars = &self.calendars;
+        let find = |name: &str| calendars.get(name).cloned();
+        Some(Due::of(&planned.rule.spec, &find, &mut self.patterns))
+    }
+
+    fn skipped_max(&self) -> usize {
+        (SKIPPED_IN_ALL / self.by_name.len().max(1)).clamp(1, SKIPPED_MAX)
     }
 }
 
 impl Driver {
     /// All schedules of the owned shards, as they are now.
-    pub(super) fn on_schedules(&mut self, list: Vec<ScheduleRow>) {
-        let now = self.state.clock.now();
-        let gone: Vec<String> = self
+    pub(super) fn on_schedules(&mut self, news: ScheduleNews) {
+        let owned = |shard: u16| self.state.shards.contains_key(&shard);
+        let known: HashSet<&str> = news.rules.iter().map(|r| r.name.as_str()).collect();
+        let gone: Vec<Arc<str>> = self
             .state
             .schedules
             .by_name
-            .keys()
-            .filter(|name| !list.iter().any(|row| row.name == **name))
-            .cloned()
+            .iter()
+            .filter(|(name, p)| news.shards.contains(&p.rule.shard) && !known.contains(&***name))
+            .map(|(name, _)| name.clone())
             .collect();
+        let rules: Vec<RuleRow> = news.rules.into_iter().filter(|r| owned(r.shard)).collect();
         for name in gone {
             self.take_back(&name, "the schedule was removed");
+            self.state.schedules.look_at(&name, None);
             self.state.schedules.by_name.remove(&name);
         }
-        for row in list {
-            if !self.state.shards.contains_key(&row.shard) {
-                continue;
-            }
-            let known = self.state.schedules.by_name.get(&row.name);
-            if known.is_some_and(|p| p.row.revision == row.revision) {
-                continue;
-            }
-            let was_paused = known.is_some_and(|p| p.row.paused);
-            self.take_back(&row.name, "the schedule was changed");
-            let cron = match CronSchedule::parse(&row.cron, &row.timezone) {
-                Ok(cron) => cron,
-                Err(error) => {
-                    tracing::warn!(schedule = row.name, %error, "a schedule cannot be read and does not fire");
-                    continue;
-                }
-            };
-            if !row.paused {
-                let why = if was_paused {
-                    "the schedule was paused"
-                } else {
-                    "no node was running"
-                };
-                self.skip_missed(&row, &cron, now, why);
-            }
-            let next = if row.paused {
-                None
-            } else {
-                cron.next_after(row.last_due.unwrap_or(now).max(now))
-            };
-            self.state.schedules.by_name.insert(
-                row.name.clone(),
-                Planned {
-                    row,
-                    cron,
-                    next,
-                    prepared: Vec::new(),
-                },
-            );
+        let calendars_changed = !Arc::ptr_eq(&news.calendars, &self.state.schedules.calendars);
+        self.state.schedules.calendars = news.calendars;
+        for rule in rules {
+            self.on_rule(rule, calendars_changed);
+        }
+        if news.asked == self.state.schedules.asked {
+            self.on_fresh(&news.fresh, news.open);
         }
         self.plan_periods();
     }
 
-    /// Periods between the last recorded one and now are skipped, each with its reason and an event.
-    fn skip_missed(&mut self, row: &ScheduleRow, cron: &CronSchedule, now: Millis, why: &str) {
-        let Some(mut at) = row.last_due else { return };
-        let mut missed = std::collections::VecDeque::new();
-        let mut dropped = 0u64;
-        while let Some(due_at) = cron.next_after(at).filter(|due| *due <= now) {
-            missed.push_back(due_at);
-            if missed.len() > SKIPPED_MAX {
-                missed.pop_front();
-                dropped += 1;
+    fn on_rule(&mut self, rule: RuleRow, calendars_changed: bool) {
+        let now = self.state.clock.now();
+        let name: Arc<str> = rule.name.as_str().into();
+        let known = self
+            .state
+            .schedules
+            .by_name
+            .get(&name)
+            .map(|p| (p.rule.revision, p.after));
+        if known.is_some_and(|(revision, _)| revision == rule.revision) {
+            if calendars_changed && !rule.spec.exclude.is_empty() && !rule.paused {
+                self.state.schedules.look_at(&name, Some(now));
             }
-            at = due_at;
+            return;
         }
-        for (i, due_at) in missed.into_iter().enumerate() {
-            let reason = match (i, dropped) {
-                (0, n) if n > 0 => format!("{why}; {n} earlier periods were missed too"),
-                _ => why.to_owned(),
-            };
-            tracing::warn!(schedule = row.name, due_at, reason, "a period was skipped");
-            self.skip(row, due_at, &reason, now);
+        let freed = self.take_back(&name, "the schedule was changed");
+        let decided = known
+            .map(|(_, after)| after)
+            .or(rule.last_due)
+            .unwrap_or(rule.active_since);
+        // What was only prepared is decided anew; what is recorded already starts nothing twice.
+        let decided = decided.min(now).min(freed.map_or(Millis::MAX, |first| first - 1));
+        let paused = rule.paused;
+        let pause = rule
+            .paused_since
+            .filter(|_| !paused)
+            .map(|since| (since.max(rule.last_due.unwrap_or(since)), rule.active_since));
+        let after = decided.max(rule.active_since);
+        let why = if known.is_some() {
+            Why::Database
+        } else {
+            Why::NoNode
+        };
+        let released = rule.spec.overlap == Overlap::Allow;
+        let planned = Planned {
+            rule,
+            after,
+            look: None,
+            why,
+            prepared: Vec::new(),
+        };
+        if let Some(old) = self
+            .state
+            .schedules
+            .by_name
+            .insert(name.clone(), planned)
+            .and_then(|p| p.look)
+        {
+            self.state.schedules.looks.remove(&(old, name.clone()));
+        }
+        if released {
+            self.release_line(&name);
+        }
+        if paused {
+            return;
+        }
+        if let Some((from, upto)) = pause {
+            self.skip_pause(&name, from, upto);
+        }
+        self.state.schedules.look_at(&name, Some(now));
+    }
+
+    fn skip_pause(&mut self, name: &Arc<str>, from: Millis, upto: Millis) {
+        let max = self.state.schedules.skipped_max();
+        let Some(Ok(due)) = self.state.schedules.due(name) else {
+            return;
+        };
+        for period in missed_in_a_pause(&due, from, upto, max) {
+            self.record_period(name, period);
         }
     }
 
-    fn skip(&mut self, row: &ScheduleRow, due_at: Millis, reason: &str, now: Millis) {
-        let run_id = self.new_run_id(&row.name);
-        let subject = Subject {
-            run_id,
-            generation: 1,
-            foreign: false,
-        };
-        let error = std::sync::Arc::new(json!({ "code": "period_skipped", "message": reason }));
-        let end = EndRow {
-            status: RunStatus::Skipped,
-            output: None,
-            error: Some(error),
-            error_step: None,
-            attempt: 0,
-            started_at: None,
-            finished_at: now,
-        };
-        let event = Row::Event {
-            event_type: "period_skipped",
-            level: "warn",
-            message: format!(
-                "period {} of {} was skipped: {reason}",
-                tramline_store::rows::timestamp(due_at),
-                row.name
-            ),
-            payload: Some(json!({ "schedule": row.name })),
-        };
-        let period = What::Period {
-            schedule: row.name.clone(),
-            due_at,
-            run_id: Some(run_id),
-            outcome: "skipped",
-            reason: Some(reason.to_owned()),
-        };
-        let whats = [
-            period,
-            What::Run(subject, Row::End(end)),
-            What::Run(subject, event),
-        ];
-        // The run is over before anybody starts it: what a tick finds of it is not to be driven.
-        self.state.gone.insert(run_id);
-        self.push_schedule_unit(row.shard, run_id, whats, true);
+    /// The schedules of these shards are known for the first time since they were taken.
+    fn on_fresh(&mut self, fresh: &[u16], open: Vec<OpenPeriod>) {
+        let now = self.state.clock.now();
+        let fresh: HashSet<u16> = fresh
+            .iter()
+            .copied()
+            .filter(|s| self.state.shards.contains_key(s))
+            .collect();
+        self.state.schedules.loaded.extend(&fresh);
+        let mut queued: BTreeSet<Arc<str>> = BTreeSet::new();
+        for period in open {
+            let name: Arc<str> = period.schedule.into();
+            if !fresh.contains(&(key_bits(&name) % SHARD_COUNT))
+                || self.state.schedules.ended_early.remove(&period.run_id)
+            {
+                continue;
+            }
+            let in_order = self
+                .state
+                .schedules
+                .by_name
+                .get(&name)
+                .is_some_and(|p| p.rule.spec.overlap == Overlap::Queue);
+            let line = self.state.schedules.lines.entry(name.clone()).or_default();
+            if period.started {
+                line.running(period.run_id, period.due_at);
+                self.state.schedules.begun.insert(period.run_id);
+            } else if in_order && period.planned_at <= now {
+                // It waited, or was about to start: its place is by its time, whichever is found first now.
+                line.wait(period.run_id, period.due_at);
+                queued.insert(name);
+            }
+        }
+        self.state
+            .schedules
+            .ended_early
+            .retain(|id| !fresh.contains(&tramline_core::ids::shard_of(*id, SHARD_COUNT)));
+        for name in queued {
+            if let Some(next) = self.state.schedules.lines.get_mut(&name).and_then(Line::go_on) {
+                self.start_waiting(next);
+            }
+        }
+        for (run_id, timer) in std::mem::take(&mut self.state.schedules.held) {
+            self.begin_held(run_id, timer);
+        }
     }
 
-    /// Records the periods that come due soon, and sets their timers.
+    /// Compares the database's clock with the node's own, and holds the schedules while a jump of it is not confirmed.
+    pub(super) fn watch_clock(&mut self, database: Millis, at: Instant) {
+        let schedules = &mut self.state.schedules;
+        let began = *schedules.began.get_or_insert(at);
+        let mono_ms = u64::try_from(at.saturating_duration_since(began).as_millis()).unwrap_or(u64::MAX);
+        let age = i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let wall = jiff::Timestamp::now().as_millisecond().saturating_sub(age);
+        let trust = schedules.clock.sample(database, wall, mono_ms);
+        let (held, apart) = match trust {
+            Trust::Yes => (false, None),
+            Trust::Apart(ms) => (false, Some(ms)),
+            Trust::Held(ms) => (true, Some(ms)),
+        };
+        if held && !schedules.clock_held {
+            tracing::error!(
+                apart_ms = apart,
+                "the database's clock has jumped away from this node's; schedules are held until they agree, for a minute at most"
+            );
+        } else if schedules.clock_held && !held {
+            tracing::warn!("schedules go on by the database's clock");
+        } else if let (Some(ms), false) = (apart, schedules.apart) {
+            tracing::warn!(
+                apart_ms = ms,
+                "the clocks of the database and of this node are apart; the database's counts"
+            );
+        }
+        schedules.clock_held = held;
+        schedules.apart = apart.is_some();
+    }
+
+    /// Asks again for schedules that have not come.
+    pub(super) fn ask_for_schedules(&mut self) {
+        let schedules = &mut self.state.schedules;
+        if self.state.shards.keys().all(|s| schedules.loaded.contains(s)) {
+            return;
+        }
+        schedules.ticks_since += 1;
+        if schedules.ticks_since >= ASK_AGAIN_TICKS {
+            self.tell_shards();
+        }
+    }
+
+    /// Decides about the periods that come within the lead: a batch of schedules, the others at the next turn.
     pub(super) fn plan_periods(&mut self) {
         if self.state.stopping.is_some() || !self.state.trusted {
             return;
         }
         let now = self.state.clock.now();
-        let due: Vec<(String, u16, Millis)> = self
-            .state
-            .schedules
-            .by_name
-            .values()
-            .filter_map(|p| {
-                p.next
-                    .filter(|at| *at <= now + LEAD_MS)
-                    .map(|at| (p.row.name.clone(), p.row.shard, at))
-            })
-            .collect();
-        for (name, shard, mut due_at) in due {
-            if due_at < now - LATE_MAX_MS {
-                match self.skip_late(&name, due_at, now) {
-                    Some(next) => due_at = next,
-                    None => continue,
-                }
+        for _ in 0..PLAN_BATCH {
+            if self.state.schedules.next_look().is_none_or(|at| at > now) {
+                return;
             }
-            loop {
-                let run_id = self.new_run_id(&name);
-                self.prepare(&name, shard, due_at, run_id);
-                let Some(planned) = self.state.schedules.by_name.get_mut(&name) else {
-                    break;
-                };
-                planned.prepared.retain(|(at, _)| *at > now);
-                planned.prepared.push((due_at, run_id));
-                planned.next = planned.cron.next_after(due_at);
-                match planned.next.filter(|at| *at <= now + LEAD_MS) {
-                    Some(next) => due_at = next,
-                    None => break,
-                }
-            }
+            let Some((_, name)) = self.state.schedules.looks.first().cloned() else {
+                return;
+            };
+            self.plan_one(&name, now);
         }
     }
 
-    /// Skips what came due while nothing could be recorded; the next period, if it is near.
-    fn skip_late(&mut self, name: &str, first: Millis, now: Millis) -> Option<Millis> {
-        let planned = self.state.schedules.by_name.get(name)?;
-        let row = ScheduleRow {
-            last_due: Some(first - 1),
-            ..planned.row.clone()
+    fn plan_one(&mut self, name: &Arc<str>, now: Millis) {
+        self.state.schedules.look_at(name, None);
+        let skipped_max = self.state.schedules.skipped_max();
+        let due = match self.state.schedules.due(name) {
+            None => return,
+            Some(Ok(due)) => due,
+            // Its calendar was taken away since it was read: the next news says so.
+            Some(Err(error)) => {
+                tracing::warn!(schedule = %name, %error, "a schedule cannot be read and does not fire");
+                return;
+            }
         };
-        let cron = planned.cron.clone();
-        self.skip_missed(&row, &cron, now, "the database could not be reached");
-        let planned = self.state.schedules.by_name.get_mut(name)?;
-        planned.next = cron.next_after(now);
-        planned.next.filter(|at| *at <= now + LEAD_MS)
-    }
-
-    fn prepare(&mut self, name: &str, shard: u16, due_at: Millis, run_id: Uuid) {
-        let period = What::Period {
-            schedule: name.to_owned(),
-            due_at,
-            run_id: Some(run_id),
-            outcome: "prepared",
-            reason: None,
-        };
-        // It becomes known when the flush is committed; discovery shows its transaction later.
-        self.state.entries.insert(
-            run_id,
-            Entry {
-                foreign: Some(false),
-                stage: Stage::Prepared,
-                ..Entry::new(shard)
-            },
-        );
-        let timer = TimerRow {
-            due_at,
-            run_id,
-            kind: TimerKind::Start,
-            step: String::new(),
-            attempt: 0,
-        };
-        self.state.timers.set_local(shard, timer);
-        self.push_schedule_unit(shard, run_id, [period], false);
-    }
-
-    /// Takes back what was recorded ahead and has not started.
-    fn take_back(&mut self, name: &str, why: &str) {
         let Some(planned) = self.state.schedules.by_name.get_mut(name) else {
             return;
         };
-        let shard = planned.row.shard;
-        let now = self.state.clock.now();
-        for (due_at, run_id) in std::mem::take(&mut planned.prepared) {
-            if !matches!(
-                self.state.entries.get(&run_id),
-                Some(Entry {
-                    stage: Stage::Prepared,
-                    ..
-                })
-            ) {
-                continue;
-            }
-            self.state.gone.insert(run_id);
-            self.forget(run_id);
-            self.state.timers.remove_run(run_id);
-            let subject = Subject {
-                run_id,
-                generation: 1,
-                foreign: false,
-            };
-            let error = std::sync::Arc::new(json!({ "code": "period_cancelled", "message": why }));
-            let end = EndRow {
-                status: RunStatus::Cancelled,
-                output: None,
-                error: Some(error),
-                error_step: None,
-                attempt: 0,
-                started_at: None,
-                finished_at: now,
-            };
-            let outcome = What::PeriodOutcome {
-                run_id,
-                schedule: name.to_owned(),
-                due_at,
-                started_at: None,
-                outcome: "cancelled",
-                reason: Some(why.to_owned()),
-            };
-            self.push_schedule_unit(shard, run_id, [outcome, What::Run(subject, Row::End(end))], true);
+        let planning = Planning {
+            after: planned.after,
+            now,
+            lead_ms: LEAD_MS,
+            why: planned.why,
+            skipped_max,
+        };
+        let periods = plan(&planned.rule.spec, &due, planning);
+        planned.after = planned.after.max(now + LEAD_MS);
+        planned.why = Why::Database;
+        planned
+            .prepared
+            .retain(|(_, id)| self.state.schedules.unbegun.contains_key(id));
+        let look = due.next_after(planned.after).map(|at| at - LEAD_MS);
+        self.state.schedules.look_at(name, look);
+        for period in periods {
+            self.record_period(name, period);
         }
     }
 
-    /// A run of a period begins: its drift is recorded.
-    pub(super) fn note_begin(&mut self, run_id: Uuid) {
-        let Some(Entry {
-            shard,
-            stage: Stage::Live(live),
-            ..
-        }) = self.state.entries.get(&run_id)
-        else {
-            return;
-        };
-        let Some((schedule, due_at)) = live.period.clone().filter(|_| live.run.generation == 1) else {
-            return;
-        };
-        let shard = *shard;
-        let started_at = Some(self.state.clock.now());
-        let outcome = What::PeriodOutcome {
-            run_id,
-            schedule,
-            due_at,
-            started_at,
-            outcome: "started",
-            reason: None,
-        };
-        self.push_schedule_unit(shard, run_id, [outcome], false);
-    }
-
-    fn push_schedule_unit(
-        &mut self,
-        shard: u16,
-        run_id: Uuid,
-        whats: impl IntoIterator<Item = What>,
-        over: bool,
-    ) {
-        let items: Vec<_> = whats
-            .into_iter()
-            .filter_map(|what| self.item(shard, what))
-            .collect();
-        if items.is_empty() {
-            return;
+    fn record_period(&mut self, name: &Arc<str>, period: Period) {
+        match period {
+            Period::Start { due_at, caught_up } => self.prepare(name, due_at, caught_up),
+            Period::Skip { due_at, reason } => self.skip_period(name, due_at, &reason),
         }
-        self.push(Unit {
-            remember: over.then_some(run_id),
-            ..Unit::new(Some(run_id), shard, items)
-        });
-    }
-
-    /// An id whose shard is the schedule's.
-    fn new_run_id(&self, schedule: &str) -> Uuid {
-        let bits = tramline_core::ids::key_bits(schedule);
-        let id = with_tail_bits(Uuid::now_v7(), bits);
-        debug_assert_eq!(tail_bits(id), bits);
-        id
     }
 }

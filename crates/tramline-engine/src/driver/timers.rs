@@ -188,7 +188,10 @@ impl Driver {
         let Some(step) = step else { return };
         if timer.kind == TimerKind::Start {
             // One that has to wait for its place keeps its timer's row until it begins.
-            if live.run.gated && !self.may_begin(run_id) {
+            if live.run.gated && !self.has_place(run_id) {
+                return;
+            }
+            if !self.may_begin(run_id, Some(timer)) {
                 return;
             }
             self.note_begin(run_id);

@@ -248,3 +248,62 @@ async fn a_run_that_was_woken_and_lost_its_node_is_found_again() {
     assert_eq!(ended(&b, id).await.status, "completed");
     b.stop(Duration::from_secs(5)).await;
 }
+
+/// A request that was read and decided, but not recorded before the shard was lost, is open still: whoever has the shard
+/// next reads it again, also when that is the same node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_lost_and_taken_again_finds_its_open_commands() {
+    let db = test_db().await;
+    let store = register(&db, &["step"]).await;
+    publish(
+        &store,
+        json!({ "name": "long", "steps": [{ "name": "pause", "sleep": "24h" }] }),
+    )
+    .await;
+    let engine = engine(db.url(), "a", echo()).await;
+    let id = engine.start_run("long", json!({})).await.unwrap();
+    let client = db.connect().await;
+    until_count(
+        &client,
+        "select count(*) from ops.runs where status = 'waiting'",
+        1,
+    )
+    .await;
+    // Another node takes the shard, and keeps its row while the request is being decided.
+    let mut thief = db.connect().await;
+    let theft = thief.transaction().await.unwrap();
+    theft
+        .execute(
+            "update tramline.shards set owner = gen_random_uuid(), epoch = epoch + 1 where shard = tramline.shard_of($1)",
+            &[&id],
+        )
+        .await
+        .unwrap();
+    client
+        .execute(
+            "update ops.runs set status = 'cancelled' where run_id = $1",
+            &[&id],
+        )
+        .await
+        .unwrap();
+    until_count(
+        &client,
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%tramline.flush(%' and datname = current_database()",
+        1,
+    )
+    .await;
+    theft.commit().await.unwrap();
+    // The other node never beats, so the shard comes back, and with it the request.
+    assert_eq!(ended(&engine, id).await.status, "cancelled");
+    until_count(&client, "select count(*) from tramline.commands", 0).await;
+    until_count(
+        &client,
+        "select count(*) from ops.run_events where event_type in ('cancelled', 'command_refused')",
+        1,
+    )
+    .await;
+    let epoch = "select epoch from tramline.shards where shard = tramline.shard_of($1)";
+    let epoch: i64 = client.query_one(epoch, &[&id]).await.unwrap().get(0);
+    assert!(epoch >= 3, "taken, stolen, taken again: {epoch}");
+    engine.stop(Duration::from_secs(5)).await;
+}

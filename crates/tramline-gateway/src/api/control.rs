@@ -1,6 +1,8 @@
 //! What `/api/v1` asks of the store and the engine: typed requests and answers behind one object-safe trait. All
 //! authorization is done before these are called; what depends on the caller is in the request.
 
+mod acts;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,6 +11,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tramline_core::status::RunStatus;
 use uuid::Uuid;
+
+pub use acts::{BulkRequest, DeadLetterFilter, Why, WhyReason};
+mod workers;
+
+pub use workers::{Artifact, Claim, Finish, Heartbeat, NewArtifact, NewEvent, Workers};
 
 /// Unix time in milliseconds.
 pub type Millis = i64;
@@ -50,12 +57,16 @@ pub struct NewRun {
     pub priority: Option<u8>,
     /// When it may start.
     pub start: Start,
+    /// Policy of a function's run, instead of its function's own.
+    pub retry: Option<Value>,
     /// An id made by the caller.
     pub run_id: Option<Uuid>,
     /// Kept with the run.
     pub metadata: Map<String, Value>,
     /// The run in whose invocation the call was made.
     pub parent_run_id: Option<Uuid>,
+    /// The function that made the call.
+    pub calling_function: Option<String>,
     /// The user, for `authenticated` callers.
     pub created_by: Option<String>,
 }
@@ -155,6 +166,10 @@ pub struct RunEvent {
 pub enum RunVerb {
     /// End it.
     Cancel,
+    /// Start nothing new of it.
+    Pause,
+    /// Go on.
+    Resume,
     /// Open it again with the next generation.
     Retry,
 }
@@ -210,11 +225,29 @@ pub struct Published {
 #[allow(missing_docs)]
 pub struct Schedule {
     pub name: String,
-    pub cron: String,
+    /// Null for an interval.
+    pub cron: Option<String>,
+    /// Such as `90s`; null for a cron expression.
+    pub every: Option<String>,
+    #[serde(with = "rfc3339")]
+    pub anchor: Option<Millis>,
     pub timezone: String,
     pub target: String,
     pub input: Value,
     pub enabled: bool,
+    pub jitter: String,
+    #[serde(with = "rfc3339")]
+    pub start_at: Option<Millis>,
+    #[serde(with = "rfc3339")]
+    pub end_at: Option<Millis>,
+    pub exclude: Vec<String>,
+    pub overlap: String,
+    pub catch_up: String,
+    pub catch_up_max: u32,
+    pub late_after: String,
+    pub source: String,
+    /// Why it is never due: its owner cannot read it.
+    pub problem: Option<String>,
     #[serde(with = "rfc3339")]
     pub next_due_at: Option<Millis>,
     #[serde(with = "rfc3339")]
@@ -227,19 +260,122 @@ pub struct Schedule {
 pub struct Period {
     #[serde(with = "rfc3339")]
     pub due_at: Option<Millis>,
+    /// Due time and jitter, or when somebody asked for it.
+    #[serde(with = "rfc3339")]
+    pub planned_at: Option<Millis>,
     #[serde(with = "rfc3339")]
     pub started_at: Option<Millis>,
     pub drift_ms: Option<i64>,
+    #[serde(with = "rfc3339")]
+    pub finished_at: Option<Millis>,
     pub run_id: Option<Uuid>,
     pub outcome: String,
     pub reason: Option<String>,
 }
 
+/// A schedule that was stored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StoredSchedule {
+    /// As it is now.
+    pub schedule: Schedule,
+    /// False when it was the same before.
+    pub changed: bool,
+}
+
+/// Which periods of the past to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backfill {
+    /// The first instant that counts.
+    pub from: Millis,
+    /// The first one that does not count any more.
+    pub to: Millis,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What a backfill did, or would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Backfilled {
+    /// The schedule.
+    pub schedule: String,
+    /// Nothing was started.
+    pub dry_run: bool,
+    /// How many were, or would be.
+    pub started: usize,
+    /// All periods of the span, by due time.
+    pub periods: Vec<BackfillPeriod>,
+}
+
+/// One period of a backfill.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BackfillPeriod {
+    /// Its nominal instant.
+    #[serde(with = "rfc3339")]
+    pub due_at: Option<Millis>,
+    /// It had no run: it is started.
+    pub start: bool,
+    /// Its run: the one that was started, or the one that it had.
+    pub run_id: Option<Uuid>,
+}
+
+/// Days and times on which schedules that name it are not due.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct NamedCalendar {
+    pub name: String,
+    pub exclude: Vec<String>,
+    pub timezone: Option<String>,
+    pub source: String,
+    pub problem: Option<String>,
+}
+
+/// How long runs are kept, and how the days of the ledger stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Retention {
+    /// By target; `*` stands for all others.
+    pub settings: Vec<RetentionSetting>,
+    /// Oldest first.
+    pub days: Vec<LedgerDay>,
+    /// Days that were dropped now.
+    pub dropped: Vec<String>,
+    /// Expired days that somebody was reading: they are tried again.
+    pub busy: Vec<String>,
+    /// Rows that were deleted now beside the days.
+    pub removed: i64,
+}
+
+/// How long ended runs of a target are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct RetentionSetting {
+    pub target: String,
+    pub keep: String,
+    pub source: String,
+}
+
+/// One day of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LedgerDay {
+    /// Its date in UTC.
+    pub day: String,
+    /// `current`, `kept`, `waiting` (expired, with unfinished runs), `expired` or `dropping`.
+    pub state: String,
+    /// When it can be dropped.
+    #[serde(with = "rfc3339")]
+    pub expires_at: Option<Millis>,
+    /// About how many.
+    pub runs: Option<i64>,
+    /// On disk.
+    pub bytes: Option<i64>,
+    /// Runs that keep it, at most 1,000.
+    pub unfinished: i32,
+    /// Some of them.
+    pub examples: Vec<Uuid>,
+}
+
 /// What to do with a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScheduleVerb {
-    /// Start one run now, outside its periods.
-    Trigger,
     /// Start no more periods.
     Pause,
     /// Go on.
@@ -345,6 +481,14 @@ pub enum ControlError {
         /// The run it conflicts with.
         run_id: Option<Uuid>,
     },
+    /// 409: the claim of a pull run is not held any more; its worker has to stop.
+    #[error("{message}")]
+    ClaimLost {
+        /// Who has it now, or how the run ended.
+        message: String,
+        /// The run.
+        run_id: Option<Uuid>,
+    },
     /// 503: try again.
     #[error("store is not available: {reason}")]
     Unavailable {
@@ -363,7 +507,7 @@ pub enum ControlError {
 pub type Answer<T> = BoxFuture<'static, Result<T, ControlError>>;
 
 /// Runs, workflows, schedules and the node.
-pub trait Control: Send + Sync + 'static {
+pub trait Control: Workers {
     /// Accepts each run for itself, in one commit. Answers in the order of the request, after the commit; the
     /// outer error means that nothing was accepted, or that nobody knows.
     fn start_runs(&self, runs: Vec<NewRun>, actor: Actor) -> Answer<Vec<Result<Started, ControlError>>>;
@@ -380,6 +524,26 @@ pub trait Control: Send + Sync + 'static {
     fn run_events(&self, run_id: Uuid) -> Answer<Vec<RunEvent>>;
     /// Asks the owner of the run; answers its state after the command was accepted.
     fn change_run(&self, run_id: Uuid, verb: RunVerb, reason: Option<String>, actor: Actor) -> Answer<Run>;
+    /// Changes the runs that a filter names; the answer is that of `ops.bulk_runs`.
+    fn bulk_runs(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value>;
+    /// Dead letters, newest first, without attempts and payload.
+    fn list_dead_letters(&self, filter: DeadLetterFilter) -> Answer<Vec<Value>>;
+    /// The dead letters of a run, newest generation first.
+    fn dead_letters_of(&self, run_id: Uuid) -> Answer<Vec<Value>>;
+    /// Opens the next generation of a dead letter; answers the run.
+    fn redrive(
+        &self,
+        run_id: Uuid,
+        input: Option<Value>,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Run>;
+    /// Redrives the dead letters that a filter names; the answer is that of `ops.redrive_many`.
+    fn redrive_many(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value>;
+    /// Why a run does not move.
+    fn why_run(&self, run_id: Uuid) -> Answer<Why>;
+    /// Why the runs of a queue do not move.
+    fn why_queue(&self, queue: String) -> Answer<Why>;
     /// The newest version of each workflow.
     fn list_workflows(&self) -> Answer<Vec<WorkflowVersion>>;
     /// One version, the newest published one when none is given; with its definition.
@@ -392,7 +556,26 @@ pub trait Control: Send + Sync + 'static {
     fn list_schedules(&self) -> Answer<Vec<Schedule>>;
     /// The last periods of a schedule, newest first.
     fn schedule_periods(&self, name: String, limit: u16) -> Answer<Vec<Period>>;
-    /// Triggers, pauses or resumes.
+    /// One schedule.
+    fn get_schedule(&self, name: String) -> Answer<Schedule>;
+    /// Creates or changes a schedule; [`ControlError::InvalidInput`] with all places when it cannot work.
+    fn put_schedule(&self, name: String, document: Value, actor: Actor) -> Answer<StoredSchedule>;
+    /// Removes a schedule. What it has prepared is taken back, its periods and runs stay.
+    fn delete_schedule(&self, name: String) -> Answer<()>;
+    /// Starts one run now, outside the periods or for one of them.
+    fn trigger_schedule(&self, name: String, period: Option<Millis>, actor: Actor)
+    -> Answer<ScheduleOutcome>;
+    /// Starts periods of the past that have no run, each at most once.
+    fn backfill_schedule(&self, name: String, span: Backfill, actor: Actor) -> Answer<Backfilled>;
+    /// How the ledger's days stand; with `apply`, after dropping what may be dropped.
+    fn retention(&self, apply: bool) -> Answer<Retention>;
+    /// All calendars, by name.
+    fn list_calendars(&self) -> Answer<Vec<NamedCalendar>>;
+    /// Creates or changes a calendar.
+    fn put_calendar(&self, name: String, document: Value) -> Answer<NamedCalendar>;
+    /// Removes a calendar that no schedule names.
+    fn delete_calendar(&self, name: String) -> Answer<()>;
+    /// Pauses or resumes.
     fn change_schedule(&self, name: String, verb: ScheduleVerb, actor: Actor) -> Answer<ScheduleOutcome>;
     /// All queues by name, or one of them ([`ControlError::NotFound`] when there is none).
     fn list_queues(&self, name: Option<String>) -> Answer<Vec<Queue>>;

@@ -90,9 +90,20 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Whether something is wrong with a field already.
+    pub(super) fn has_problem(&self, name: &str) -> bool {
+        let path = self.path(name);
+        self.problems.0.iter().any(|problem| problem["path"] == path)
+    }
+
     pub(super) fn problem(&mut self, name: &str, message: &str) {
         let path = self.path(name);
         self.problems.add(&path, format!("{path} {message}"));
+    }
+
+    /// A problem of a place whose path is known.
+    pub(super) fn add(&mut self, path: &str, message: &str) {
+        self.problems.add(path, format!("{path}: {message}"));
     }
 
     /// Takes a field; JSON null counts as absent.

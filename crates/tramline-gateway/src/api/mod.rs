@@ -3,9 +3,12 @@
 pub mod control;
 mod fields;
 mod functions;
+mod operations;
 mod queues;
+mod retention;
 mod runs;
 mod schedules;
+mod workers;
 mod workflows;
 
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ use uuid::Uuid;
 use self::control::{Actor, Control, RunVerb, ScheduleVerb};
 use crate::auth::{Caller, Guard};
 use crate::body::{Body, full};
+use crate::call_token::CallOrigin;
 use crate::config::ApiPolicy;
 use crate::error::Fault;
 use crate::functions::Functions;
@@ -45,7 +49,7 @@ pub enum Right {
 /// One route.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
-    /// `GET` or `POST`.
+    /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: &'static str,
     /// The path after `/api/v1`, `{}` for one segment.
     pub pattern: &'static str,
@@ -61,12 +65,30 @@ enum Does {
     GetRun,
     RunSteps,
     RunEvents,
+    RunArtifacts,
+    ClaimRuns,
+    Heartbeat,
+    FinishRun,
+    AppendEvent,
+    AddArtifact,
     ChangeRun(RunVerb),
+    BulkRuns,
+    WhyRun,
+    WhyQueue,
+    ListDeadLetters,
+    GetDeadLetter,
+    Redrive,
+    RedriveMany,
     ListWorkflows,
     PublishWorkflow,
     ValidateWorkflow,
     GetWorkflow,
     ListSchedules,
+    GetSchedule,
+    PutSchedule,
+    DeleteSchedule,
+    TriggerSchedule,
+    BackfillSchedule,
     ChangeSchedule(ScheduleVerb),
     SchedulePeriods,
     ListQueues,
@@ -74,6 +96,10 @@ enum Does {
     GetQueue,
     SetQueue,
     PauseQueue(bool),
+    Retention { apply: bool },
+    ListCalendars,
+    PutCalendar,
+    DeleteCalendar,
     ListFunctions,
     FunctionLogs,
     Status,
@@ -107,6 +133,31 @@ pub const ROUTES: &[Route] = &[
         Right::Service,
         Does::ChangeRun(RunVerb::Retry),
     ),
+    route(
+        "POST",
+        "/runs/{}/pause",
+        Right::Service,
+        Does::ChangeRun(RunVerb::Pause),
+    ),
+    route(
+        "POST",
+        "/runs/{}/resume",
+        Right::Service,
+        Does::ChangeRun(RunVerb::Resume),
+    ),
+    route("POST", "/runs/bulk", Right::Service, Does::BulkRuns),
+    route("GET", "/runs/{}/why", Right::Service, Does::WhyRun),
+    route("GET", "/queues/{}/why", Right::Service, Does::WhyQueue),
+    route("GET", "/dead-letters", Right::Service, Does::ListDeadLetters),
+    route("POST", "/dead-letters/redrive", Right::Service, Does::RedriveMany),
+    route("GET", "/dead-letters/{}", Right::Service, Does::GetDeadLetter),
+    route("POST", "/dead-letters/{}/redrive", Right::Service, Does::Redrive),
+    route("GET", "/runs/{}/artifacts", Right::OwnRuns, Does::RunArtifacts),
+    route("POST", "/queues/{}/claim", Right::Service, Does::ClaimRuns),
+    route("POST", "/runs/{}/heartbeat", Right::Service, Does::Heartbeat),
+    route("POST", "/runs/{}/finish", Right::Service, Does::FinishRun),
+    route("POST", "/runs/{}/events", Right::Service, Does::AppendEvent),
+    route("POST", "/runs/{}/artifacts", Right::Service, Does::AddArtifact),
     route("GET", "/workflows", Right::Service, Does::ListWorkflows),
     route("POST", "/workflows", Right::Service, Does::PublishWorkflow),
     route(
@@ -117,12 +168,36 @@ pub const ROUTES: &[Route] = &[
     ),
     route("GET", "/workflows/{}", Right::Service, Does::GetWorkflow),
     route("GET", "/schedules", Right::Service, Does::ListSchedules),
+    route("GET", "/schedules/{}", Right::Service, Does::GetSchedule),
+    route("PUT", "/schedules/{}", Right::Service, Does::PutSchedule),
+    route("DELETE", "/schedules/{}", Right::Service, Does::DeleteSchedule),
     route(
         "POST",
         "/schedules/{}/trigger",
         Right::Service,
-        Does::ChangeSchedule(ScheduleVerb::Trigger),
+        Does::TriggerSchedule,
     ),
+    route(
+        "POST",
+        "/schedules/{}/backfill",
+        Right::Service,
+        Does::BackfillSchedule,
+    ),
+    route(
+        "GET",
+        "/retention",
+        Right::Service,
+        Does::Retention { apply: false },
+    ),
+    route(
+        "POST",
+        "/retention",
+        Right::Service,
+        Does::Retention { apply: true },
+    ),
+    route("GET", "/calendars", Right::Service, Does::ListCalendars),
+    route("PUT", "/calendars/{}", Right::Service, Does::PutCalendar),
+    route("DELETE", "/calendars/{}", Right::Service, Does::DeleteCalendar),
     route(
         "POST",
         "/schedules/{}/pause",
@@ -168,8 +243,8 @@ pub(crate) struct ApiCall<'a> {
     pub(crate) user: Option<String>,
     /// The targets that this caller may start; none means all.
     pub(crate) targets: Option<&'a [String]>,
-    /// The run in whose invocation the call was made.
-    pub(crate) parent_run_id: Option<Uuid>,
+    /// The function's call in which this one was made.
+    pub(crate) origin: Option<CallOrigin>,
 }
 
 /// The surroundings of a call that do not depend on the caller.
@@ -179,7 +254,7 @@ pub(crate) struct ApiParts<'a> {
     pub(crate) guards: Arc<BTreeMap<String, Guard>>,
     pub(crate) policy: &'a ApiPolicy,
     pub(crate) stop: CancellationToken,
-    pub(crate) parent_run_id: Option<Uuid>,
+    pub(crate) origin: Option<CallOrigin>,
 }
 
 /// Answers one request whose caller is verified.
@@ -218,7 +293,7 @@ pub(crate) async fn handle(
         },
         user,
         targets,
-        parent_run_id: parts.parent_run_id,
+        origin: parts.origin,
     };
     run(route, &call, &name, request).await
 }
@@ -235,12 +310,30 @@ async fn run(
         Does::GetRun => runs::get(call, name).await,
         Does::RunSteps => runs::steps(call, name).await,
         Does::RunEvents => runs::events(call, name).await,
+        Does::RunArtifacts => workers::artifacts(call, name).await,
+        Does::ClaimRuns => workers::claim(call, name, request).await,
+        Does::Heartbeat => workers::heartbeat(call, name, request).await,
+        Does::FinishRun => workers::finish(call, name, request).await,
+        Does::AppendEvent => workers::append_event(call, name, request).await,
+        Does::AddArtifact => workers::add_artifact(call, name, request).await,
         Does::ChangeRun(verb) => runs::change(call, name, verb, request).await,
+        Does::BulkRuns => operations::bulk_runs(call, request).await,
+        Does::WhyRun => operations::why_run(call, name).await,
+        Does::WhyQueue => operations::why_queue(call, name).await,
+        Does::ListDeadLetters => operations::dead_letters(call, request).await,
+        Does::GetDeadLetter => operations::dead_letter(call, name).await,
+        Does::Redrive => operations::redrive(call, name, request).await,
+        Does::RedriveMany => operations::redrive_many(call, request).await,
         Does::ListWorkflows => workflows::list(call).await,
         Does::PublishWorkflow => workflows::publish(call, request).await,
         Does::ValidateWorkflow => workflows::validate(call, request).await,
         Does::GetWorkflow => workflows::get(call, name, request).await,
         Does::ListSchedules => schedules::list(call).await,
+        Does::GetSchedule => schedules::get(call, name).await,
+        Does::PutSchedule => schedules::put(call, name, request).await,
+        Does::DeleteSchedule => schedules::delete(call, name).await,
+        Does::TriggerSchedule => schedules::trigger(call, name, request).await,
+        Does::BackfillSchedule => schedules::backfill(call, name, request).await,
         Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
         Does::SchedulePeriods => schedules::periods(call, name, request).await,
         Does::ListQueues => queues::list(call).await,
@@ -248,6 +341,10 @@ async fn run(
         Does::GetQueue => queues::get(call, name).await,
         Does::SetQueue => queues::set(call, name, request).await,
         Does::PauseQueue(paused) => queues::pause(call, name, paused).await,
+        Does::Retention { apply } => retention::retention(call, apply).await,
+        Does::ListCalendars => schedules::calendars(call).await,
+        Does::PutCalendar => schedules::put_calendar(call, name, request).await,
+        Does::DeleteCalendar => schedules::delete_calendar(call, name).await,
         Does::ListFunctions => functions::list(call),
         Does::FunctionLogs => functions::logs(call, name, &request),
         Does::Status => {

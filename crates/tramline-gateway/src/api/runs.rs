@@ -17,15 +17,15 @@ use crate::limits::{LIST_DEFAULT, LIST_MAX, RUN_INPUT_MAX, RUNS_PER_REQUEST_MAX,
 /// Names and keys are indexed; Postgres refuses index rows above about 2.7 kB.
 const KEY_CHARS_MAX: usize = 512;
 /// Function and workflow names.
-const TARGET_CHARS_MAX: usize = 128;
+pub(super) const TARGET_CHARS_MAX: usize = 128;
 /// Metadata of one run.
-const METADATA_BYTES_MAX: usize = 64 * 1024;
+pub(super) const METADATA_BYTES_MAX: usize = 64 * 1024;
 /// A reason is a sentence, not a document.
-const REASON_CHARS_MAX: usize = 2_000;
+pub(super) const REASON_CHARS_MAX: usize = 2_000;
 /// Farthest start in the future: ten years, beyond which a date is a mistake in units.
 const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
-const NEW_RUN_FIELDS: [&str; 10] = [
+const NEW_RUN_FIELDS: [&str; 11] = [
     "target",
     "input",
     "correlation_id",
@@ -36,6 +36,7 @@ const NEW_RUN_FIELDS: [&str; 10] = [
     "delay",
     "run_id",
     "metadata",
+    "retry",
 ];
 
 pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
@@ -53,9 +54,7 @@ pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<
     if items.is_empty() {
         problems.add("body", "body must hold at least one run");
     } else if items.len() > RUNS_PER_REQUEST_MAX {
-        return Err(Fault::bad_request(format!(
-            "At most {RUNS_PER_REQUEST_MAX} runs in one request"
-        )));
+        return Err(Fault::too_many_runs(RUNS_PER_REQUEST_MAX));
     } else if wait.is_some() && !single {
         problems.add("wait", "wait is for one run, not for an array");
     }
@@ -153,9 +152,11 @@ fn new_run(
         queue: fields.text("queue", TARGET_CHARS_MAX),
         priority: priority(&mut fields),
         start: start_time(&mut fields),
+        retry: retry(&mut fields),
         run_id,
         metadata: metadata(&mut fields)?,
-        parent_run_id: call.parent_run_id,
+        parent_run_id: call.origin.as_ref().and_then(|origin| origin.run),
+        calling_function: call.origin.as_ref().map(|origin| origin.function.clone()),
         created_by: call.user.clone(),
     };
     if let Some(targets) = call.targets
@@ -166,6 +167,21 @@ fn new_run(
         ));
     }
     Ok(Some(run))
+}
+
+/// The policy of a function's run, checked here, so that a bad one starts nothing.
+fn retry(fields: &mut Fields<'_>) -> Option<Value> {
+    let retry = fields.take("retry")?;
+    let place = fields.path("retry");
+    match tramline_core::definition::parse_retry(&retry, &place) {
+        Ok(_) => Some(retry),
+        Err(problems) => {
+            for problem in problems {
+                fields.add(&problem.path, &problem.message);
+            }
+            None
+        }
+    }
 }
 
 fn uuid_field(fields: &mut Fields<'_>, name: &str) -> Option<Uuid> {
@@ -212,7 +228,7 @@ fn start_time(fields: &mut Fields<'_>) -> Start {
     }
 }
 
-fn parse_delay(delay: &Value) -> Option<Duration> {
+pub(super) fn parse_delay(delay: &Value) -> Option<Duration> {
     match delay {
         Value::Number(seconds) => Duration::try_from_secs_f64(seconds.as_f64()?).ok(),
         Value::String(text) => tramline_core::definition::parse_duration(text)
@@ -244,7 +260,7 @@ fn metadata(fields: &mut Fields<'_>) -> Result<serde_json::Map<String, Value>, F
     }
 }
 
-fn json_size(value: &Value) -> usize {
+pub(super) fn json_size(value: &Value) -> usize {
     struct Count(usize);
     impl std::io::Write for Count {
         fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
@@ -308,7 +324,7 @@ pub(super) async fn events(call: &ApiCall<'_>, id: &str) -> Result<Response<Body
 }
 
 /// A run that the caller may see; another user's does not exist for them.
-async fn visible(call: &ApiCall<'_>, id: &str) -> Result<Run, Fault> {
+pub(super) async fn visible(call: &ApiCall<'_>, id: &str) -> Result<Run, Fault> {
     let run = call
         .control
         .get_run(parse_id(id)?)
@@ -320,7 +336,7 @@ async fn visible(call: &ApiCall<'_>, id: &str) -> Result<Run, Fault> {
     }
 }
 
-fn parse_id(id: &str) -> Result<Uuid, Fault> {
+pub(super) fn parse_id(id: &str) -> Result<Uuid, Fault> {
     Uuid::try_parse(id).map_err(|_| Fault::not_found("run", id))
 }
 

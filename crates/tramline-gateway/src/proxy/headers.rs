@@ -13,6 +13,10 @@ use crate::limits::DEPTH_MAX;
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The run in whose invocation a call is made.
 pub(crate) const RUN_ID: HeaderName = HeaderName::from_static("x-tramline-run-id");
+/// The function in whose invocation a call is made; written by this gateway only.
+pub(crate) const FUNCTION: HeaderName = HeaderName::from_static("x-tramline-function");
+/// What proves the two.
+pub(crate) const CALL: HeaderName = HeaderName::from_static("x-tramline-call");
 /// How many functions stand between the outside and this call.
 pub(crate) const DEPTH: HeaderName = HeaderName::from_static("x-tramline-depth");
 /// The role token that stands for the caller's API key.
@@ -150,12 +154,6 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 pub(crate) fn request_id(id: Uuid) -> HeaderValue {
     HeaderValue::from_str(&id.hyphenated().to_string())
         .unwrap_or_else(|_| HeaderValue::from_static("00000000-0000-0000-0000-000000000000"))
-}
-
-/// The run named by the caller, when it is one that runs right now.
-pub(crate) fn linked_run(headers: &HeaderMap, in_flight: impl Fn(&Uuid) -> bool) -> Option<Uuid> {
-    let run = headers.get(RUN_ID)?.to_str().ok()?;
-    Uuid::try_parse(run).ok().filter(|run| in_flight(run))
 }
 
 /// How deep this call is; none when it is too deep. A caller can only harm itself with a wrong number.

@@ -164,7 +164,7 @@ fn prepare(
     map: &mut HeaderMap,
 ) -> Result<Option<Uuid>, Fault> {
     let depth = headers::depth(map).ok_or_else(Fault::depth)?;
-    let run = headers::linked_run(map, |run| shared.is_in_flight(run));
+    let run = shared.call_tokens.origin(map).and_then(|origin| origin.run);
     // Step, attempt and the like are believed from a service role inside a live run only.
     let trusted = run.is_some()
         && match caller {

@@ -22,9 +22,10 @@ use self::slots::{Slot, Slots};
 use crate::api::control::Control;
 use crate::auth::{Credentials, CronSecrets, Guard};
 use crate::backend::Minter;
+use crate::call_token::CallTokens;
 use crate::config::{
-    ApiPolicy, ClaimsHook, ConfigError, ForwardedTrust, GatewayConfig, InFlightRuns, InvocationObserver,
-    MetricsAccess, Readiness, check_guards,
+    ApiPolicy, ClaimsHook, ConfigError, ForwardedTrust, GatewayConfig, InvocationObserver, MetricsAccess,
+    Readiness, check_guards,
 };
 use crate::cors::{Cors, RequestOrigin};
 use crate::functions::Functions;
@@ -100,19 +101,13 @@ pub(crate) struct Shared {
     /// The drain is over.
     pub(crate) kill: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    in_flight_runs: Option<InFlightRuns>,
+    pub(crate) call_tokens: CallTokens,
     guards: RwLock<Arc<BTreeMap<String, Guard>>>,
 }
 
 impl Shared {
     pub(crate) fn guards(&self) -> Arc<BTreeMap<String, Guard>> {
         Arc::clone(&self.guards.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(crate) fn is_in_flight(&self, run: &Uuid) -> bool {
-        self.in_flight_runs
-            .as_ref()
-            .is_some_and(|is_in_flight| is_in_flight(run))
     }
 }
 
@@ -131,6 +126,7 @@ impl Gateway {
         config.check()?;
         let credentials = Credentials::new(&config.keys, config.token_rules)
             .map_err(|(role, source)| ConfigError::RoleToken { role, source })?;
+        let call_tokens = CallTokens::new(&config.keys.jwt_secret)?;
         let address = config.listen;
         let listen = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::AddrInUse => StartError::PortInUse { address },
@@ -164,7 +160,7 @@ impl Gateway {
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            in_flight_runs: config.in_flight_runs,
+            call_tokens,
             guards: RwLock::new(Arc::new(config.guards)),
         });
         shared.tasks.spawn(accept(Arc::clone(&shared), listener, local));

@@ -11,7 +11,9 @@ fn path_of(route: &Route, name: &str) -> String {
 
 fn name_for(route: &Route) -> String {
     match route.pattern {
-        pattern if pattern.starts_with("/runs") => OWN_RUN.to_string(),
+        pattern if pattern.starts_with("/runs") || pattern.starts_with("/dead-letters") => {
+            OWN_RUN.to_string()
+        }
         pattern if pattern.starts_with("/functions") => "echo".into(),
         _ => "some-name".into(),
     }
@@ -19,10 +21,20 @@ fn name_for(route: &Route) -> String {
 
 fn body_for(route: &Route) -> Value {
     match (route.method, route.pattern) {
+        ("POST", "/runs/bulk") => json!({ "verb": "cancel", "filter": { "target": "hello" } }),
+        ("POST", "/dead-letters/redrive") => json!({ "filter": { "target": "hello" } }),
         ("POST", "/runs") => json!({ "target": "hello" }),
         ("POST", "/queues") => json!({ "name": "mail" }),
         ("POST", "/queues/{}") => json!({ "concurrency": 2 }),
+        ("POST", "/queues/{}/claim" | "/runs/{}/heartbeat") => json!({ "worker_id": "w" }),
+        ("POST", "/runs/{}/finish") => json!({ "status": "success" }),
+        ("POST", "/runs/{}/events") => json!({ "message": "m" }),
+        ("POST", "/runs/{}/artifacts") => json!({ "name": "n" }),
         ("POST", "/workflows" | "/workflows/validate") => json!({ "name": "w", "steps": [] }),
+        ("PUT", _) => json!({ "name": "x" }),
+        ("POST", "/schedules/{}/backfill") => {
+            json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z" })
+        }
         _ => Value::Null,
     }
 }

@@ -125,12 +125,11 @@ async fn refused_item_of_an_array_does_not_touch_the_others() {
 #[tokio::test]
 async fn call_from_inside_a_live_run_becomes_its_child() {
     let gate = gate(|_| {}).await;
-    for run in [LIVE_RUN, OWN_RUN] {
-        let run = run.to_string();
+    for run in [live_call(), LIVE_RUN.to_string()] {
         let headers = [
             ("apikey", SECRET_KEY),
             ("content-type", "application/json"),
-            ("x-tramline-run-id", run.as_str()),
+            ("x-tramline-call", run.as_str()),
         ];
         gate.call("POST", "/api/v1/runs", &headers, r#"{"target":"x"}"#)
             .await;
@@ -139,6 +138,10 @@ async fn call_from_inside_a_live_run_becomes_its_child() {
     assert_eq!(
         (started[0].parent_run_id, started[1].parent_run_id),
         (Some(LIVE_RUN), None)
+    );
+    assert_eq!(
+        (&started[0].calling_function, &started[1].calling_function),
+        (&Some("caller".to_owned()), &None)
     );
 }
 
@@ -309,7 +312,11 @@ async fn sizes_and_content_types_are_checked() {
         .await;
     assert_eq!(reply.status, 201);
     let many = Value::Array(vec![json!({ "target": "x" }); 1_001]);
-    assert_eq!(gate.service("POST", "/api/v1/runs", &many).await.status, 400);
+    let reply = gate.service("POST", "/api/v1/runs", &many).await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.code().as_str()),
+        (413, "PAYLOAD_TOO_LARGE")
+    );
     assert_eq!(gate.service("POST", "/api/v1/runs", &json!([])).await.status, 400);
     let form = [
         ("apikey", SECRET_KEY),
@@ -443,4 +450,70 @@ async fn workflows_and_schedules_are_reached_by_name() {
         gate.service("GET", "/api/v1/status", &Value::Null).await.json()["shard_count"],
         2
     );
+}
+
+#[tokio::test]
+async fn schedules_are_stored_triggered_and_backfilled_and_bad_times_are_told() {
+    let gate = gate(|_| {}).await;
+    let reply = gate
+        .service(
+            "PUT",
+            "/api/v1/schedules/nightly",
+            &json!({ "cron": "0 3 * * *" }),
+        )
+        .await;
+    let stored = reply.json();
+    assert_eq!(
+        (&stored["changed"], &stored["schedule"]["cron"]),
+        (&json!(true), &json!("0 3 * * *"))
+    );
+    let reply = gate
+        .service("DELETE", "/api/v1/schedules/nightly", &Value::Null)
+        .await;
+    assert_eq!(reply.json(), json!({ "name": "nightly", "deleted": true }));
+    let trigger = "/api/v1/schedules/nightly/trigger";
+    let reply = gate.service("POST", trigger, &Value::Null).await;
+    assert_eq!(reply.json()["name"], "nightly None");
+    let reply = gate
+        .service("POST", trigger, &json!({ "period": "1970-01-01T00:00:01Z" }))
+        .await;
+    assert_eq!(reply.json()["name"], "nightly Some(1000)");
+    let backfill = "/api/v1/schedules/nightly/backfill";
+    let span = json!({ "from": "1970-01-01T00:00:00Z", "to": "1970-01-02T00:00:00+01:00", "dry_run": true });
+    let done = gate.service("POST", backfill, &span).await.json();
+    assert_eq!(
+        (&done["dry_run"], &done["periods"][0]["due_at"]),
+        (&json!(true), &json!("1970-01-01T00:00:00Z"))
+    );
+    for (path, body, place) in [
+        (trigger, json!({ "period": "yesterday" }), "period"),
+        (trigger, json!({ "perod": "1970-01-01T00:00:01Z" }), "perod"),
+        (backfill, json!({ "to": "1970-01-01T00:00:00Z" }), "from"),
+        (
+            backfill,
+            json!({ "from": "1970-01-02T00:00:00Z", "to": "1970-01-01T00:00:00Z" }),
+            "to",
+        ),
+        (
+            backfill,
+            json!({ "from": "1970-01-01T00:00:00Z", "to": "1970-01-02T00:00:00Z", "dry_run": 1 }),
+            "dry_run",
+        ),
+    ] {
+        let reply = gate.service("POST", path, &body).await;
+        assert_eq!(reply.status.as_u16(), 400, "{body}");
+        assert_eq!(reply.json()["details"]["problems"][0]["path"], place, "{body}");
+    }
+    let reply = gate
+        .service(
+            "PUT",
+            "/api/v1/calendars/holidays",
+            &json!({ "exclude": ["12-25"] }),
+        )
+        .await;
+    assert_eq!(reply.json()["name"], "holidays");
+    for (method, dropped) in [("GET", json!([])), ("POST", json!(["2026-01-01"]))] {
+        let reply = gate.service(method, "/api/v1/retention", &Value::Null).await;
+        assert_eq!(reply.json()["dropped"], dropped);
+    }
 }

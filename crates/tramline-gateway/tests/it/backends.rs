@@ -164,7 +164,8 @@ async fn bad_credentials_do_not_reach_the_backend_and_are_answered_in_its_words(
 async fn run_headers_reach_sql_only_from_a_live_run() {
     let gate = with_backends().await;
     let forged = [
-        ("x-tramline-run-id", OWN_RUN.to_string()),
+        ("x-tramline-run-id", LIVE_RUN.to_string()),
+        ("x-tramline-call", LIVE_RUN.to_string()),
         ("x-tramline-function", "pay".to_owned()),
     ];
     let headers: Vec<(&str, &str)> = forged.iter().map(|(n, v)| (*n, v.as_str())).collect();
@@ -172,10 +173,15 @@ async fn run_headers_reach_sql_only_from_a_live_run() {
     assert!(seen["headers"].get("x-tramline-run-id").is_none());
     assert!(seen["headers"].get("x-tramline-function").is_none());
     let seen = gate
-        .get("/rest/v1/t", &[("x-tramline-run-id", &LIVE_RUN.to_string())])
+        .get(
+            "/rest/v1/t",
+            &[("x-tramline-call", &live_call()), ("x-tramline-function", "pay")],
+        )
         .await
         .json();
     assert_eq!(seen["headers"]["x-tramline-run-id"], LIVE_RUN.to_string());
+    assert_eq!(seen["headers"]["x-tramline-function"], "caller");
+    assert!(seen["headers"].get("x-tramline-call").is_none());
 }
 
 #[tokio::test]
@@ -195,12 +201,10 @@ async fn missing_backend_is_a_404_and_other_paths_go_to_the_fallback() {
     let gate = gate(|config| config.fallback = Some(reflecting())).await;
     assert_eq!(gate.get("/rest/v1/t", &[]).await.code(), "NOT_FOUND");
     let seen = gate
-        .get(
-            "/dashboard/runs?x=1",
-            &[("x-tramline-run-id", &LIVE_RUN.to_string())],
-        )
+        .get("/dashboard/runs?x=1", &[("x-tramline-call", &live_call())])
         .await
         .json();
     assert_eq!(seen["uri"], "/dashboard/runs?x=1");
     assert!(seen["headers"].get("x-tramline-run-id").is_none());
+    assert!(seen["headers"].get("x-tramline-call").is_none());
 }

@@ -117,8 +117,10 @@ async fn proxy_in_front_is_believed_only_when_configured() {
 #[tokio::test]
 async fn internal_headers_pass_only_from_inside_a_live_run() {
     let gate = open_gate().await;
-    let live = LIVE_RUN.to_string();
-    let dead = OWN_RUN.to_string();
+    let live = live_call();
+    let other = OWN_RUN.to_string();
+    // a run's id alone proves nothing, nor does a token that was changed
+    let dead = live.replace("caller", "another");
     let service = format!("Bearer {}", role_token("service_role"));
     let anon = format!("Bearer {}", role_token("anon"));
     // authorization, run id, run passes, step passes
@@ -131,14 +133,16 @@ async fn internal_headers_pass_only_from_inside_a_live_run() {
     ];
     for (authorization, run, run_passes, step_passes) in table {
         let mut headers = vec![
-            ("x-tramline-run-id", run.as_str()),
+            ("x-tramline-call", run.as_str()),
+            ("x-tramline-run-id", &other),
             ("x-tramline-step", "pay"),
             ("x-tramline-control", "shutdown"),
         ];
         headers.extend(authorization.map(|value| ("authorization", value.as_str())));
         let seen = gate.get("/functions/v1/echo", &headers).await.json();
-        let passed = seen["headers"].get("x-tramline-run-id").is_some();
-        assert_eq!(passed, run_passes, "{authorization:?} {run}");
+        let passed = seen["headers"].get("x-tramline-run-id");
+        let expected = run_passes.then(|| serde_json::json!([LIVE_RUN.to_string()]));
+        assert_eq!(passed, expected.as_ref(), "{authorization:?} {run}");
         assert_eq!(seen["run_id"].is_string(), run_passes);
         assert_eq!(
             seen["headers"].get("x-tramline-step").is_some(),
@@ -147,7 +151,7 @@ async fn internal_headers_pass_only_from_inside_a_live_run() {
         );
     }
     let seen = gate
-        .get("/functions/v1/echo", &[("x-tramline-run-id", "not a uuid")])
+        .get("/functions/v1/echo", &[("x-tramline-call", "not a token")])
         .await
         .json();
     assert!(seen["headers"].get("x-tramline-run-id").is_none());
@@ -225,10 +229,7 @@ async fn every_invocation_is_reported_once_with_its_outcome() {
     .await;
     gate.get(
         "/functions/v1/echo",
-        &[
-            ("apikey", PUBLISHABLE),
-            ("x-tramline-run-id", &LIVE_RUN.to_string()),
-        ],
+        &[("apikey", PUBLISHABLE), ("x-tramline-call", &live_call())],
     )
     .await;
     gate.get("/functions/v1/echo", &[]).await;

@@ -1,6 +1,6 @@
 //! A gateway with scripted neighbours, and a small client.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +33,17 @@ pub const OWN_RUN: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0
 /// A run of somebody else.
 pub const OTHER_RUN: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0002);
 /// The only run that is in flight.
+/// What the fetch wrapper of the function `caller` sends while it works for [`LIVE_RUN`].
+pub fn live_call() -> String {
+    let origin = CallOrigin {
+        function: "caller".into(),
+        run: Some(LIVE_RUN),
+    };
+    CallTokens::new(&Secret::new(SECRET))
+        .unwrap()
+        .issue(&origin, 1_000)
+}
+
 pub const LIVE_RUN: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0003);
 /// Longest a test waits for anything before it fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -189,9 +200,16 @@ pub struct ScriptedControl {
     pub started: Mutex<Vec<NewRun>>,
     pub filters: Mutex<Vec<RunFilter>>,
     pub changes: Mutex<Vec<(Uuid, RunVerb, Option<String>, Actor)>>,
+    pub bulks: Mutex<Vec<(BulkRequest, Actor)>>,
+    pub redriven: Mutex<Vec<(Uuid, Option<Value>, Option<String>, Actor)>>,
+    pub letter_filters: Mutex<Vec<DeadLetterFilter>>,
     pub fail_with: Mutex<Option<ControlError>>,
     pub existing: Mutex<bool>,
     pub wait_status: Mutex<Option<RunStatus>>,
+    /// What workers asked for, as text.
+    pub workers: Mutex<Vec<String>>,
+    /// Answers to claims, one after the other; nothing when there are none left.
+    pub claims: Mutex<VecDeque<Vec<Value>>>,
 }
 
 impl ScriptedControl {
@@ -199,7 +217,7 @@ impl ScriptedControl {
         *self.fail_with.lock().unwrap() = Some(error);
     }
 
-    fn answer<T: Send + 'static>(&self, value: T) -> Answer<T> {
+    pub fn answer<T: Send + 'static>(&self, value: T) -> Answer<T> {
         let failure = self.fail_with.lock().unwrap().clone();
         Box::pin(async move { failure.map_or(Ok(value), Err) })
     }
@@ -273,6 +291,58 @@ impl Control for ScriptedControl {
         self.answer(sample_run(run_id, status))
     }
 
+    fn bulk_runs(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        self.bulks.lock().unwrap().push((bulk, actor));
+        self.answer(json!({ "matched": 1 }))
+    }
+
+    fn list_dead_letters(&self, filter: DeadLetterFilter) -> Answer<Vec<Value>> {
+        self.letter_filters.lock().unwrap().push(filter);
+        self.answer(vec![json!({ "run_id": OWN_RUN })])
+    }
+
+    fn dead_letters_of(&self, run_id: Uuid) -> Answer<Vec<Value>> {
+        let letters = (run_id == OWN_RUN).then(|| json!({ "run_id": run_id }));
+        self.answer(letters.into_iter().collect())
+    }
+
+    fn redrive(
+        &self,
+        run_id: Uuid,
+        input: Option<Value>,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Run> {
+        self.redriven.lock().unwrap().push((run_id, input, reason, actor));
+        self.answer(sample_run(run_id, RunStatus::Queued))
+    }
+
+    fn redrive_many(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        self.bulk_runs(bulk, actor)
+    }
+
+    fn why_run(&self, run_id: Uuid) -> Answer<Why> {
+        let reason = WhyReason {
+            code: "sleep".into(),
+            since: Some(1_700_000_000_000),
+            sentence: "it sleeps".into(),
+            detail: json!({ "step": "nap" }),
+        };
+        self.answer(Why {
+            subject: run_id.to_string(),
+            status: Some(RunStatus::Waiting),
+            reasons: vec![reason],
+        })
+    }
+
+    fn why_queue(&self, queue: String) -> Answer<Why> {
+        self.answer(Why {
+            subject: queue,
+            status: None,
+            reasons: Vec::new(),
+        })
+    }
+
     fn list_runs(&self, filter: RunFilter) -> Answer<Vec<Run>> {
         self.filters.lock().unwrap().push(filter);
         self.answer(vec![sample_run(OWN_RUN, RunStatus::Completed)])
@@ -330,6 +400,74 @@ impl Control for ScriptedControl {
         self.answer(vec![])
     }
 
+    fn get_schedule(&self, name: String) -> Answer<Schedule> {
+        self.answer(sample_schedule(&name))
+    }
+
+    fn put_schedule(&self, name: String, document: Value, _: Actor) -> Answer<StoredSchedule> {
+        let schedule = Schedule {
+            cron: document["cron"].as_str().map(str::to_owned),
+            ..sample_schedule(&name)
+        };
+        self.answer(StoredSchedule {
+            schedule,
+            changed: true,
+        })
+    }
+
+    fn delete_schedule(&self, _: String) -> Answer<()> {
+        self.answer(())
+    }
+
+    fn trigger_schedule(&self, name: String, period: Option<Millis>, _: Actor) -> Answer<ScheduleOutcome> {
+        self.answer(ScheduleOutcome {
+            name: format!("{name} {period:?}"),
+            enabled: true,
+            run_id: None,
+        })
+    }
+
+    fn backfill_schedule(&self, name: String, span: Backfill, _: Actor) -> Answer<Backfilled> {
+        self.answer(Backfilled {
+            schedule: name,
+            dry_run: span.dry_run,
+            started: 1,
+            periods: vec![BackfillPeriod {
+                due_at: Some(span.from),
+                start: true,
+                run_id: None,
+            }],
+        })
+    }
+
+    fn retention(&self, apply: bool) -> Answer<Retention> {
+        self.answer(Retention {
+            settings: vec![],
+            days: vec![],
+            dropped: if apply { vec!["2026-01-01".into()] } else { vec![] },
+            busy: vec![],
+            removed: 0,
+        })
+    }
+
+    fn list_calendars(&self) -> Answer<Vec<NamedCalendar>> {
+        self.answer(vec![])
+    }
+
+    fn put_calendar(&self, name: String, _: Value) -> Answer<NamedCalendar> {
+        self.answer(NamedCalendar {
+            name,
+            exclude: vec![],
+            timezone: None,
+            source: "api".into(),
+            problem: None,
+        })
+    }
+
+    fn delete_calendar(&self, _: String) -> Answer<()> {
+        self.answer(())
+    }
+
     fn change_schedule(&self, name: String, verb: ScheduleVerb, _: Actor) -> Answer<ScheduleOutcome> {
         self.answer(ScheduleOutcome {
             name,
@@ -355,6 +493,31 @@ impl Control for ScriptedControl {
             uptime_ms: 5,
             counts: BTreeMap::new(),
         })
+    }
+}
+
+fn sample_schedule(name: &str) -> Schedule {
+    Schedule {
+        name: name.into(),
+        cron: Some("@daily".into()),
+        every: None,
+        anchor: None,
+        timezone: "UTC".into(),
+        target: "echo".into(),
+        input: Value::Null,
+        enabled: true,
+        jitter: "0s".into(),
+        start_at: None,
+        end_at: None,
+        exclude: vec![],
+        overlap: "allow".into(),
+        catch_up: "skip".into(),
+        catch_up_max: 100,
+        late_after: "5m".into(),
+        source: "api".into(),
+        problem: None,
+        next_due_at: Some(0),
+        last_due_at: None,
     }
 }
 
@@ -391,7 +554,6 @@ pub fn config(functions: Arc<ScriptedFunctions>, control: Arc<ScriptedControl>) 
     let mut config = GatewayConfig::new(keys, INTERNAL.into(), functions, control);
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.cron_secrets = vec![CRON.into(), "next-cron-secret".into()];
-    config.in_flight_runs = Some(Arc::new(|run: &Uuid| *run == LIVE_RUN));
     config
 }
 

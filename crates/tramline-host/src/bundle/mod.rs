@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::sandbox::Sandbox;
 use crate::types::FunctionSpec;
 use plan::Plan;
 
@@ -26,6 +27,8 @@ use plan::Plan;
 const BUNDLES_AT_ONCE: usize = 2;
 /// As on Supabase.
 const BUNDLE_MAX_BYTES: u64 = 20 << 20;
+/// Hexadecimal digits of 128 random bits.
+const TOKEN_LEN: usize = 32;
 const MAP_COMMENT: &[u8] = b"//# sourceMappingURL=";
 /// Older bundles of a function that are kept: running instances may still load parts of them.
 const KEPT_VERSIONS: usize = 5;
@@ -98,6 +101,7 @@ pub struct Bundler {
     project: PathBuf,
     timeout: Duration,
     children: TaskTracker,
+    sandbox: Arc<Sandbox>,
     turn: Semaphore,
     /// Held by a bundling that may have to fetch esbuild: two at once get into each other's way.
     first: tokio::sync::Mutex<()>,
@@ -118,6 +122,7 @@ impl Bundler {
         project: PathBuf,
         timeout: Duration,
         children: TaskTracker,
+        sandbox: Arc<Sandbox>,
     ) -> Bundler {
         Bundler {
             deno,
@@ -125,6 +130,7 @@ impl Bundler {
             project,
             timeout,
             children,
+            sandbox,
             turn: Semaphore::new(BUNDLES_AT_ONCE),
             first: tokio::sync::Mutex::new(()),
         }
@@ -141,7 +147,10 @@ impl Bundler {
             let (this, spec) = (Arc::clone(self), spec.clone());
             blocking(move || Plan::read(&this.project, &this.state_dir, &spec)).await?
         };
-        let folder = self.folder().join(&spec.name);
+        let folder = {
+            let folder = self.folder().join(&spec.name);
+            blocking(move || private_folder(&folder)).await?
+        };
         if let Some(bundle) = find(&folder, &plan) {
             return Ok(bundle);
         }
@@ -180,7 +189,14 @@ impl Bundler {
             made => made?,
         };
         drop(alone);
-        let bundle = blocking(move || store(&folder, &plan, &made)).await?;
+        let sandbox = Arc::clone(&self.sandbox);
+        let bundle = blocking(move || {
+            let bundle = store(&folder, &plan, &made)?;
+            let shared = sandbox.share_tree(folder.parent().unwrap_or(&folder));
+            shared.map_err(|source| BundleError::Write { path: folder, source })?;
+            Ok(bundle)
+        })
+        .await?;
         tracing::info!(function = %spec.name, version = %bundle.sha256, "bundled");
         Ok(bundle)
     }
@@ -207,6 +223,28 @@ async fn blocking<T: Send + 'static>(
             output: format!("the bundling task ended: {error}"),
         }),
     }
+}
+
+/// The folder of a function's bundles, with a name that nobody can guess. A generic worker may read every bundle that it
+/// knows the name of, and a function with static files goes on to do so; the folder above cannot be listed.
+fn private_folder(folder: &Path) -> Result<PathBuf, BundleError> {
+    let failed = |source| BundleError::Write {
+        path: folder.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let is_token = |name: &str| name.len() == TOKEN_LEN && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let found = std::fs::read_dir(folder)
+        .map_err(failed)?
+        .flatten()
+        .find(|entry| entry.file_name().to_str().is_some_and(is_token));
+    let token = found.map_or_else(
+        || format!("{:032x}", rand::random::<u128>()).into(),
+        |e| e.file_name(),
+    );
+    let private = folder.join(token);
+    std::fs::create_dir_all(&private).map_err(failed)?;
+    Ok(private)
 }
 
 /// The file that says which bundle belongs to these inputs.

@@ -11,11 +11,23 @@ use super::plan::Plan;
 use super::rewrite::SHIMS;
 use super::{BundleError, Bundler};
 use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
+use crate::sandbox::{Files, Jail, Tcp};
 
 const CONFIG: &str = "tramline.deno.json";
 /// What is kept of the bundler's words.
 const OUTPUT_MAX_BYTES: usize = 16 << 10;
 const OPEN_FILES: u64 = 4_096;
+/// Private memory of the bundler: what V8 reserves, and room for the largest sources several times over.
+const DATA_BYTES: u64 = 4 << 30;
+/// Bytes of one file that the bundler may write: packages with their binaries are below it.
+const FILE_BYTES: u64 = 1 << 30;
+/// Settings that name files with certificates.
+const CERTIFICATES: &[&str] = &[
+    "DENO_CERT",
+    "NODE_EXTRA_CA_CERTS",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+];
 /// Settings of the machine that reach the bundler when they are set: where packages come from, through which proxy,
 /// and which certificates count. None of them belongs to the project's secrets.
 const PASSED_ON: &[&str] = &[
@@ -96,19 +108,22 @@ pub async fn run(
     }
     args.push(out.clone().into());
     args.push(plan.entry.clone().into());
+    let failed = |source| BundleError::Spawn {
+        deno: bundler.deno.clone(),
+        source,
+    };
     let spec = ChildSpec {
         program: bundler.deno.clone(),
         args,
         env: environment(bundler, stage),
         cwd: stage.to_owned(),
         limits: Rlimits {
-            data_bytes: None,
+            data_bytes: Some(DATA_BYTES),
             open_files: OPEN_FILES,
+            file_bytes: FILE_BYTES,
+            user_threads: u64::MAX,
         },
-    };
-    let failed = |source| BundleError::Spawn {
-        deno: bundler.deno.clone(),
-        source,
+        jail: jail(bundler, stage).map_err(failed)?,
     };
     let (process, output) = Process::spawn(spec, &bundler.children).await.map_err(failed)?;
     let (exit, stdout, stderr) = tokio::select! {
@@ -141,6 +156,23 @@ pub async fn run(
         },
         None => BundleError::Deno { output: words },
     })
+}
+
+/// The bundler reads whatever a static import names, as text if it is told so: it sees the copy and its own cache only.
+fn jail(bundler: &Bundler, stage: &Path) -> std::io::Result<Jail> {
+    let cache = bundler.state_dir.join("deno");
+    let certificates = CERTIFICATES.iter().filter_map(std::env::var_os);
+    let files = Files {
+        read: certificates
+            .map(PathBuf::from)
+            .filter(|path| path.exists())
+            .collect(),
+        // Deno starts esbuild from its cache
+        execute: vec![bundler.deno.clone(), cache.clone()],
+        write: vec![stage.to_owned(), cache],
+        ..Files::default()
+    };
+    bundler.sandbox.jail(&files, &Tcp::Connect, None)
 }
 
 fn names_host(words: &str, specifier: &str) -> bool {

@@ -1,23 +1,20 @@
 //! One call: find an instance, pass the request on, stream the answer back, say what went wrong.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
-use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::bounded::Bound;
 use super::function::Function;
 use super::{Host, Inner};
-use crate::types::{Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Policy};
+use crate::types::{Body, CallContext, CallError, DEFAULT_WALL_MS, Policy};
 use crate::worker::{InFlight, Reply, SendError, Worker};
 
 /// Instances tried when one turns out to be gone before it got anything of the request.
@@ -28,6 +25,7 @@ const EXIT_WAIT: Duration = Duration::from_secs(2);
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// A call waits this long for room to start its own instance.
 const FRESH_WAIT: Duration = Duration::from_secs(10);
+const CALL_HEADER: HeaderName = HeaderName::from_static("x-tramline-call");
 const RUN_HEADER: HeaderName = HeaderName::from_static("x-tramline-run-id");
 const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-tramline-request-id");
 /// Only the host may send it to the bootstrap.
@@ -63,7 +61,8 @@ impl Host {
         } else {
             ctx.wall_ms
         };
-        let deadline = Instant::now() + Duration::from_millis(wall_ms);
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_millis(wall_ms);
         let mut request = request;
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         prepare(&mut request, &ctx)?;
@@ -71,7 +70,13 @@ impl Host {
             let claim = tokio::time::timeout_at(deadline, claim(inner, function));
             let claim = claim.await.map_err(|_| CallError::IdleTimeout)??;
             match tokio::time::timeout_at(deadline, claim.worker.send(request)).await {
-                Ok(Ok(response)) => return Ok(answer(response, claim, upgrade)),
+                Ok(Ok(response)) => {
+                    return Ok(answer(
+                        response,
+                        Bound::new(claim, begun, &function.limits),
+                        upgrade,
+                    ));
+                }
                 Ok(Err(SendError::Unsent {
                     request: unsent,
                     reason,
@@ -98,8 +103,8 @@ impl Host {
 }
 
 /// An instance for one call, for as long as the call lasts.
-struct Claim {
-    worker: Arc<Worker>,
+pub struct Claim {
+    pub worker: Arc<Worker>,
     _in_flight: InFlight,
     _fresh: Option<Fresh>,
 }
@@ -125,7 +130,7 @@ impl Drop for Fresh {
 async fn claim(inner: &Arc<Inner>, function: &Arc<Function>) -> Result<Claim, CallError> {
     if function.spec.policy == Policy::PerWorker {
         let worker = function.instance(inner).await?;
-        if worker.in_flight() >= inner.limits.max_in_flight {
+        if worker.in_flight() >= function.limits.max_in_flight {
             return Err(CallError::Overloaded);
         }
         return Ok(Claim {
@@ -181,6 +186,12 @@ fn prepare(request: &mut Request<Body>, ctx: &CallContext) -> Result<(), CallErr
             HeaderValue::from_str(run_id).map_err(|_| bad("run id"))?,
         );
     }
+    headers.remove(CALL_HEADER);
+    if let Some(token) = &ctx.call_token {
+        let mut token = HeaderValue::from_str(token).map_err(|_| bad("call token"))?;
+        token.set_sensitive(true);
+        headers.insert(CALL_HEADER, token);
+    }
     headers.insert(
         REQUEST_HEADER,
         HeaderValue::from_str(&ctx.request_id).map_err(|_| bad("request id"))?,
@@ -195,49 +206,24 @@ fn strip(headers: &mut HeaderMap) {
     headers.remove("keep-alive");
 }
 
-fn answer(mut response: Response<Reply>, claim: Claim, upgrade: Option<OnUpgrade>) -> Response<Body> {
+fn answer(mut response: Response<Reply>, bound: Bound, upgrade: Option<OnUpgrade>) -> Response<Body> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let function = hyper::upgrade::on(&mut response);
         if let Some(client) = upgrade {
             tokio::spawn(async move {
-                // the claim lives as long as the two ends talk
-                let _claim = claim;
                 if let (Ok(function), Ok(client)) = tokio::join!(function, client) {
                     let (mut function, mut client) = (TokioIo::new(function), TokioIo::new(client));
-                    let _ = tokio::io::copy_bidirectional(&mut function, &mut client).await;
+                    let talk = tokio::io::copy_bidirectional(&mut function, &mut client);
+                    let _ = tokio::time::timeout_at(bound.deadline, talk).await;
                 }
+                // the claim lives as long as the two ends talk
+                drop(bound);
             });
         }
         return response.map(|_| Body::new(Empty::new().map_err(|never| match never {})));
     }
     strip(response.headers_mut());
-    response.map(|reply| Body::new(Claimed { reply, _claim: claim }))
-}
-
-/// A response's body that holds its call's instance.
-struct Claimed {
-    reply: Reply,
-    _claim: Claim,
-}
-
-impl http_body::Body for Claimed {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.reply).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.reply.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.reply.size_hint()
-    }
+    response.map(|reply| Body::new(bound.around(reply)))
 }
 
 /// Why a connection broke before the answer.
@@ -247,9 +233,11 @@ async fn explain(worker: &Worker, error: &str) -> CallError {
         (Some(limit), _) => CallError::Limit {
             message: limit.to_owned(),
         },
-        (None, Ok(reason)) if reason.looks_like_out_of_memory() => CallError::Limit {
-            message: format!("memory: the process ended with {reason}"),
-        },
+        (None, Ok(reason)) if reason.looks_like_out_of_memory() || worker.ran_out_of_memory() => {
+            CallError::Limit {
+                message: format!("memory: the process ended with {reason}"),
+            }
+        }
         (None, Ok(reason)) => CallError::WorkerError {
             message: format!("it ended with {reason}"),
         },
@@ -260,7 +248,7 @@ async fn explain(worker: &Worker, error: &str) -> CallError {
 }
 
 /// A call went over its time: the instance gets no new calls, and is killed if it does not even react.
-fn overdue(worker: &Arc<Worker>) {
+pub fn overdue(worker: &Arc<Worker>) {
     let worker = Arc::clone(worker);
     Function::retire(&worker, "wall_clock");
     tokio::spawn(async move {

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::Inner;
 use crate::bundle::Bundle;
-use crate::types::{CallError, FunctionInfo, FunctionSpec, FunctionState, Level, Policy};
-use crate::worker::{StartError, Worker};
+use crate::types::{CallError, FunctionInfo, FunctionSpec, FunctionState, Level, Limits, Policy};
+use crate::worker::{Profile, StartError, Worker};
 
 /// A process that lived shorter than this before it crashed counts as crashing in a row.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
@@ -27,6 +27,9 @@ const RETIRED_MAX: Duration = Duration::from_secs(400);
 #[derive(Debug)]
 pub struct Function {
     pub spec: FunctionSpec,
+    /// The host's, with the function's own.
+    pub limits: Limits,
+    pub profile: Profile,
     status: watch::Sender<Status>,
     /// The instance that new calls go to.
     current: Mutex<Option<Arc<Worker>>>,
@@ -51,7 +54,12 @@ struct Gate {
 }
 
 impl Function {
-    pub fn new(spec: FunctionSpec) -> Arc<Function> {
+    pub fn new(spec: FunctionSpec, limits: &Limits) -> Arc<Function> {
+        let limits = limits.with(&spec.limits);
+        let profile = Profile {
+            egress: spec.egress.clone(),
+            memory_mb: limits.memory_mb,
+        };
         let state = match &spec.broken {
             Some(reason) => FunctionState::Broken {
                 reason: reason.clone(),
@@ -60,6 +68,8 @@ impl Function {
         };
         Arc::new(Function {
             spec,
+            limits,
+            profile,
             status: watch::Sender::new(Status { state, bundle: None }),
             current: Mutex::new(None),
             live: Mutex::new(Vec::new()),
@@ -194,15 +204,16 @@ impl Function {
             tokio::time::sleep_until(at).await;
         }
         let taken = tokio::select! {
-            taken = inner.pool.take() => taken,
+            taken = inner.pool.take(&self.profile) => taken,
             () = inner.stopping.cancelled() => return Err(CallError::Stopping),
         };
-        let worker = Arc::new(taken.map_err(|error| CallError::Boot {
-            message: error.to_string(),
-        })?);
+        let worker = match taken {
+            Ok(worker) => Arc::new(worker),
+            Err(error) => return Err(self.boot_failed(inner, gate, &error)),
+        };
         let mut env = self.spec.env.clone();
         env.insert("SB_EXECUTION_ID".into(), uuid::Uuid::new_v4().to_string());
-        let timeout = Duration::from_millis(inner.limits.boot_ms);
+        let timeout = Duration::from_millis(self.limits.boot_ms);
         let bundles = inner.bundler.folder();
         let booted = tokio::select! {
             booted = worker.boot(&self.spec.name, &bundle, &env, &bundles, timeout) => booted,

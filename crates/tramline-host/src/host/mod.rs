@@ -1,11 +1,14 @@
 //! The host: all functions of a project, callable by name.
 
+mod bounded;
 mod call;
 mod function;
 mod pool;
+pub mod usage;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::bundle::Bundler;
 use crate::logs::LogHub;
+use crate::sandbox::{Egress, Sandbox};
 use crate::types::{FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine};
-use crate::worker::{RunDir, Worker, WorkerConfig, write_bootstrap};
+use crate::worker::{Profile, RunDir, Worker, WorkerConfig, write_bootstrap};
 use function::Function;
 use pool::Pool;
 
@@ -69,7 +73,7 @@ impl Host {
             let path = path.to_owned();
             move |source| HostError::Prepare { path, source }
         };
-        for folder in ["bundles", "deno", "logs"] {
+        for folder in ["bundles", "cache", "deno", "logs"] {
             let folder = config.state_dir.join(folder);
             std::fs::create_dir_all(&folder).map_err(prepare(&folder))?;
         }
@@ -79,6 +83,18 @@ impl Host {
             .map_err(prepare(&config.state_dir))?;
         // copies that an earlier host left when it was killed
         let _ = std::fs::remove_dir_all(state_dir.join("stage"));
+        let sandbox = Arc::new(Sandbox::new(&config.sandbox, &state_dir)?);
+        let cache = state_dir.join("cache");
+        let run_dir = RunDir::create(&state_dir).map_err(prepare(&state_dir))?;
+        if sandbox.account().is_some() {
+            sandbox.hand_over(&cache).map_err(prepare(&cache))?;
+            run_dir.open_to_others().map_err(prepare(&state_dir))?;
+        }
+        let bootstrap = write_bootstrap(&state_dir).map_err(prepare(&state_dir))?;
+        for shared in [&bootstrap, &state_dir.join("bundles")] {
+            sandbox.share_tree(shared).map_err(prepare(shared))?;
+        }
+        let deno_file = File::open(&config.deno).map_err(prepare(&config.deno))?;
         let logs = LogHub::new(&state_dir.join("logs")).map_err(prepare(&state_dir))?;
         let stopping = CancellationToken::new();
         let children = TaskTracker::new();
@@ -90,16 +106,23 @@ impl Host {
             project,
             timeout,
             children.clone(),
+            Arc::clone(&sandbox),
         );
         let workers = WorkerConfig {
             deno: config.deno,
-            deno_dir: state_dir.join("deno"),
+            deno_file,
+            cache,
             bundles: bundler.folder(),
-            bootstrap: write_bootstrap(&state_dir).map_err(prepare(&state_dir))?,
-            run_dir: RunDir::create(&state_dir).map_err(prepare(&state_dir))?,
-            memory_mb: limits.memory_mb,
+            bootstrap,
+            run_dir,
+            usual: Profile {
+                egress: Egress::default(),
+                memory_mb: limits.memory_mb,
+            },
             logs: logs.clone(),
             children: children.clone(),
+            sandbox,
+            own_addresses: config.own_addresses,
         };
         let pool = Pool::new(
             Arc::new(workers),
@@ -109,7 +132,7 @@ impl Host {
         );
         let functions = functions
             .into_iter()
-            .map(|spec| (spec.name.clone(), Function::new(spec)))
+            .map(|spec| (spec.name.clone(), Function::new(spec, &limits)))
             .collect();
         let inner = Arc::new(Inner {
             functions,

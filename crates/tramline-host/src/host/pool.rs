@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::{StartError, Worker, WorkerConfig};
+use crate::worker::{Profile, StartError, Worker, WorkerConfig};
 
 /// Hands out workers that have no function yet.
 #[derive(Debug)]
@@ -40,7 +40,11 @@ impl Pool {
     }
 
     /// A generic worker: a spare one, else a fresh one.
-    pub async fn take(self: &Arc<Self>) -> Result<Worker, StartError> {
+    pub async fn take(self: &Arc<Self>, profile: &Profile) -> Result<Worker, StartError> {
+        // this is decided when a process starts; spares are for the usual case
+        if *profile != self.config.usual {
+            return self.spawn(profile).await;
+        }
         let spare = loop {
             match self.pop() {
                 Some(spare) if !spare.alive() => continue,
@@ -52,7 +56,7 @@ impl Pool {
                 self.refill();
                 Ok(spare)
             }
-            None => self.spawn().await,
+            None => self.spawn(profile).await,
         }
     }
 
@@ -77,10 +81,10 @@ impl Pool {
         spares.len() < self.target
     }
 
-    async fn spawn(&self) -> Result<Worker, StartError> {
+    async fn spawn(&self, profile: &Profile) -> Result<Worker, StartError> {
         // the semaphore is never closed
         let _turn = self.turn.acquire().await;
-        Worker::spawn(&self.config).await
+        Worker::spawn(&self.config, profile).await
     }
 
     fn refill(self: &Arc<Self>) {
@@ -94,7 +98,7 @@ impl Pool {
         tokio::spawn(async move {
             loop {
                 let spawned = tokio::select! {
-                    spawned = pool.spawn() => spawned,
+                    spawned = pool.spawn(&pool.config.usual) => spawned,
                     () = pool.stopping.cancelled() => break,
                 };
                 match spawned {

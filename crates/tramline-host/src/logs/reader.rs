@@ -1,7 +1,7 @@
 //! Reads a worker's pipes to the end, whatever it writes, with bounded memory and a bounded number of entries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ pub struct Tag {
     nonce: String,
     window: Mutex<Window>,
     uncaught: AtomicU32,
+    out_of_memory: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +49,12 @@ impl Tag {
     /// From now on entries belong to `function`.
     pub fn assign(&self, function: &str) {
         let _ = self.function.set(function.to_owned());
+    }
+
+    /// Whether the process said on its standard error that memory is used up. A function can say so too; it then names
+    /// the wrong reason of its own end.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.out_of_memory.load(Ordering::Relaxed)
     }
 
     /// Errors nobody caught, so far.
@@ -146,6 +153,9 @@ fn emit(line: &[u8], tag: &Tag, hub: &LogHub, stream: Stream) {
     if frame.as_ref().is_some_and(|frame| frame.uncaught) {
         tag.uncaught.fetch_add(1, Ordering::Relaxed);
     }
+    if frame.is_none() && stream == Stream::Stderr && says_out_of_memory(line) {
+        tag.out_of_memory.store(true, Ordering::Relaxed);
+    }
     match tag.admit(Instant::now()) {
         Ok(Some(dropped)) => push_dropped(tag, hub, dropped),
         Ok(None) => {}
@@ -176,6 +186,18 @@ fn emit(line: &[u8], tag: &Tag, hub: &LogHub, stream: Stream) {
         },
     };
     hub.push(entry);
+}
+
+/// The last words of V8, of Rust's allocator, and of the system's when a thread cannot be started.
+fn says_out_of_memory(line: &[u8]) -> bool {
+    const WORDS: [&str; 4] = [
+        "out of memory",
+        "memory allocation of",
+        "Cannot allocate memory",
+        "Resource temporarily unavailable",
+    ];
+    let text = String::from_utf8_lossy(line);
+    WORDS.iter().any(|words| text.contains(words))
 }
 
 fn report_dropped(tag: &Tag, hub: &LogHub, end: bool) {

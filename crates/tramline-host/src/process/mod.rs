@@ -20,7 +20,9 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-pub use sys::Rlimits;
+pub use sys::{Rlimits, unshare};
+
+use crate::sandbox::Jail;
 
 /// What to run. The environment is exactly `env`; standard input is `/dev/null`.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct ChildSpec {
     pub env: Vec<(String, OsString)>,
     pub cwd: PathBuf,
     pub limits: Rlimits,
+    pub jail: Jail,
 }
 
 /// How a process ended.
@@ -103,7 +106,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        sys::confine(&mut command, rustix::process::getpid(), spec.limits);
+        sys::confine(&mut command, rustix::process::getpid(), spec.limits, spec.jail);
         let child = Owned(spawner::spawn(command).await?);
         child.supervise(owners)
     }

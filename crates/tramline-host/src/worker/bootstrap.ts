@@ -6,11 +6,12 @@ import { Server as NodeServer } from "node:http";
 import { formatWithOptions, inspect } from "node:util";
 
 type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
-type Call = { runId: string | null; requestId: string | null; depth: string | null };
+type Call = { runId: string | null; requestId: string | null; depth: string | null; token: string | null };
 
 const MESSAGE_MAX = 10_000;
 const RUN_HEADER = "x-tramline-run-id";
 const REQUEST_HEADER = "x-tramline-request-id";
+const CALL_HEADER = "x-tramline-call";
 const DEPTH_HEADER = "x-tramline-depth";
 const CONTROL_HEADER = "x-tramline-control";
 
@@ -162,8 +163,8 @@ function installGlobals() {
   });
 }
 
-// Calls to the project's own API carry the run on whose behalf this invocation happens, and how many functions have
-// called one another so far: the gateway ends a chain that is too long.
+// Calls to the project's own API carry the token that says which function calls and on behalf of which run, and how many
+// functions have called one another so far: the gateway ends a chain that is too long.
 function installFetch(apiUrl: string | undefined) {
   let origin: string;
   try {
@@ -173,7 +174,7 @@ function installFetch(apiUrl: string | undefined) {
   }
   const fetch = (input: RequestInfo | URL, init?: RequestInit): Promise<Response> => {
     const call = currentCall();
-    if (!call?.runId && !call?.depth) return nativeFetch(input, init);
+    if (!call?.token && !call?.depth) return nativeFetch(input, init);
     const isRequest = input instanceof Request;
     let target: string;
     try {
@@ -183,7 +184,7 @@ function installFetch(apiUrl: string | undefined) {
     }
     if (target !== origin) return nativeFetch(input, init);
     const headers = new Headers(init?.headers ?? (isRequest ? input.headers : undefined));
-    if (call.runId) headers.set(RUN_HEADER, call.runId);
+    if (call.token) headers.set(CALL_HEADER, call.token);
     if (call.depth) headers.set(DEPTH_HEADER, call.depth);
     return nativeFetch(input, { ...init, headers });
   };
@@ -245,6 +246,7 @@ function installNodeServe() {
       runId: headers[RUN_HEADER] ?? null,
       requestId: headers[REQUEST_HEADER] ?? null,
       depth: headers[DEPTH_HEADER] ?? null,
+      token: headers[CALL_HEADER] ?? null,
     };
     return withCall(call, () => emit.call(this, event, ...args));
   };
@@ -334,6 +336,7 @@ nativeServe({ path: socket, onListen() {} }, (request: Request, info: unknown) =
     runId: getHeader(headers, RUN_HEADER),
     requestId: getHeader(headers, REQUEST_HEADER),
     depth: getHeader(headers, DEPTH_HEADER),
+    token: getHeader(headers, CALL_HEADER),
   };
   define(request, "url", { value: publicUrl(request.url, headers), configurable: true });
   return withCall(call, invoke, request, info, run);

@@ -1,13 +1,18 @@
 //! How a worker's process is started: its program, permissions, environment and kernel limits.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
 use super::slot::{RunDir, Slot};
 use crate::logs::LogHub;
 use crate::process::{ChildSpec, Rlimits};
+use crate::sandbox::{CgroupLimits, Egress, Files, Jail, Sandbox};
 
 /// The program every worker runs.
 const BOOTSTRAP: &str = include_str!("bootstrap.ts");
@@ -17,18 +22,39 @@ const BASE_DATA_BYTES: u64 = 557 << 20;
 const DATA_HEADROOM_BYTES: u64 = 128 << 20;
 const OPEN_FILES: u64 = 4_096;
 
+/// Bytes of one temporary file: what Supabase gives a function for all of them; see also `host/watch.rs`.
+const FILE_BYTES: u64 = 256 << 20;
+/// Threads of all workers of a node together, when they have a user of their own. A worker has 7; this leaves room for
+/// hundreds, and bounds what one that forks can take.
+const USER_THREADS: u64 = 8_192;
+/// Threads of one worker, where it has a control group: it starts with 7.
+const WORKER_THREADS: u64 = 64;
+
+/// What a process is started with, and keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    pub egress: Egress,
+    pub memory_mb: u64,
+}
+
 /// What all workers of a host have in common.
 #[derive(Debug)]
 pub struct WorkerConfig {
     pub deno: PathBuf,
-    pub deno_dir: PathBuf,
+    /// The same, open: a worker's user may be unable to enter the folder it lies in.
+    pub deno_file: File,
+    /// Deno's cache of compiled code. Workers write to it; the bundler has another.
+    pub cache: PathBuf,
     pub bundles: PathBuf,
     pub bootstrap: PathBuf,
     pub run_dir: RunDir,
-    pub memory_mb: u64,
+    /// What spares are started with.
+    pub usual: Profile,
     pub logs: LogHub,
     /// Owns the processes.
     pub children: TaskTracker,
+    pub sandbox: Arc<Sandbox>,
+    pub own_addresses: Vec<IpAddr>,
 }
 
 /// Writes the bootstrap where Deno finds it; the constant path keeps its compiled form in the cache.
@@ -43,7 +69,7 @@ pub fn write_bootstrap(state_dir: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// The command of one worker. Permissions end at its own folder and the bundles; the latter it loses once it has booted.
-pub fn child_spec(config: &WorkerConfig, slot: &Slot) -> ChildSpec {
+pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std::io::Result<ChildSpec> {
     let socket = slot.socket();
     let list = |flag: &str, paths: &[&Path]| {
         let mut argument = OsString::from(flag);
@@ -65,27 +91,33 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot) -> ChildSpec {
         "--cached-only",
         "--deny-import",
         "--unstable-no-legacy-abort",
-        "--allow-net",
-        // cloud machines give out credentials there
-        "--deny-net=169.254.0.0/16",
     ]
     .map(OsString::from)
     .to_vec();
-    args.push(format!("--v8-flags=--max-old-space-size={}", config.memory_mb).into());
+    let sockets = [&socket, &slot.node_socket()].map(|path| format!("unix:{}", path.display()));
+    let network = profile.egress.arguments(&sockets, &config.own_addresses);
+    args.extend(network.into_iter().map(OsString::from));
+    args.push(format!("--v8-flags=--max-old-space-size={}", profile.memory_mb).into());
     args.push(list("--allow-read", &[&config.bundles, slot.path()]));
     args.push(list("--allow-write", &[slot.path()]));
     args.push(config.bootstrap.clone().into());
     args.push(socket.into());
     let env = [
-        ("DENO_DIR", config.deno_dir.clone().into_os_string()),
+        ("DENO_DIR", config.cache.clone().into_os_string()),
         ("NO_COLOR", "1".into()),
         ("DENO_NO_UPDATE_CHECK", "1".into()),
         ("TMPDIR", slot.path().to_owned().into_os_string()),
         // certificates of the machine's own authorities count, as they do for curl
         ("DENO_TLS_CA_STORE", "mozilla,system".into()),
     ];
-    ChildSpec {
-        program: config.deno.clone(),
+    let data_bytes = BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (profile.memory_mb << 20);
+    let program = match config.sandbox.account() {
+        // the child opens it after it has become another user
+        Some(_) => format!("/proc/self/fd/{}", config.deno_file.as_raw_fd()).into(),
+        None => config.deno.clone(),
+    };
+    Ok(ChildSpec {
+        program,
         args,
         env: env
             .into_iter()
@@ -93,8 +125,30 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot) -> ChildSpec {
             .collect(),
         cwd: slot.path().to_owned(),
         limits: Rlimits {
-            data_bytes: Some(BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (config.memory_mb << 20)),
+            data_bytes: Some(data_bytes),
             open_files: OPEN_FILES,
+            file_bytes: FILE_BYTES,
+            user_threads: USER_THREADS,
         },
-    }
+        jail: jail(config, slot, &profile.egress, data_bytes)?,
+    })
+}
+
+fn jail(config: &WorkerConfig, slot: &Slot, egress: &Egress, memory_bytes: u64) -> std::io::Result<Jail> {
+    let files = Files {
+        read: vec![config.bootstrap.clone()],
+        known_names: vec![config.bundles.clone()],
+        execute: vec![config.deno.clone()],
+        write: vec![slot.path().to_owned(), config.cache.clone()],
+    };
+    let limits = CgroupLimits {
+        memory_bytes,
+        threads: WORKER_THREADS,
+    };
+    slot.set_group(config.sandbox.leaf(slot.name(), limits));
+    Ok(Jail {
+        account: config.sandbox.account(),
+        without_network: *egress == Egress::None,
+        ..config.sandbox.jail(&files, &egress.tcp(), slot.group())?
+    })
 }

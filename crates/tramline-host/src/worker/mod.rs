@@ -4,6 +4,7 @@
 //! knows its function, so a pool of them turns a first call into a module load. A worker never serves a second function.
 
 mod connections;
+mod cpu;
 mod launch;
 mod slot;
 
@@ -19,7 +20,8 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 
 pub use connections::{Reply, SendError};
-pub use launch::{WorkerConfig, write_bootstrap};
+pub use cpu::CpuOfCalls;
+pub use launch::{Profile, WorkerConfig, write_bootstrap};
 pub use slot::RunDir;
 
 use crate::bundle::Bundle;
@@ -27,6 +29,7 @@ use crate::logs::{Tag, read_console, read_raw};
 use crate::process::{ExitReason, Process};
 use crate::types::Body;
 use connections::Connections;
+use cpu::Cpu;
 use launch::child_spec;
 use slot::Slot;
 
@@ -82,21 +85,22 @@ pub struct Worker {
     idle: tokio::sync::Notify,
     /// A ping is under way.
     pinged: AtomicBool,
+    cpu: Cpu,
     slot: Slot,
 }
 
 impl Worker {
     /// Starts a generic worker and warms it up.
-    pub async fn spawn(config: &WorkerConfig) -> Result<Worker, StartError> {
+    pub async fn spawn(config: &WorkerConfig, profile: &Profile) -> Result<Worker, StartError> {
         let nonce = format!("{:032x}", rand::random::<u128>());
         let failed = |source| StartError::Spawn {
             deno: config.deno.clone(),
             source,
         };
         let slot = config.run_dir.slot().map_err(failed)?;
-        let (process, output) = Process::spawn(child_spec(config, &slot), &config.children)
-            .await
-            .map_err(failed)?;
+        config.sandbox.hand_over(slot.path()).map_err(failed)?;
+        let spec = child_spec(config, &slot, profile).map_err(failed)?;
+        let (process, output) = Process::spawn(spec, &config.children).await.map_err(failed)?;
         let tag = Arc::new(Tag::new(nonce.clone()));
         tokio::spawn(read_raw(output.stdout, Arc::clone(&tag), config.logs.clone()));
         tokio::spawn(read_console(output.stderr, Arc::clone(&tag), config.logs.clone()));
@@ -114,6 +118,7 @@ impl Worker {
             last_used: std::sync::Mutex::new(now),
             idle: tokio::sync::Notify::new(),
             pinged: AtomicBool::new(false),
+            cpu: Cpu::default(),
             slot,
         };
         let ready = async {
@@ -180,6 +185,8 @@ impl Worker {
         if !status.is_success() {
             return Err(StartError::Function(text));
         }
+        // loading the module has its own limit
+        self.cpu_baseline();
         if text == NODE_SERVER {
             let _ = self.node.set(Connections::new(self.slot.node_socket()));
         }
@@ -196,6 +203,7 @@ impl Worker {
         if self.pinged.swap(true, Ordering::AcqRel) {
             return None;
         }
+        self.cpu.pinged_at(self.pid());
         let answered = tokio::time::timeout(timeout, self.control("/ping"))
             .await
             .is_ok_and(|sent| sent);
@@ -227,6 +235,7 @@ impl Worker {
     /// Counts a call in. The guard counts it out.
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.cpu.count_call();
         InFlight(Arc::clone(self))
     }
 
@@ -262,6 +271,27 @@ impl Worker {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         last.elapsed()
+    }
+
+    /// Its own folder: the socket and temporary files.
+    pub fn folder(&self) -> &Path {
+        self.slot.path()
+    }
+
+    /// Nothing runs: what is used from now on belongs to calls that come.
+    pub fn cpu_baseline(&self) {
+        self.cpu.baseline(self.pid(), self.in_flight());
+    }
+
+    /// Processor time of the calls since there was none. None when the kernel does not tell.
+    pub fn cpu_of_calls(&self) -> Option<CpuOfCalls> {
+        self.cpu
+            .of_calls(self.pid(), self.in_flight(), self.pinged.load(Ordering::Acquire))
+    }
+
+    /// Whether the engine or the allocator said that memory is used up.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.tag.ran_out_of_memory()
     }
 
     /// Errors nobody caught in the function.

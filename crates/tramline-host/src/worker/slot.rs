@@ -1,14 +1,19 @@
 //! Private folders of workers: the socket and room for temporary files.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sandbox::Leaf;
 
 /// `sun_path` of a unix socket, with its final NUL, is 108 bytes.
 const SOCKET_PATH_MAX: usize = 107;
 /// The longest tail below the run folder: `/<slot number>/s`.
 const SLOT_TAIL: usize = 24;
 const FOLDER_MODE: u32 = 0o700;
+/// Others may enter what they know the name of, and list nothing.
+const ENTER_MODE: u32 = 0o711;
 
 /// The folder of all slots of one host. Removed when dropped.
 #[derive(Debug)]
@@ -43,7 +48,15 @@ impl RunDir {
             .path
             .join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::DirBuilder::new().mode(FOLDER_MODE).create(&path)?;
-        Ok(Slot { path })
+        Ok(Slot {
+            path,
+            group: OnceLock::new(),
+        })
+    }
+
+    /// Lets another user enter the slots, each of which is given to it by itself.
+    pub fn open_to_others(&self) -> std::io::Result<()> {
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(ENTER_MODE))
     }
 }
 
@@ -74,11 +87,30 @@ fn remove_stale(base: &Path) {
 #[derive(Debug)]
 pub struct Slot {
     path: PathBuf,
+    group: OnceLock<Leaf>,
 }
 
 impl Slot {
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub fn name(&self) -> &str {
+        self.path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
+    }
+
+    /// Its control group goes away with it.
+    pub fn set_group(&self, group: Option<Leaf>) {
+        if let Some(group) = group {
+            let _ = self.group.set(group);
+        }
+    }
+
+    pub fn group(&self) -> Option<&Leaf> {
+        self.group.get()
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tramline_host::FunctionState;
 
-use crate::common::{Project, body, call, context, deno, info, ok, reason, stop, text, within};
+use crate::common::{Project, body, call, context, info, ok, reason, stop, text, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn supabase_js_is_found_however_it_is_imported() {
@@ -178,7 +178,7 @@ async fn an_import_that_cannot_be_fetched_names_import_and_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_is_made_again_only_when_the_sources_change() {
-    let project = Project::new()
+    let mut project = Project::new()
         .file("_shared/word.ts", "export const word = 'one';")
         .function(
             "hello",
@@ -188,27 +188,29 @@ async fn a_bundle_is_made_again_only_when_the_sources_change() {
     assert_eq!(call(&host, "hello").await, ok("one"));
     let first = info(&host, "hello").version.unwrap();
     stop(&host).await;
-    let made = project.state_dir().join(format!("bundles/hello/{first}.js"));
+    let folder = std::fs::read_dir(project.state_dir().join("bundles/hello"));
+    let made = folder
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path()
+        .join(format!("{first}.js"));
     let when = std::fs::metadata(&made).unwrap().modified().unwrap();
 
-    // a Deno that can run, but not bundle
-    let script = project.dir.path().join("no-bundling");
-    let text = format!(
-        "#!/bin/sh\n[ \"$1\" = bundle ] && exit 9\nexec {} \"$@\"\n",
-        deno().display()
-    );
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let host = project.host_with_deno(script.clone()).await;
+    // no time for bundling: what needs it fails
+    project.limits.bundle_ms = 0;
+    let host = project.host().await;
     assert_eq!(call(&host, "hello").await, ok("one"));
     assert_eq!(info(&host, "hello").version.unwrap(), first);
     stop(&host).await;
     assert_eq!(std::fs::metadata(&made).unwrap().modified().unwrap(), when);
 
     project.write("_shared/word.ts", "export const word = 'two';");
-    let host = project.host_with_deno(script).await;
+    let host = project.host().await;
     assert!(matches!(info(&host, "hello").state, FunctionState::Broken { .. }));
     stop(&host).await;
+    project.limits.bundle_ms = 60_000;
     let host = project.host().await;
     assert_eq!(call(&host, "hello").await, ok("two"));
     assert_ne!(info(&host, "hello").version.unwrap(), first);
@@ -234,5 +236,25 @@ async fn a_reload_takes_the_edited_sources_and_a_broken_edit_can_be_mended() {
     assert_eq!(host.reload("hello").await.unwrap().state, FunctionState::Ready);
     assert_eq!(call(&host, "hello").await, ok("three"));
     assert_eq!(host.reload("missing").await, None);
+    stop(&host).await;
+}
+
+/// Deno fetches esbuild at the first bundling. Two first ones at once, with nothing downloaded yet, both succeed.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_first_bundlings_at_once_share_one_download() {
+    let project = Project::new()
+        .function("one", "Deno.serve(() => new Response('one'));")
+        .function("two", "Deno.serve(() => new Response('two'));");
+    // in place of the folder that tests share
+    let downloads = project.state_dir().join("deno");
+    std::fs::remove_file(&downloads).unwrap();
+    std::fs::create_dir(&downloads).unwrap();
+    let host = project.host().await;
+    assert_eq!(call(&host, "one").await, ok("one"));
+    assert_eq!(call(&host, "two").await, ok("two"));
+    assert!(
+        std::fs::read_dir(&downloads).unwrap().next().is_some(),
+        "it was downloaded here"
+    );
     stop(&host).await;
 }

@@ -119,7 +119,7 @@ async fn a_function_sees_the_public_url_its_environment_and_nothing_of_the_host(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_to_the_projects_api_carry_the_run_and_others_do_not() {
+async fn calls_to_the_projects_api_carry_the_call_token_and_others_do_not() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
@@ -128,12 +128,12 @@ async fn calls_to_the_projects_api_carry_the_run_and_others_do_not() {
             let (stream, _) = listener.accept().await.unwrap();
             let told = told.clone();
             let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                let run = request
+                let token = request
                     .headers()
-                    .get("x-tramline-run-id")
+                    .get("x-tramline-call")
                     .map(|v| v.to_str().unwrap().to_owned());
                 let extra = request.headers().contains_key("x-extra");
-                told.send((run, extra)).unwrap();
+                told.send((token, extra)).unwrap();
                 async { Ok::<_, std::convert::Infallible>(http::Response::new(body("fine"))) }
             });
             let io = hyper_util::rt::TokioIo::new(stream);
@@ -155,16 +155,16 @@ async fn calls_to_the_projects_api_carry_the_run_and_others_do_not() {
     });
     let host = project.host().await;
     let ctx = CallContext {
-        run_id: Some("run-9".into()),
+        call_token: Some("token-9".into()),
         ..context()
     };
     let response = within("an answer", host.call("caller", get("/caller"), ctx))
         .await
         .unwrap();
     assert_eq!(text(response).await, "done");
-    let run = Some("run-9".to_owned());
-    assert_eq!(heard.recv().await.unwrap(), (run.clone(), true));
-    assert_eq!(heard.recv().await.unwrap(), (run, true));
+    let token = Some("token-9".to_owned());
+    assert_eq!(heard.recv().await.unwrap(), (token.clone(), true));
+    assert_eq!(heard.recv().await.unwrap(), (token, true));
     assert_eq!(heard.recv().await.unwrap(), (None, false));
     stop(&host).await;
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -32,12 +33,16 @@ pub struct Project {
     pub dir: TempDir,
     pub functions: Vec<FunctionSpec>,
     pub limits: Limits,
+    pub own_addresses: Vec<IpAddr>,
 }
 
 impl Project {
     pub fn new() -> Project {
         let dir = TempDir::with_prefix("tl").unwrap();
         std::fs::create_dir_all(dir.path().join(".tramline")).unwrap();
+        // another user may enter, so that functions get one of their own when the tests run as root
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
         // the bundler's downloads are shared between tests
         let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deno");
         std::fs::create_dir_all(&shared).unwrap();
@@ -50,6 +55,7 @@ impl Project {
             dir,
             functions: Vec::new(),
             limits,
+            own_addresses: vec![Ipv4Addr::LOCALHOST.into()],
         }
     }
 
@@ -113,6 +119,8 @@ impl Project {
             project_dir: self.dir.path().to_owned(),
             limits: self.limits.clone(),
             max_spawns: 2,
+            sandbox: tramline_host::SandboxConfig::default(),
+            own_addresses: self.own_addresses.clone(),
         };
         let host = Host::start(config, self.functions.clone()).await.unwrap();
         within("the functions to settle", host.wait_settled()).await;
@@ -161,6 +169,7 @@ pub fn body(text: impl Into<Bytes>) -> Body {
 pub fn context() -> CallContext {
     CallContext {
         run_id: None,
+        call_token: None,
         request_id: "req-1".into(),
         wall_ms: 30_000,
     }

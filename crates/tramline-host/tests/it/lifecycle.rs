@@ -39,6 +39,8 @@ async fn no_process_is_left_when_the_host_is_stopped_while_starting() {
         project_dir: project.dir.path().to_owned(),
         limits: project.limits.clone(),
         max_spawns: 2,
+        sandbox: tramline_host::SandboxConfig::default(),
+        own_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
     };
     let host = tramline_host::Host::start(config, project.functions.clone())
         .await
@@ -148,6 +150,8 @@ async fn a_deep_project_folder_gets_short_socket_paths() {
         project_dir: inner,
         limits: project.limits.clone(),
         max_spawns: 1,
+        sandbox: tramline_host::SandboxConfig::default(),
+        own_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
     };
     let host = tramline_host::Host::start(config, project.functions.clone())
         .await

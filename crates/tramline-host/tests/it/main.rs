@@ -7,5 +7,7 @@ mod calls;
 mod common;
 mod failures;
 mod lifecycle;
+mod limits;
 mod output;
+mod sandbox;
 mod streaming;

@@ -19,6 +19,7 @@ async fn an_entry_carries_level_run_and_request_and_keeps_its_lines_together() {
     let mut live = host.logs();
     let ctx = CallContext {
         run_id: Some("run-1".into()),
+        call_token: None,
         request_id: "req-9".into(),
         wall_ms: 0,
     };

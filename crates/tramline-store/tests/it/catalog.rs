@@ -1,8 +1,7 @@
-//! What runs refer to: definitions, functions, schedules.
+//! What runs refer to: definitions and functions.
 
 use serde_json::{Value, json};
 use tramline_store::api::{self, FunctionRow, NewRun, StoredVersion};
-use tramline_store::schedules::{self, NewSchedule};
 
 use crate::support::*;
 
@@ -237,119 +236,6 @@ async fn a_function_is_registered_once_and_follows_its_changes() {
             ("step", "edge", "broken", Some("why")),
             ("third", "handler", "ready", None)
         ]
-    );
-}
-
-fn nightly() -> NewSchedule {
-    NewSchedule {
-        name: "nightly".into(),
-        cron: "0 3 * * *".into(),
-        timezone: Some("Europe/Berlin".into()),
-        target: "step".into(),
-        input: Some(json!({ "a": null })),
-        queue: None,
-        priority: None,
-        paused: None,
-        source: "file".into(),
-    }
-}
-
-#[tokio::test]
-async fn a_schedule_changes_only_when_something_is_different() {
-    let w = world().await;
-    let store = async |s: &NewSchedule| schedules::store(&w.store, s).await.unwrap();
-    let read = async || schedules::list(&w.store, None).await.unwrap().remove(0);
-    assert!(store(&nightly()).await);
-    assert!(!store(&nightly()).await);
-    let first = read().await;
-    assert_eq!(
-        (first.shard, first.revision, first.paused, first.last_due),
-        (key_shard("nightly"), 1, false, None)
-    );
-    assert_eq!(
-        (first.cron.as_str(), first.timezone.as_str(), &first.input),
-        ("0 3 * * *", "Europe/Berlin", &json!({ "a": null }))
-    );
-    assert!(
-        store(&NewSchedule {
-            cron: "0 4 * * *".into(),
-            ..nightly()
-        })
-        .await
-    );
-    assert_eq!(
-        (read().await.revision, read().await.cron.as_str()),
-        (2, "0 4 * * *")
-    );
-    let defaults: (String, i16) = {
-        let row = w
-            .sql
-            .query_one("select queue, priority from ops.schedules", &[])
-            .await
-            .unwrap();
-        (row.get(0), row.get(1))
-    };
-    assert_eq!(defaults, ("default".into(), 1));
-    let bad = NewSchedule {
-        name: "no good".into(),
-        ..nightly()
-    };
-    assert_eq!(
-        schedules::store(&w.store, &bad).await.unwrap_err().sqlstate(),
-        Some("23514")
-    );
-}
-
-#[tokio::test]
-async fn a_pause_stays_until_somebody_says_otherwise() {
-    let w = world().await;
-    schedules::store(&w.store, &nightly()).await.unwrap();
-    let paused = async || schedules::list(&w.store, None).await.unwrap()[0].paused;
-    assert!(schedules::pause(&w.store, "nightly", true).await.unwrap());
-    assert!(!schedules::pause(&w.store, "nobody", true).await.unwrap());
-    schedules::store(
-        &w.store,
-        &NewSchedule {
-            cron: "0 5 * * *".into(),
-            ..nightly()
-        },
-    )
-    .await
-    .unwrap();
-    assert!(paused().await, "a new version of the file does not resume it");
-    schedules::store(
-        &w.store,
-        &NewSchedule {
-            paused: Some(false),
-            ..nightly()
-        },
-    )
-    .await
-    .unwrap();
-    assert!(!paused().await);
-}
-
-#[tokio::test]
-async fn owners_notice_changes_by_the_fingerprint_and_read_their_own() {
-    let w = world().await;
-    let mut seen = vec![schedules::fingerprint(&w.store).await.unwrap()];
-    schedules::store(&w.store, &nightly()).await.unwrap();
-    seen.push(schedules::fingerprint(&w.store).await.unwrap());
-    schedules::pause(&w.store, "nightly", true).await.unwrap();
-    seen.push(schedules::fingerprint(&w.store).await.unwrap());
-    w.sql
-        .execute("delete from tramline.schedules", &[])
-        .await
-        .unwrap();
-    assert_eq!(seen, [(0, 0), (1, 1), (2, 1)]);
-    schedules::store(&w.store, &nightly()).await.unwrap();
-    let shard = key_shard("nightly");
-    assert_eq!(schedules::list(&w.store, Some(&[shard])).await.unwrap().len(), 1);
-    assert!(
-        schedules::list(&w.store, Some(&[(shard + 1) % 16]))
-            .await
-            .unwrap()
-            .is_empty()
     );
 }
 

@@ -441,3 +441,41 @@ async fn the_source_is_what_the_writer_says_else_the_function_else_the_role_else
     let external = "insert into ops.runs (status) values ('running') returning source";
     assert_eq!(w.value::<String>(external, &[]).await, "function:mailer");
 }
+
+/// Callers share statements; what one of them asks wrongly is refused to that one alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_in_a_shared_statement_is_its_own_callers_alone() {
+    let w = world().await;
+    let run = |n: u32| {
+        let (correlation_id, priority, target) = match n % 4 {
+            // refused item by item: an unknown target
+            1 => (None, None, "nobody"),
+            // refused by the database as a statement: there is no such class
+            2 => (None, Some(9), "step"),
+            _ => (Some(format!("c-{n}")), None, "step"),
+        };
+        NewRun {
+            target: target.into(),
+            correlation_id,
+            priority,
+            ..step_run()
+        }
+    };
+    let calls = (0..200).map(|n| {
+        let (store, run) = (w.store.clone(), run(n));
+        tokio::spawn(async move { (n, api::enqueue(&store, &[run]).await) })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let (n, answer) = call.await.unwrap();
+        match (n % 4, answer) {
+            (1, Ok(answers)) => assert_eq!(answers[0].as_ref().unwrap_err().code, "TL404", "{n}"),
+            (2, Err(error)) => assert_eq!(error.sqlstate(), Some("23514"), "{n}: {error:?}"),
+            (0 | 3, Ok(answers)) => {
+                assert!(answers[0].as_ref().is_ok_and(|accepted| accepted.created), "{n}")
+            }
+            (_, answer) => panic!("{n}: {answer:?}"),
+        }
+    }
+    assert_eq!(w.count("select count(*) from ops.runs").await, 100);
+    assert_eq!(w.count("select count(*) from tramline.correlations").await, 100);
+}

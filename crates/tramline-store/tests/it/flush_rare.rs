@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 use tramline_core::machine::{Row, TimerKind};
+use tramline_core::schedule::Spec;
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
 use tramline_store::flush::Batch;
-use tramline_store::schedules::{self, NewSchedule};
+use tramline_store::schedules::{self, NewSchedule, OpenPeriod};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -207,10 +208,9 @@ async fn an_applied_command_goes_with_its_effect_and_only_by_its_owner() {
 async fn schedule(w: &World, name: &str, target: &str) {
     let new = NewSchedule {
         name: name.into(),
-        cron: "* * * * *".into(),
-        timezone: None,
+        spec: Spec::cron("* * * * *", "UTC"),
         target: target.into(),
-        input: Some(json!({ "tick": null })),
+        input: json!({ "tick": null }),
         queue: Some("night".into()),
         priority: Some(3),
         paused: None,
@@ -221,7 +221,7 @@ async fn schedule(w: &World, name: &str, target: &str) {
 
 fn period(owner: &Owner, name: &str, due_at: i64, run_id: Uuid) -> Batch {
     let mut batch = owner.batch();
-    batch.period(name, due_at, Some(run_id), "prepared", None);
+    batch.period(name, due_at, Some(run_id), "prepared", None, due_at + 5);
     batch
 }
 
@@ -248,7 +248,7 @@ async fn a_period_starts_its_run_once() {
         (1, Some(one), "prepared")
     );
     // the newest period is remembered by the schedule itself, and never goes back
-    let last_due = async || schedules::list(&w.store, None).await.unwrap()[0].last_due;
+    let last_due = async || schedules::list(&w.store, None).await.unwrap()[0].rule.last_due;
     assert_eq!(last_due().await, Some(NOW));
     owner
         .send(&period(&owner, "nightly", NOW - 60_000, id_in(shard)))
@@ -300,13 +300,22 @@ async fn the_outcome_of_a_period_is_recorded_once() {
     let owner = Owner::of_all(&w.store).await;
     let id = id_in(key_shard("nightly"));
     owner.send(&period(&owner, "nightly", NOW, id)).await;
-    let prepared = schedules::prepared(&w.store, &[key_shard("nightly")])
-        .await
-        .unwrap();
-    assert_eq!(prepared, [("nightly".to_owned(), NOW, id)]);
-    for (started_at, outcome) in [(Some(NOW + 12), "started"), (None, "cancelled")] {
+    let open = async || {
+        schedules::open_periods(&w.store, &[key_shard("nightly")])
+            .await
+            .unwrap()
+    };
+    let found = |started| OpenPeriod {
+        schedule: "nightly".into(),
+        due_at: NOW,
+        run_id: id,
+        planned_at: NOW + 5,
+        started,
+    };
+    assert_eq!(open().await, [found(false)]);
+    for (started, outcome) in [(Some((NOW + 12, 7)), "started"), (None, "cancelled")] {
         let mut batch = owner.batch();
-        batch.period_outcome("nightly", NOW, started_at, outcome, None);
+        batch.period_outcome(id, "nightly", NOW, started, outcome, None);
         owner.send(&batch).await;
     }
     // the flush that prepared it, sent again late, takes nothing back
@@ -314,13 +323,66 @@ async fn the_outcome_of_a_period_is_recorded_once() {
     let periods = schedules::periods(&w.store, "nightly", 10).await.unwrap();
     assert_eq!(
         (periods[0].outcome.as_str(), periods[0].drift_ms),
-        ("started", Some(12))
+        ("started", Some(7))
     );
-    assert!(
-        schedules::prepared(&w.store, &[key_shard("nightly")])
-            .await
-            .unwrap()
-            .is_empty()
+    assert_eq!(open().await, [found(true)]);
+    let mut batch = owner.batch();
+    batch.push(first(id), &end(RunStatus::Completed), NOW, 1);
+    batch.period_end("nightly", NOW, id, NOW + 30);
+    owner.send(&batch).await;
+    assert!(open().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_taken_back_may_be_prepared_again_in_the_same_flush_and_nothing_else() {
+    let w = world().await;
+    schedule(&w, "nightly", "step").await;
+    let owner = Owner::of_all(&w.store).await;
+    let shard = key_shard("nightly");
+    let (old, new, other) = (id_in(shard), id_in(shard), id_in(shard));
+    owner.send(&period(&owner, "nightly", NOW, old)).await;
+    let mut batch = period(&owner, "nightly", NOW, new);
+    batch.period_outcome(
+        old,
+        "nightly",
+        NOW,
+        None,
+        "cancelled",
+        Some("the schedule was changed"),
+    );
+    batch.push(first(old), &end(RunStatus::Cancelled), NOW, 1);
+    // once, and once more because the answer was lost
+    for _ in 0..2 {
+        owner.send(&batch).await;
+        let periods = schedules::periods(&w.store, "nightly", 10).await.unwrap();
+        assert_eq!(
+            (periods.len(), periods[0].run_id, periods[0].outcome.as_str()),
+            (1, Some(new), "prepared")
+        );
+    }
+    owner.send(&period(&owner, "nightly", NOW, other)).await;
+    assert_eq!(
+        w.count("select count(*) from ops.runs where status <> 'cancelled'")
+            .await,
+        1
+    );
+    assert_eq!(w.row(old).await["status"], "cancelled");
+
+    // prepared and taken back before anything was sent: nothing of it stands
+    let mut batch = period(&owner, "nightly", NOW + 60_000, other);
+    batch.period_outcome(
+        other,
+        "nightly",
+        NOW + 60_000,
+        None,
+        "cancelled",
+        Some("the schedule was changed"),
+    );
+    owner.send(&batch).await;
+    let periods = schedules::periods(&w.store, "nightly", 1).await.unwrap();
+    assert_eq!(
+        (periods[0].run_id, periods[0].outcome.as_str()),
+        (Some(other), "cancelled")
     );
 }
 
@@ -331,7 +393,14 @@ async fn a_skipped_period_keeps_its_reason_and_its_run_is_over() {
     let owner = Owner::of_all(&w.store).await;
     let id = id_in(key_shard("nightly"));
     let mut batch = owner.batch();
-    batch.period("nightly", NOW, Some(id), "skipped", Some("no node was running"));
+    batch.period(
+        "nightly",
+        NOW,
+        Some(id),
+        "skipped",
+        Some("no node was running"),
+        NOW,
+    );
     batch.push(first(id), &end(RunStatus::Skipped), NOW, 1);
     owner.send(&batch).await;
     let periods = schedules::periods(&w.store, "nightly", 10).await.unwrap();

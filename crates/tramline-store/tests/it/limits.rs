@@ -208,10 +208,9 @@ async fn a_limit_and_a_schedule_refuse_each_other() {
     let w = world().await;
     let schedule = |target: &str, queue: Option<&str>| NewSchedule {
         name: format!("every-{target}"),
-        cron: "* * * * *".into(),
-        timezone: None,
+        spec: tramline_core::schedule::Spec::cron("* * * * *", "UTC"),
         target: target.into(),
-        input: None,
+        input: json!({}),
         queue: queue.map(str::to_owned),
         priority: None,
         paused: None,

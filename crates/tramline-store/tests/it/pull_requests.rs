@@ -285,6 +285,7 @@ async fn priority_metadata_and_running_are_kept() {
         w.row(second).await["metadata"],
         json!({ "why": "boss", "at": 1, "done": true })
     );
+    assert_eq!(w.row(second).await["priority"], 0, "also after the end");
 }
 
 #[tokio::test]
@@ -315,4 +316,40 @@ async fn what_a_pull_run_cannot_do_is_refused_by_name() {
     }
     assert_eq!(w.row(id).await["status"], "queued");
     assert_eq!(events(&w, id).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_acts_on_many_runs_include_those_of_workers() {
+    let w = world().await;
+    pull_queue(&w, "bulk", "").await;
+    w.sql
+        .execute(
+            "select ops.queue_run(p_queue => 'bulk') from generate_series(1, 3)",
+            &[],
+        )
+        .await
+        .unwrap();
+    let count = "select count(*) from ops.runs where queue = 'bulk' and status = $1";
+    for (verb, from, to) in [
+        ("pause", "queued", "paused"),
+        ("resume", "paused", "queued"),
+        ("cancel", "queued", "cancelled"),
+        ("retry", "cancelled", "queued"),
+    ] {
+        let act = "select ops.bulk_runs($1, jsonb_build_object('queue', 'bulk', 'status', $2::text), false)";
+        let answer: Value = w.value(act, &[&verb, &from]).await;
+        assert_eq!(
+            (&answer["applied"], &answer["refused"]),
+            (&json!(3), &json!([])),
+            "{verb}: {answer}"
+        );
+        assert_eq!(w.value::<i64>(count, &[&to]).await, 3, "{verb}");
+    }
+    let why: Vec<String> = w
+        .value(
+            "select array_agg(code) from ops.why((select run_id from ops.pull_runs limit 1))",
+            &[],
+        )
+        .await;
+    assert!(why.iter().any(|code| code == "no_worker"), "{why:?}");
 }

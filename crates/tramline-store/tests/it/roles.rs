@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
+use tramline_store::calendars;
 use tramline_store::discovery::{Cursor, Reader};
 use tramline_store::runs::Loader;
 use tramline_store::schedules::{self, NewSchedule};
@@ -199,20 +200,28 @@ async fn the_engines_role_is_enough_to_drive_runs() {
 
     let new = NewSchedule {
         name: "nightly".into(),
-        cron: "* * * * *".into(),
-        timezone: None,
+        spec: tramline_core::schedule::Spec::cron("* * * * *", "UTC"),
         target: "step".into(),
-        input: None,
+        input: Value::Null,
         queue: None,
         priority: None,
         paused: None,
         source: "test".into(),
     };
     schedules::store(&store, &new).await.unwrap();
+    schedules::changes(&store).await.unwrap();
+    schedules::rules(&store, &[shard]).await.unwrap();
+    schedules::open_periods(&store, &[shard]).await.unwrap();
+    schedules::set_problem(&store, "nightly", 1, "x").await.unwrap();
+    calendars::store(&store, "holidays", &["never".to_owned()], None, "test")
+        .await
+        .unwrap();
+    assert!(calendars::read(&store).await.unwrap().is_empty());
     let mut batch = owner.batch();
     let run_id = id_in(shard);
-    batch.period("nightly", NOW, Some(run_id), "prepared", None);
-    batch.period_outcome("nightly", NOW, Some(NOW), "started", None);
+    batch.period("nightly", NOW, Some(run_id), "prepared", None, NOW);
+    batch.period_outcome(run_id, "nightly", NOW, Some((NOW, 0)), "started", None);
+    batch.period_end("nightly", NOW, run_id, NOW);
     use tramline_core::machine::{Row, TimerKind};
     let rows = || {
         [

@@ -9,7 +9,7 @@ use tokio_postgres::error::DbError;
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
     #[error("connect to the database for migrations")]
-    Connect(#[source] tokio_postgres::Error),
+    Connect(#[source] tramline_store::StoreError),
     #[error("read {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("read or write supabase_migrations")]

@@ -1,14 +1,13 @@
-//! Files under `tramline/`: workflow definitions and schedules, as JSON or TOML.
+//! Files under `tramline/`: workflow definitions, schedules and calendars, as JSON or TOML.
 //!
-//! A workflow is only turned into a JSON value here; what it must hold is decided where it is published.
+//! They are only turned into JSON values here; what they must hold is decided where they are published.
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{ProjectError, list};
-use crate::text::{line_of, nearest};
+use crate::text::line_of;
 
 /// Why a definition file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +20,8 @@ pub enum DefinitionError {
         line: usize,
         message: String,
     },
-    #[error("use the schedule {}: {message}", path.display())]
-    Schedule { path: PathBuf, message: String },
+    #[error("use {}: {message}", path.display())]
+    Name { path: PathBuf, message: String },
 }
 
 /// A file of `tramline/workflows/`.
@@ -32,32 +31,13 @@ pub struct WorkflowFile {
     pub definition: Value,
 }
 
-/// A file of `tramline/schedules/`.
+/// A file of `tramline/schedules/` or `tramline/calendars/`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ScheduleFile {
+pub struct DocumentFile {
     pub path: PathBuf,
-    /// The file's name without extension when the file gives none.
+    /// The `name` in the file, else the file's name without extension.
     pub name: String,
-    pub cron: String,
-    /// IANA name; UTC when the file gives none.
-    pub timezone: String,
-    /// Name of the function or workflow it starts.
-    pub target: String,
-    /// Input of each run; an empty object when the file gives none.
-    pub input: Value,
-    pub enabled: bool,
-}
-
-const SCHEDULE_KEYS: [&str; 6] = ["name", "cron", "timezone", "target", "input", "enabled"];
-
-#[derive(Deserialize)]
-struct RawSchedule {
-    name: Option<String>,
-    cron: String,
-    timezone: Option<String>,
-    target: String,
-    input: Option<Value>,
-    enabled: Option<bool>,
+    pub document: Value,
 }
 
 pub(super) fn workflows(dir: &Path) -> Result<Vec<WorkflowFile>, ProjectError> {
@@ -69,62 +49,25 @@ pub(super) fn workflows(dir: &Path) -> Result<Vec<WorkflowFile>, ProjectError> {
     Ok(files)
 }
 
-pub(super) fn schedules(dir: &Path) -> Result<Vec<ScheduleFile>, ProjectError> {
-    let mut files: Vec<ScheduleFile> = Vec::new();
+pub(super) fn documents(dir: &Path) -> Result<Vec<DocumentFile>, ProjectError> {
+    let mut files: Vec<DocumentFile> = Vec::new();
     for path in definition_files(dir)? {
-        let schedule = schedule(path)?;
-        if let Some(other) = files.iter().find(|other| other.name == schedule.name) {
-            let message = format!(
-                "the name {:?} is also used by {}",
-                schedule.name,
-                other.path.display()
-            );
-            return Err(DefinitionError::Schedule {
-                path: schedule.path,
-                message,
-            }
-            .into());
+        let document = read(&path)?;
+        let name = match document.get("name").and_then(Value::as_str) {
+            Some(name) => name.to_owned(),
+            None => path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+        };
+        if let Some(other) = files.iter().find(|other| other.name == name) {
+            let message = format!("the name {name:?} is also used by {}", other.path.display());
+            return Err(DefinitionError::Name { path, message }.into());
         }
-        files.push(schedule);
+        files.push(DocumentFile { path, name, document });
     }
     Ok(files)
-}
-
-fn schedule(path: PathBuf) -> Result<ScheduleFile, DefinitionError> {
-    let value = read(&path)?;
-    let refuse = |message: String| DefinitionError::Schedule {
-        path: path.clone(),
-        message,
-    };
-    let Some(object) = value.as_object() else {
-        return Err(refuse(
-            "it must be an object with name, cron and target".to_owned(),
-        ));
-    };
-    for key in object.keys() {
-        if !SCHEDULE_KEYS.contains(&key.as_str()) {
-            let hint = match nearest(key, SCHEDULE_KEYS) {
-                Some(near) => format!("did you mean {near}?"),
-                None => format!("the keys are {}", SCHEDULE_KEYS.join(", ")),
-            };
-            return Err(refuse(format!("the key {key:?} is not known; {hint}")));
-        }
-    }
-    let raw: RawSchedule = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
-    let stem = path
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    Ok(ScheduleFile {
-        name: raw.name.unwrap_or(stem),
-        cron: raw.cron,
-        timezone: raw.timezone.unwrap_or_else(|| "UTC".to_owned()),
-        target: raw.target,
-        input: raw.input.unwrap_or_else(|| Value::Object(Map::new())),
-        enabled: raw.enabled.unwrap_or(true),
-        path,
-    })
 }
 
 fn definition_files(dir: &Path) -> Result<Vec<PathBuf>, ProjectError> {

@@ -9,7 +9,7 @@ mod functions;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use definitions::{DefinitionError, ScheduleFile, WorkflowFile};
+pub use definitions::{DefinitionError, DocumentFile, WorkflowFile};
 pub use functions::{FunctionSource, RequiredName};
 
 use crate::config::{ConfigEnv, ConfigError, ProjectConfig};
@@ -63,7 +63,9 @@ pub struct Project {
     /// `tramline/workflows/`, by path.
     pub workflows: Vec<WorkflowFile>,
     /// `tramline/schedules/`, by path.
-    pub schedules: Vec<ScheduleFile>,
+    pub schedules: Vec<DocumentFile>,
+    /// `tramline/calendars/`, by path.
+    pub calendars: Vec<DocumentFile>,
     pub warnings: Vec<Warning>,
 }
 
@@ -86,7 +88,8 @@ impl Project {
         let functions_env = read_functions_env(&dir.join("supabase/functions/.env"))?;
         Ok(Self {
             workflows: definitions::workflows(&dir.join("tramline/workflows"))?,
-            schedules: definitions::schedules(&dir.join("tramline/schedules"))?,
+            schedules: definitions::documents(&dir.join("tramline/schedules"))?,
+            calendars: definitions::documents(&dir.join("tramline/calendars"))?,
             dir,
             config,
             functions,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Config, NoTls};
+use tokio_postgres::AsyncMessage;
+use tramline_store::{DatabaseUrl, StoreError};
 
 use super::Inner;
 
@@ -36,10 +37,10 @@ pub(super) fn spawn(db_url: String, service: Weak<Inner>) -> JoinHandle<()> {
 }
 
 /// One connection's life. `Ok` when it had listened before it ended.
-async fn listen(db_url: &str, service: &Weak<Inner>) -> Result<(), tokio_postgres::Error> {
-    let mut config: Config = db_url.parse()?;
-    config.application_name("tramline rest listener");
-    let (client, mut connection) = config.connect(NoTls).await?;
+async fn listen(db_url: &str, service: &Weak<Inner>) -> Result<(), StoreError> {
+    let mut url = DatabaseUrl::parse(db_url)?;
+    url.config.application_name("tramline rest listener");
+    let (client, mut connection) = url.connect().await?;
     // Any number of notifications while a reload runs are one reload after it.
     let changed = Arc::new(Notify::new());
     let heard = {
@@ -59,7 +60,8 @@ async fn listen(db_url: &str, service: &Weak<Inner>) -> Result<(), tokio_postgre
         }
     };
     let reload = async {
-        client.batch_execute(&format!("listen {CHANNEL}")).await?;
+        let listen = client.batch_execute(&format!("listen {CHANNEL}")).await;
+        listen.map_err(|e| StoreError::query("listen", e))?;
         loop {
             // Also first thing: changes made while nobody listened.
             let Some(service) = service.upgrade() else {

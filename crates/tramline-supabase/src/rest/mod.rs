@@ -51,7 +51,7 @@ const OWN_SCHEMAS: [&str; 1] = ["ops"];
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
     #[error("connect to the database for /rest/v1")]
-    Connect(#[source] tokio_postgres::Error),
+    Connect(#[source] tramline_store::StoreError),
     #[error("read the roles for /rest/v1")]
     Roles(#[source] tokio_postgres::Error),
     #[error("open the connections of /rest/v1")]

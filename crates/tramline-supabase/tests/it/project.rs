@@ -212,6 +212,7 @@ fn workflows_and_schedules_are_read_from_json_and_toml() {
             "tramline/schedules/minute.json",
             r#"{"name":"every-minute","cron":"* * * * *","target":"f","enabled":false}"#,
         ),
+        ("tramline/calendars/holidays.toml", "exclude = ['12-25']"),
     ]);
     let project = folder.project();
     assert_eq!(
@@ -225,38 +226,39 @@ fn workflows_and_schedules_are_read_from_json_and_toml() {
     assert_eq!(project.workflows.len(), 2);
     let minute = &project.schedules[0];
     assert_eq!(
-        (minute.name.as_str(), minute.timezone.as_str(), minute.enabled),
-        ("every-minute", "UTC", false)
+        (minute.name.as_str(), &minute.document["enabled"]),
+        ("every-minute", &json!(false))
     );
     let nightly = &project.schedules[1];
+    assert_eq!(nightly.name, "nightly");
     assert_eq!(
-        (nightly.name.as_str(), nightly.timezone.as_str()),
-        ("nightly", "Europe/Berlin")
+        nightly.document,
+        json!({ "cron": "0 3 * * *", "timezone": "Europe/Berlin", "target": "a", "input": { "x": 1 } })
     );
-    assert_eq!(nightly.input, json!({ "x": 1 }));
+    assert_eq!(project.calendars[0].name, "holidays");
 }
 
 #[test]
 fn broken_definition_files_are_errors_with_place() {
-    let cases = [
-        ("tramline/workflows/a.json", "{\n \"name\": }", "a.json:2: "),
+    for (files, expected) in [
         (
-            "tramline/schedules/a.toml",
-            "cron = '* * * * *'\ntarget = 'x'\ntimezon = 'UTC'",
-            "the key \"timezon\" is not known; did you mean timezone?",
+            vec![("tramline/workflows/a.json", "{\n \"name\": }")],
+            "a.json:2: ",
         ),
+        (vec![("tramline/calendars/a.toml", "exclude = [")], "a.toml:1: "),
         (
-            "tramline/schedules/a.json",
-            r#"{"cron":"* * * * *"}"#,
-            "missing field `target`",
+            vec![
+                ("tramline/schedules/a.json", r#"{"name":"b"}"#),
+                ("tramline/schedules/b.json", "{}"),
+            ],
+            "b.json: the name \"b\" is also used by ",
         ),
-    ];
-    for (path, text, expected) in cases {
-        let folder = Folder::new(&[(path, text)]);
+    ] {
+        let folder = Folder::new(&files);
         let error = Project::discover(&folder.path(), &BTreeMap::new())
             .unwrap_err()
             .to_string();
-        assert!(error.contains(expected), "{path}: {error}");
+        assert!(error.contains(expected), "{files:?}: {error}");
     }
 }
 

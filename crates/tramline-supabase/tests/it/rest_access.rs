@@ -212,3 +212,28 @@ async fn an_owner_without_superuser_serves_as_well() {
         .await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn connections_are_encrypted_as_the_url_asks() {
+    let Some(server) = tramline_testkit::TlsCluster::start().await else {
+        return;
+    };
+    let root = server.root.display();
+    let url = |host: &str| server.url(host, &format!("sslmode=verify-full&sslrootcert={root}"));
+    let good = url(tramline_testkit::TLS_NAME);
+    tramline_store::migrate(&good).await.unwrap();
+    tramline_supabase::surface::install(&good, tramline_supabase::surface::NewTables::Granted)
+        .await
+        .unwrap();
+    let rest = Rest::start(&good, &ApiConfig::default()).await.unwrap();
+    let client = tramline_testkit::connect(&server.url("127.0.0.1", "sslmode=disable")).await;
+    let sql = "select bool_and(s.ssl) from pg_stat_ssl s join pg_stat_activity a using (pid) where a.application_name like 'tramline rest%'";
+    let encrypted: Option<bool> = client.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(encrypted, Some(true));
+    rest.stop().await;
+    assert!(
+        Rest::start(&url("127.0.0.1"), &ApiConfig::default())
+            .await
+            .is_err()
+    );
+}

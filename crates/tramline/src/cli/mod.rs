@@ -1,6 +1,7 @@
 //! The command line: names, help and nothing else.
 
 mod functions;
+mod many;
 mod nodes;
 mod queues;
 mod runs;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role};
+pub use many::{ActArgs, DeadLetterCommand, LettersArgs, ManyArgs, RedriveArgs, WhyArgs};
 pub use nodes::{DevArgs, ServeArgs, ServeRole};
 pub use queues::{QueueCommand, QueueSettings};
 pub use runs::{ListArgs, RunCommand, StartArgs};
@@ -83,18 +85,29 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show what the node does
     Status,
+    /// Drop the days of the ledger that are past their retention, and show how all days stand
+    Retention {
+        /// Only show what would be dropped
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check what this machine has and lacks
     #[command(
         after_help = "Ends with exit code 1 when something that `tramline dev` needs is missing and cannot be installed by it."
     )]
     Doctor,
-    /// Start, look at, cancel and retry runs
+    /// Start, look at, cancel, pause, resume and retry runs
     #[command(subcommand)]
     Run(RunCommand),
+    /// Look at runs that were given up, and try them again
+    #[command(subcommand)]
+    DeadLetter(DeadLetterCommand),
+    /// Say what a run or a queue waits for
+    Why(WhyArgs),
     /// Publish and look at workflow definitions
     #[command(subcommand)]
     Workflow(WorkflowCommand),
-    /// Look at, trigger, pause and resume schedules
+    /// Look at, store, trigger, backfill, pause and resume schedules
     #[command(subcommand)]
     Schedule(ScheduleCommand),
     /// Look at, make, limit, pause and resume queues

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 const DEV_EXAMPLES: &str = "\
 Examples:
@@ -38,7 +38,7 @@ pub struct DevArgs {
 const SERVE_EXAMPLES: &str = "\
 Examples:
   tramline serve --database-url postgres://tramline@db/app --project /srv/app
-  DATABASE_URL=… tramline serve --roles engine,scheduler
+  DATABASE_URL=… tramline serve --roles engine
 
 Keys come from supabase/config.toml ([auth] jwt_secret, anon_key, service_role_key, …), the cron secret from
 CRON_SECRET. Published local keys are refused unless --allow-local-keys is given.";
@@ -49,8 +49,9 @@ pub struct ServeArgs {
     /// The database
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: String,
-    /// What this node does
-    #[arg(long, env = "TRAMLINE_ROLES", value_delimiter = ',', default_values_t = ServeRole::ALL, value_name = "ROLES")]
+    /// What this node does: `gateway` answers HTTP and runs functions for it, `engine` drives runs and fires schedules
+    #[arg(long, env = "TRAMLINE_ROLES", value_delimiter = ',', default_values_t = ServeRole::ALL, value_name = "ROLES",
+          value_parser = ServeRole::parse)]
     pub roles: Vec<ServeRole>,
     /// Address to listen on
     #[arg(
@@ -66,24 +67,35 @@ pub struct ServeArgs {
     /// Base URL under which functions reach the gateway [default: http://127.0.0.1:<port of --listen>]
     #[arg(long, env = "TRAMLINE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
+    /// How long ended runs are kept, such as 90d [default: [retention] default of tramline.toml, 30d]
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::parse_keep)]
+    pub retention: Option<u64>,
     /// Accept the published keys of local development
     #[arg(long)]
     pub allow_local_keys: bool,
 }
 
 /// What a node does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServeRole {
-    /// Answers HTTP and runs functions for it
     Gateway,
-    /// Drives runs
     Engine,
-    /// Fires schedules
-    Scheduler,
 }
 
 impl ServeRole {
-    const ALL: [ServeRole; 3] = [ServeRole::Gateway, ServeRole::Engine, ServeRole::Scheduler];
+    const ALL: [ServeRole; 2] = [ServeRole::Gateway, ServeRole::Engine];
+
+    fn parse(word: &str) -> Result<Self, String> {
+        match word {
+            "gateway" => Ok(ServeRole::Gateway),
+            "engine" => Ok(ServeRole::Engine),
+            "scheduler" => Err(
+                "scheduler is no role any more: each engine fires the schedules of its shards. Leave it out"
+                    .to_owned(),
+            ),
+            _ => Err("the roles are gateway and engine".to_owned()),
+        }
+    }
 }
 
 impl std::fmt::Display for ServeRole {
@@ -91,7 +103,6 @@ impl std::fmt::Display for ServeRole {
         f.write_str(match self {
             ServeRole::Gateway => "gateway",
             ServeRole::Engine => "engine",
-            ServeRole::Scheduler => "scheduler",
         })
     }
 }

@@ -2,14 +2,29 @@
 
 use clap::{Args, Subcommand};
 
+use super::ActArgs;
+
 const START_EXAMPLES: &str = "\
 Examples:
   tramline run start daily-digest
   tramline run start proposal-created --input '{\"proposal_id\": \"…\"}' --correlation-id proposal-17
   tramline run start proposal-created --input @proposal.json --wait
   jq … | tramline run start import --input - --delay 5m
+  tramline run start import --from-file contacts.ndjson --correlation-id contacts-may
 
-With a correlation id, the same call twice gives one run. With --wait the exit code tells how the run ended.";
+With a correlation id, the same call twice gives one run. With --wait the exit code tells how the run ended.
+
+--from-file starts a run for every line: a line is an input, or an object with \"input\" and beside it correlation_id, \
+concurrency_key, queue, priority, run_at, delay, run_id, metadata or retry. Line n gets the correlation id ID:n, so that a \
+command that was broken off can be repeated. Refused lines are told with their numbers, the others are started.";
+
+const MANY_EXAMPLES: &str = "\
+Examples:
+  tramline run cancel 01a20110-b79d-7853-83b9-56cc129e0c51 --reason 'wrong file'
+  tramline run cancel --where target=import --status queued --dry-run
+  tramline run retry --where target=import --where since=2h --status failed --yes
+
+Many are shown and asked about first. Exit code 3 when none matches.";
 
 #[derive(Debug, Subcommand)]
 pub enum RunCommand {
@@ -24,21 +39,17 @@ pub enum RunCommand {
         id: String,
     },
     /// Cancel a run that has not ended
-    Cancel {
-        /// Id of the run
-        id: String,
-        /// Kept with the run
-        #[arg(long)]
-        reason: Option<String>,
-    },
+    #[command(after_help = MANY_EXAMPLES)]
+    Cancel(ActArgs),
+    /// Pause a run: calls that are out end, nothing new starts
+    #[command(after_help = MANY_EXAMPLES)]
+    Pause(ActArgs),
+    /// Go on with a paused run
+    #[command(after_help = MANY_EXAMPLES)]
+    Resume(ActArgs),
     /// Go on with a failed or cancelled run from the step that failed
-    Retry {
-        /// Id of the run
-        id: String,
-        /// Kept with the run
-        #[arg(long)]
-        reason: Option<String>,
-    },
+    #[command(after_help = MANY_EXAMPLES)]
+    Retry(ActArgs),
 }
 
 #[derive(Debug, Args)]
@@ -51,9 +62,18 @@ pub struct StartArgs {
     /// Makes the start idempotent: the same id and input is the same run
     #[arg(long, value_name = "ID")]
     pub correlation_id: Option<String>,
-    /// The queue to stand in
+    /// Start a run for every line of an NDJSON file, or of standard input (-)
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["input", "wait"])]
+    pub from_file: Option<String>,
+    /// The queue to wait in
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
+    /// 0 (urgent) to 3 (whenever); 2 when not given
+    #[arg(long, value_name = "0-3", value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub priority: Option<u8>,
+    /// Policy of a function's run, such as '{"max_attempts": 5}'; its function's own when not given
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub retry: Option<String>,
     /// Start only after this long, such as 90s, 5m or 24h
     #[arg(long, value_name = "DURATION")]
     pub delay: Option<String>,

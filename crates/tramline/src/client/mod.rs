@@ -127,6 +127,18 @@ impl Client {
         self.json(request).await
     }
 
+    /// `PUT /api/v1<path>`.
+    pub async fn put(&self, path: &str, body: &Value) -> Done<Value> {
+        let request = self.api(Method::PUT, path)?.timeout(ANSWER_TIMEOUT);
+        self.json(request.json(body)).await
+    }
+
+    /// `DELETE /api/v1<path>`.
+    pub async fn delete(&self, path: &str) -> Done<Value> {
+        let request = self.api(Method::DELETE, path)?.timeout(ANSWER_TIMEOUT);
+        self.json(request).await
+    }
+
     /// `GET /api/v1<path>` whose answer is read piece by piece, for as long as it takes.
     pub async fn stream(&self, path: &str) -> Done<Response> {
         let request = self.api(Method::GET, path)?;

@@ -67,7 +67,7 @@ pub async fn doctor(global: &Global) -> Done {
     let npm = npm();
     let has_npm = npm.state == State::Ok;
     let mut checks = vec![system(), npm, postgres(has_npm), deno(has_npm), user()];
-    checks.extend([sandbox(), cache()]);
+    checks.extend([sandbox(project.as_deref()), cache()]);
     checks.extend(ports(project.as_deref()));
     checks.push(project_check(project.as_deref()));
     if global.json {
@@ -206,10 +206,33 @@ fn user() -> Check {
     }
 }
 
-/// What confines functions here: only what is really applied to every one of them.
-fn sandbox() -> Check {
-    const LAYERS: &str = "Deno's permissions, an own process group, no_new_privs, limits on memory and files";
-    Check::new("sandbox", State::Ok, LAYERS)
+/// What fences functions in here. A layer that tramline.toml requires and that is missing keeps every node from starting.
+fn sandbox(project: Option<&Path>) -> Check {
+    let folder = project.map_or_else(|| PathBuf::from("."), Path::to_owned);
+    let folder = folder.canonicalize().unwrap_or(folder);
+    let env = std::env::vars().collect();
+    let config = crate::config::Config::load(&folder, &env).map(|config| config.sandbox);
+    let config = config.unwrap_or_default();
+    let all = tramline_host::layers(&config, &folder.join(crate::place::STATE_DIR));
+    let (active, missing): (Vec<_>, Vec<_>) = all.into_iter().partition(|status| status.active);
+    let names: Vec<&str> = active.iter().map(|status| status.layer.name()).collect();
+    let state = match missing
+        .iter()
+        .any(|status| config.require.contains(&status.layer))
+    {
+        true => State::Missing,
+        false if missing.is_empty() => State::Ok,
+        false => State::Note,
+    };
+    let check = Check::new("sandbox", state, names.join(", "));
+    if missing.is_empty() {
+        return check;
+    }
+    let told: Vec<String> = missing
+        .iter()
+        .map(|status| format!("{}: {}", status.layer.name(), status.detail))
+        .collect();
+    check.advice(format!("not active here: {}", told.join("; ")))
 }
 
 fn cache() -> Check {

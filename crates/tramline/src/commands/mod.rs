@@ -1,11 +1,16 @@
 //! The commands that talk to a node.
 
+pub mod dead_letter;
 pub mod doctor;
+mod from_file;
 pub mod function;
+pub mod many;
 pub mod queue;
+pub mod retention;
 pub mod run;
 pub mod schedule;
 pub mod status;
+pub mod why;
 pub mod workflow;
 
 use std::io::Read as _;

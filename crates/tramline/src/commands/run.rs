@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::from_file::start_from_file;
 use super::json_argument;
+use super::many::act;
 use crate::cli::{Global, ListArgs, RunCommand, StartArgs};
 use crate::client::{Client, query, segment};
 use crate::exit::{Done, Exit, Failure};
@@ -22,8 +24,10 @@ pub async fn run(global: &Global, command: RunCommand) -> Done {
         RunCommand::Start(args) => start(global, &client, args).await,
         RunCommand::List(args) => list(global, &client, args).await,
         RunCommand::Show { id } => show(global, &client, &id).await,
-        RunCommand::Cancel { id, reason } => change(global, &client, &id, "cancel", reason).await,
-        RunCommand::Retry { id, reason } => change(global, &client, &id, "retry", reason).await,
+        RunCommand::Cancel(args) => act(global, &client, "cancel", args).await,
+        RunCommand::Pause(args) => act(global, &client, "pause", args).await,
+        RunCommand::Resume(args) => act(global, &client, "resume", args).await,
+        RunCommand::Retry(args) => act(global, &client, "retry", args).await,
     }
 }
 
@@ -32,14 +36,27 @@ async fn start(global: &Global, client: &Client, args: StartArgs) -> Done {
     if let Some(input) = &args.input {
         body["input"] = json_argument("--input", input)?;
     }
-    if let Some(id) = args.correlation_id {
-        body["correlation_id"] = json!(id);
+    if let Some(queue) = args.queue {
+        body["queue"] = json!(queue);
+    }
+    if let Some(priority) = args.priority {
+        body["priority"] = json!(priority);
     }
     if let Some(queue) = args.queue {
         body["queue"] = json!(queue);
     }
     if let Some(delay) = args.delay {
         body["delay"] = json!(delay);
+    }
+    if let Some(retry) = &args.retry {
+        body["retry"] = json_argument("--retry", retry)?;
+    }
+    if let Some(file) = args.from_file {
+        let base = body.as_object().cloned().unwrap_or_default();
+        return start_from_file(global, client, &file, base, args.correlation_id).await;
+    }
+    if let Some(id) = args.correlation_id {
+        body["correlation_id"] = json!(id);
     }
     let wait_max = args.wait_max.as_deref().map(duration).transpose()?;
     if !args.wait {
@@ -251,23 +268,6 @@ fn print_run(run: &Value) {
         ("output", output::cell(&run["output"])),
         ("error", output::cell(&run["error"])),
     ]);
-}
-
-async fn change(global: &Global, client: &Client, id: &str, verb: &str, reason: Option<String>) -> Done {
-    let body = reason.map(|reason| json!({ "reason": reason }));
-    let run = client
-        .post(&format!("/runs/{}/{verb}", segment(id)), body.as_ref())
-        .await?;
-    if global.json {
-        output::json(&run);
-    } else {
-        output::line(&format!(
-            "{} {}",
-            output::cell(&run["run_id"]),
-            output::cell(&run["status"])
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

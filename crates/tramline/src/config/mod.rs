@@ -3,21 +3,25 @@
 //! Defaults are overridden by the file, the file by `TRAMLINE_<SECTION>_<KEY>`, those by flags (where the command
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
+mod host;
 mod reader;
+mod sandbox;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use toml::de::DeTable;
-use tramline_core::definition::parse_limit;
+use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration, parse_limit};
 use tramline_core::limit::Limit;
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
-use tramline_host::Policy;
+use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
+pub use host::HostSettings;
 pub use reader::hint;
 use reader::{Section, Source};
 
@@ -26,6 +30,8 @@ const FILE: &str = "tramline.toml";
 const BODY_MB_MAX: u64 = 1_024;
 /// Largest time limit of one answer, in seconds: a day is a run's business, not a request's.
 const ANSWER_SECONDS_MAX: u64 = 3_600;
+/// Longest threshold of what is stuck: a week, after which nobody waits for the news.
+const STUCK_SECONDS_MAX: u64 = 7 * 86_400;
 /// Longest lease; a killed node is replaced only after it.
 const LEASE_SECONDS_MAX: u64 = 300;
 
@@ -35,7 +41,9 @@ pub struct Config {
     pub functions: BTreeMap<String, FunctionSettings>,
     pub gateway: GatewaySettings,
     pub engine: EngineSettings,
+    pub retention: RetentionSettings,
     pub host: HostSettings,
+    pub sandbox: SandboxConfig,
     pub postgres: PostgresSettings,
 }
 
@@ -55,8 +63,15 @@ pub struct FunctionSettings {
     pub limit: Option<Limit>,
     /// When calls share an instance; config.toml's policy when not given.
     pub policy: Option<Policy>,
+    /// Where it may connect to.
+    pub egress: Option<Egress>,
+    pub limits: FunctionLimits,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
     pub withhold_service_role_key: bool,
+    /// When a run of it is tried again: the object `retry`, checked.
+    pub retry: Option<Value>,
+    /// How long its correlation ids hold, in milliseconds; 30 days when not given.
+    pub retention_ms: Option<u64>,
     /// `tramline.toml:12`, for messages.
     pub place: String,
 }
@@ -72,6 +87,15 @@ pub struct GatewaySettings {
     pub authenticated_targets: Vec<String>,
 }
 
+/// `[retention]`: how long ended runs are kept, in seconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RetentionSettings {
+    /// Of all targets that say nothing.
+    pub default: Option<u64>,
+    /// `[retention.targets]`: of functions and workflows by name.
+    pub targets: Vec<(String, u64)>,
+}
+
 /// `[engine]`; see `EngineConfig` for the defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EngineSettings {
@@ -83,19 +107,12 @@ pub struct EngineSettings {
     pub function_timeout_seconds: Option<u64>,
     /// Idle poll: how late a run inserted by plain SQL may be noticed.
     pub poll_ms: Option<u64>,
-}
-
-/// `[host]`; see the host's `Limits` for the defaults.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct HostSettings {
-    pub memory_mb: Option<u64>,
-    pub hang_seconds: Option<u64>,
-    pub max_in_flight: Option<u64>,
-    pub max_age_minutes: Option<u64>,
-    pub idle_minutes: Option<u64>,
-    pub boot_seconds: Option<u64>,
-    pub bundle_seconds: Option<u64>,
-    pub spare_workers: Option<u64>,
+    /// A run queued for longer is stuck.
+    pub stuck_queued_seconds: Option<u64>,
+    /// A timer or deadline that is over for longer is stuck.
+    pub stuck_overdue_seconds: Option<u64>,
+    /// A request that is unanswered for longer is stuck.
+    pub stuck_request_seconds: Option<u64>,
 }
 
 /// `[postgres]`, the embedded one.
@@ -151,7 +168,9 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
         functions: read_functions(&top.section("functions"), source),
         gateway: read_gateway(&top.section("gateway")),
         engine: read_engine(&top.section("engine")),
-        host: read_host(&top.section("host")),
+        host: host::read(&top.section("host")),
+        sandbox: sandbox::read_sandbox(&top.section("sandbox")),
+        retention: read_retention(&top.section("retention")),
         postgres: read_postgres(&top.section("postgres"), source),
     };
     top.finish();
@@ -188,7 +207,13 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 &format!("functions.{name} is open to everybody: auth = \"{auth}\" needs reason = \"why that is safe\""),
             );
         }
+        let retry = checked(&block, "retry", |value: &Value, path: &str| {
+            definition::parse_retry(value, path).map(|_| value.clone())
+        });
+        let retention_ms = checked(&block, "idempotency", definition::parse_idempotency).flatten();
         let settings = FunctionSettings {
+            retry,
+            retention_ms,
             auth,
             reason,
             preflight: block
@@ -199,7 +224,7 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 .unwrap_or_default(),
             timeout_seconds: block.number("timeout_seconds", 1..=ANSWER_SECONDS_MAX),
             max_calls: block.number("max_calls", 1..=100_000),
-            limit: read_limit(&block),
+            limit: checked(&block, "limit", parse_limit),
             policy: block.choice(
                 "policy",
                 &[
@@ -208,6 +233,8 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                     ("oneshot", Policy::Oneshot),
                 ],
             ),
+            egress: sandbox::read_egress(&block),
+            limits: host::read_function_limits(&block),
             withhold_service_role_key: block.flag("withhold_service_role_key").unwrap_or(false),
             place: source.place(offset),
         };
@@ -217,13 +244,17 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
     functions
 }
 
-fn read_limit(block: &Section<'_>) -> Option<Limit> {
-    let value = block.json("limit")?;
-    match parse_limit(&value, "limit") {
-        Ok(limit) => Some(limit),
+/// A value that the core checks, with the places of all that is wrong in it.
+fn checked<T>(
+    block: &Section<'_>,
+    key: &'static str,
+    parse: impl Fn(&Value, &str) -> Result<T, Vec<Problem>>,
+) -> Option<T> {
+    match parse(&block.json(key)?, &block.path(key)) {
+        Ok(parsed) => Some(parsed),
         Err(problems) => {
             for problem in problems {
-                block.refuse("limit", &problem.to_string());
+                block.refuse(key, &format!("{}: {}", problem.path, problem.message));
             }
             None
         }
@@ -261,24 +292,40 @@ fn read_engine(section: &Section<'_>) -> EngineSettings {
         max_calls: section.number("max_calls", 1..=100_000),
         function_timeout_seconds: section.number("function_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
         poll_ms: section.number("poll_ms", 1..=60_000),
+        stuck_queued_seconds: section.number("stuck_queued_seconds", 1..=STUCK_SECONDS_MAX),
+        stuck_overdue_seconds: section.number("stuck_overdue_seconds", 1..=STUCK_SECONDS_MAX),
+        stuck_request_seconds: section.number("stuck_request_seconds", 1..=STUCK_SECONDS_MAX),
     };
     section.finish();
     settings
 }
 
-fn read_host(section: &Section<'_>) -> HostSettings {
-    let settings = HostSettings {
-        memory_mb: section.number("memory_mb", 32..=65_536),
-        hang_seconds: section.number("hang_seconds", 1..=3_600),
-        max_in_flight: section.number("max_in_flight", 1..=100_000),
-        max_age_minutes: section.number("max_age_minutes", 1..=100_000),
-        idle_minutes: section.number("idle_minutes", 1..=100_000),
-        boot_seconds: section.number("boot_seconds", 1..=600),
-        bundle_seconds: section.number("bundle_seconds", 1..=3_600),
-        spare_workers: section.number("spare_workers", 0..=64),
-    };
+fn read_retention(section: &Section<'_>) -> RetentionSettings {
+    let default = section.text("default").and_then(|text| {
+        parse_keep(&text)
+            .map_err(|message| section.refuse("default", &message))
+            .ok()
+    });
+    let mut targets = Vec::new();
+    for (target, text) in section.section("targets").pairs() {
+        match parse_keep(&text) {
+            Ok(seconds) => targets.push((target, seconds)),
+            Err(message) => section.refuse("targets", &format!("{target}: {message}")),
+        }
+    }
     section.finish();
-    settings
+    RetentionSettings { default, targets }
+}
+
+/// How long runs are kept, in seconds.
+pub fn parse_keep(text: &str) -> Result<u64, String> {
+    let ms = parse_duration(text).map_err(|error| error.to_string())?;
+    if ms < KEEP_MIN_MS {
+        return Err(format!(
+            "`{text}` is too short: the ledger is kept by days, so take at least 1d"
+        ));
+    }
+    Ok(ms / 1_000)
 }
 
 /// Names of a server's settings as Postgres accepts them on its command line.

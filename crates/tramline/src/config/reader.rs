@@ -192,6 +192,12 @@ impl<'a> Section<'a> {
         list
     }
 
+    /// Whether a list was given, for values that may be a text too.
+    pub fn is_list(&self, key: &'static str) -> bool {
+        self.get(key)
+            .is_some_and(|value| matches!(value.get_ref(), DeValue::Array(_)))
+    }
+
     /// One of the named values.
     pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(key)?;
@@ -233,6 +239,11 @@ impl<'a> Section<'a> {
             all.push((key.get_ref().to_string(), text));
         }
         all
+    }
+
+    /// Any value, as JSON.
+    pub fn json(&self, key: &'static str) -> Option<serde_json::Value> {
+        self.get(key).map(|value| as_json(value.get_ref()))
     }
 
     /// A problem with the value of a key, wherever the value came from.
@@ -289,7 +300,7 @@ impl<'a> Section<'a> {
         self.table?.get(key)
     }
 
-    fn path(&self, key: &str) -> String {
+    pub fn path(&self, key: &str) -> String {
         if self.name.is_empty() {
             key.to_owned()
         } else {
@@ -303,6 +314,25 @@ impl<'a> Section<'a> {
             value.span().start,
             format!("{} must be {expected}, but is {found}", self.path(key)),
         );
+    }
+}
+
+fn as_json(value: &DeValue<'_>) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Null, Value::from)
+        }
+        DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
+        DeValue::Boolean(flag) => Value::from(*flag),
+        DeValue::Datetime(at) => Value::from(at.to_string()),
+        DeValue::Array(items) => items.iter().map(|item| as_json(item.get_ref())).collect(),
+        DeValue::Table(table) => table
+            .iter()
+            .map(|(key, value)| (key.get_ref().to_string(), as_json(value.get_ref())))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
     }
 }
 

@@ -1,3 +1,5 @@
+use tramline_host::Layer;
+
 use super::*;
 
 fn parse(text: &str, env: &[(&str, &str)]) -> Done<Config> {
@@ -110,4 +112,93 @@ fn postgres_binaries_and_settings_are_checked() {
     );
     assert_eq!(problems("[postgres]\nbinaries = \"apt\"\n", &[]).len(), 1);
     assert_eq!(problems("[postgres.settings]\n\"-c\" = 1\n", &[]).len(), 1);
+}
+
+#[test]
+fn layers_and_egress_are_checked() {
+    let text = "[sandbox]\nrequire = [\"landlock\", \"seccomp\"]\nuid = 61200\n\
+                [functions.a]\negress = [\"api.example.com:443\"]\n[functions.b]\negress = \"none\"\n[functions.c]\negress = []\n";
+    let config = parse(text, &[]).unwrap();
+    assert_eq!(config.sandbox.require, [Layer::Landlock, Layer::Seccomp]);
+    assert_eq!(config.sandbox.uid, Some(61_200));
+    let egress = |name: &str| config.functions[name].egress.clone();
+    assert_eq!(
+        egress("a"),
+        Some(Egress::Only(vec!["api.example.com:443".to_owned()]))
+    );
+    assert_eq!(
+        (egress("b"), egress("c")),
+        (Some(Egress::None), Some(Egress::None))
+    );
+    let found = problems("[sandbox]\nrequire = [\"landlok\"]\n", &[]);
+    assert!(
+        found[0]
+            .starts_with("tramline.toml:2: \"landlok\" is no layer of the sandbox; did you mean landlock?"),
+        "{found:?}"
+    );
+    let found = problems("[functions.a]\negress = \"nowhere\"\n", &[]);
+    assert!(
+        found[0].contains("functions.a.egress must be one of open, all, none"),
+        "{found:?}"
+    );
+    for bad in ["https://api.example.com", "a b", "host:0", "[::g]:1"] {
+        let found = problems(&format!("[functions.a]\negress = [\"{bad}\"]\n"), &[]);
+        assert!(
+            found[0].starts_with("tramline.toml:2: egress cannot name"),
+            "{found:?}"
+        );
+    }
+    assert_eq!(problems("[functions.a]\negress = 3\n", &[]).len(), 1);
+}
+
+#[test]
+fn retention_is_read_by_target_and_at_least_a_day() {
+    let text = "[retention]\ndefault = \"90d\"\n[retention.targets]\n\"daily-digest\" = \"7d\"\n";
+    let config = parse(text, &[]).unwrap();
+    assert_eq!(config.retention.default, Some(90 * 86_400));
+    assert_eq!(
+        config.retention.targets,
+        [("daily-digest".to_owned(), 7 * 86_400)]
+    );
+    let config = parse(text, &[("TRAMLINE_RETENTION_DEFAULT", "1d")]).unwrap();
+    assert_eq!(config.retention.default, Some(86_400));
+    let found = problems("[retention]\ndefault = \"12h\"\n", &[]);
+    assert!(
+        found[0].starts_with("tramline.toml:2: ") && found[0].contains("at least 1d"),
+        "{found:?}"
+    );
+    let found = problems("[retention.targets]\nx = \"soon\"\n", &[]);
+    assert!(found[0].contains("x: read the duration `soon`"), "{found:?}");
+}
+
+#[test]
+fn functions_have_policies_which_the_core_checks() {
+    let text = "[functions.mail.retry]\nmax_attempts = 5\non = [503, \"timeout\"]\njitter = false\n[functions.mail.idempotency]\nretention = \"7d\"\n";
+    let config = parse(text, &[]).unwrap();
+    let mail = &config.functions["mail"];
+    assert_eq!(
+        mail.retry,
+        Some(serde_json::json!({ "max_attempts": 5, "on": [503, "timeout"], "jitter": false }))
+    );
+    assert_eq!(mail.retention_ms, Some(7 * 86_400_000));
+    assert_eq!(
+        parse("[functions.mail]\n", &[]).unwrap().functions["mail"].retry,
+        None
+    );
+    let found = problems(
+        "[functions.mail]\nretry = { max_atempts = 5, backoff = \"cubic\" }\nidempotency = { retention = \"7 days\" }\n",
+        &[],
+    );
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(
+        found[0].starts_with(
+            "tramline.toml:2: functions.mail.retry.max_atempts: unknown key `max_atempts`: did you mean"
+        ),
+        "{found:?}"
+    );
+    assert!(found[1].contains("functions.mail.retry.backoff"), "{found:?}");
+    assert!(
+        found[2].starts_with("tramline.toml:3: functions.mail.idempotency.retention"),
+        "{found:?}"
+    );
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tramline_core::cron::CronSchedule;
 
 use super::postgres::Postgres;
 use crate::node::project::Setup;
@@ -50,7 +49,7 @@ pub fn print(dir: &Path, setup: &Setup, node: &Node, postgres: &Postgres, took: 
     ]);
     print_functions(node);
     print_workflows(node);
-    print_schedules(setup);
+    print_schedules(node);
     output::line(&format!("\nready in {:.1} s; Ctrl-C stops\n", took.as_secs_f64()));
 }
 
@@ -105,36 +104,31 @@ fn print_workflows(node: &Node) {
     output::table(&["  workflow", "version", "required inputs"], rows, "");
 }
 
-fn print_schedules(setup: &Setup) {
-    if setup.project.schedules.is_empty() {
+fn print_schedules(node: &Node) {
+    if node.published.schedules.is_empty() {
         return;
     }
     output::line("");
-    let now = Timestamp::now().as_millisecond();
-    let rows = setup
-        .project
+    let rows = node
+        .published
         .schedules
         .iter()
-        .map(|file| {
-            let next = CronSchedule::parse(&file.cron, &file.timezone)
-                .ok()
-                .and_then(|cron| cron.next_after(now));
-            let next = next
-                .and_then(|at| Timestamp::from_millisecond(at).ok())
-                .map(|at| at.to_string());
-            let next = if file.enabled {
-                next.unwrap_or_default()
-            } else {
-                "off".to_owned()
+        .map(|(row, next)| {
+            let next = match (
+                row.rule.paused,
+                next.and_then(|at| Timestamp::from_millisecond(at).ok()),
+            ) {
+                (true, _) => "off".to_owned(),
+                (false, next) => next.map(|at| at.to_string()).unwrap_or_default(),
             };
             vec![
-                format!("  {}", file.name),
-                file.cron.clone(),
-                file.timezone.clone(),
-                file.target.clone(),
+                format!("  {}", row.rule.name),
+                row.rule.spec.when_text(),
+                row.rule.spec.timezone.clone(),
+                row.target.clone(),
                 output::time(&serde_json::Value::String(next)),
             ]
         })
         .collect();
-    output::table(&["  schedule", "cron", "zone", "target", "next"], rows, "");
+    output::table(&["  schedule", "when", "zone", "target", "next"], rows, "");
 }

@@ -187,7 +187,7 @@ async fn start_node(
         db_url: postgres.url().to_owned(),
         listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, ports.api))),
         gateway_url: url.clone(),
-        engine: Some(true),
+        engine: true,
         deno,
         state_dir: state_dir.to_owned(),
         cron_secret: file.cron_secret.clone(),

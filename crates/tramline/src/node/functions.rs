@@ -1,13 +1,16 @@
 //! The host as the gateway sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, Response};
 use tokio::sync::broadcast::error::RecvError;
-use tramline_gateway::{Body, CallContext, CallError, Followed, FunctionInfo, Functions, LogLine};
+use tramline_gateway::{
+    Body, CallContext, CallError, CallOrigin, CallTokens, Followed, FunctionInfo, Functions, LogLine,
+};
 use tramline_host::{FunctionState, Host};
 
 /// Adapts the host to the gateway's trait.
@@ -15,15 +18,17 @@ pub struct HostedFunctions {
     host: Host,
     names: BTreeSet<String>,
     timeouts_ms: BTreeMap<String, u64>,
+    call_tokens: Arc<CallTokens>,
 }
 
 impl HostedFunctions {
-    pub fn new(host: Host, timeouts_ms: BTreeMap<String, u64>) -> Self {
+    pub fn new(host: Host, timeouts_ms: BTreeMap<String, u64>, call_tokens: Arc<CallTokens>) -> Self {
         let names = host.functions().into_iter().map(|info| info.name).collect();
         Self {
             host,
             names,
             timeouts_ms,
+            call_tokens,
         }
     }
 }
@@ -40,10 +45,16 @@ impl Functions for HostedFunctions {
         context: CallContext,
     ) -> BoxFuture<'static, Result<Response<Body>, CallError>> {
         let (host, name) = (self.host.clone(), name.to_owned());
+        let wall_ms = self.timeouts_ms.get(&name).copied().unwrap_or(context.wall_ms);
+        let origin = CallOrigin {
+            function: name.clone(),
+            run: context.run_id.as_deref().and_then(|run| run.parse().ok()),
+        };
         let context = tramline_host::CallContext {
             run_id: context.run_id,
             request_id: context.request_id,
-            wall_ms: self.timeouts_ms.get(&name).copied().unwrap_or(context.wall_ms),
+            wall_ms,
+            call_token: Some(self.call_tokens.issue(&origin, wall_ms)),
         };
         async move { host.call(&name, request, context).await.map_err(call_error) }.boxed()
     }

@@ -75,6 +75,18 @@ impl MetricsSource for EngineMetrics {
                 stats.rescans,
             ),
             metric(
+                "tramline_stuck",
+                "Runs of this node's shards, and shards without an owner, that do not move although they should.",
+                MetricKind::Gauge,
+                stats.stuck,
+            ),
+            metric(
+                "tramline_stuck_events_total",
+                "Events run.stuck that this node has raised.",
+                MetricKind::Counter,
+                stats.stuck_raised,
+            ),
+            metric(
                 "tramline_discovery_missed_total",
                 "Runs that discovery missed and the sweep found; must stay 0.",
                 MetricKind::Counter,

@@ -7,8 +7,10 @@ pub mod database;
 pub mod functions;
 pub mod invoke;
 mod metrics;
+mod own_addresses;
 pub mod project;
 pub mod publish;
+mod schedules;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -18,9 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tramline_engine::{Engine, EngineHandle, EngineStats};
-use tramline_gateway::{ApiPolicy, Gateway, GatewayConfig, GatewayHandle, Guard, Secret, StartError};
+use tramline_gateway::{
+    ApiPolicy, CallTokens, Gateway, GatewayConfig, GatewayHandle, Guard, Secret, StartError,
+};
 use tramline_host::{Host, HostConfig};
-use tramline_store::{Db, POOL_MAX, api};
+use tramline_store::{DatabaseUrl, Db, POOL_MAX, api};
 use tramline_supabase::rest::Rest;
 use tramline_supabase::{VerifiedClaims, auth};
 
@@ -43,8 +47,8 @@ pub struct NodeConfig {
     /// None: no gateway.
     pub listen: Option<SocketAddr>,
     pub gateway_url: String,
-    /// None: no engine; whether it fires schedules.
-    pub engine: Option<bool>,
+    /// Whether it drives runs, and fires the schedules of its shards.
+    pub engine: bool,
     pub deno: PathBuf,
     pub state_dir: PathBuf,
     pub cron_secret: String,
@@ -71,11 +75,15 @@ impl Node {
         let db = Db::new(&config.db_url, POOL_MAX).or_exit(Exit::Usage)?;
         let plan = setup.functions(&config.gateway_url, &config.db_url, &config.cron_secret);
         register_planned(&db, &plan).await?;
+        publish::store_policies(&db, setup).await?;
         // before the migrations of the project: its seed may start runs
         let mut published =
             publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
         publish::limit_functions(&db, &setup.project, &setup.config, &mut published).await?;
+        publish::set_retention(&db, &setup.config.retention).await?;
         let mut warnings = setup.warnings.clone();
+        let url = DatabaseUrl::parse(&config.db_url).or_exit(Exit::Usage)?;
+        warnings.extend(url.pooler_warning());
         warnings.extend(plan.warnings.iter().cloned());
         progress("applying the project's migrations");
         let migrated = database::migrate_project(&config.db_url, setup, &mut warnings).await?;
@@ -104,15 +112,18 @@ impl Node {
     async fn start_services(&mut self, config: &NodeConfig, setup: &Setup, plan: &FunctionPlan) -> Done {
         let cron_secret = Secret::new(plan.cron_secret.clone());
         let service_token = Secret::new(setup.keys.service_role_key.clone());
+        let call_tokens =
+            CallTokens::new(&Secret::new(setup.keys.jwt_secret.clone())).or_exit(Exit::Usage)?;
+        let call_tokens = Arc::new(call_tokens);
         let invoker = HostInvoker::new(
             self.host.clone(),
             plan.guards.clone(),
             cron_secret.clone(),
             service_token,
+            call_tokens.clone(),
         );
-        let in_flight = invoker.in_flight();
-        if let Some(schedules) = config.engine {
-            let mut engine = settings::engine(&setup.config.engine, &config.name, schedules);
+        if config.engine {
+            let mut engine = settings::engine(&setup.config.engine, &config.name);
             engine.function_calls_max = settings::function_calls(&setup.config.functions);
             self.engine = Some(
                 Engine::start(engine, self.db.clone(), Arc::new(invoker))
@@ -123,7 +134,11 @@ impl Node {
         let Some(listen) = config.listen else {
             return Ok(());
         };
-        let functions = Arc::new(HostedFunctions::new(self.host.clone(), plan.timeouts_ms.clone()));
+        let functions = Arc::new(HostedFunctions::new(
+            self.host.clone(),
+            plan.timeouts_ms.clone(),
+            call_tokens,
+        ));
         let control = Arc::new(NodeControl::new(self.db.clone(), self.engine.clone()));
         let internal_secret = Secret::new(crate::secret::generate());
         let mut gateway = GatewayConfig::new(settings::keys(setup), internal_secret, functions, control);
@@ -146,7 +161,6 @@ impl Node {
         };
         gateway.guards = plan.guards.clone();
         gateway.cron_secrets = vec![cron_secret];
-        gateway.in_flight_runs = Some(Arc::new(move |run| in_flight.contains(run)));
         if let Some(engine) = &self.engine {
             gateway
                 .metrics
@@ -213,6 +227,8 @@ async fn start_host(config: &NodeConfig, setup: &Setup, plan: &FunctionPlan) -> 
         project_dir: setup.project.dir.clone(),
         limits: settings::host(&setup.config.host),
         max_spawns: SPAWNS_MAX,
+        sandbox: setup.config.sandbox.clone(),
+        own_addresses: own_addresses::of([&config.gateway_url, &config.db_url]).await,
     };
     Host::start(host, plan.specs.clone()).await.or_exit(Exit::Failure)
 }

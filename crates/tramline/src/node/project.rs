@@ -97,6 +97,8 @@ impl Setup {
                 static_files: source.static_files.clone(),
                 broken: source.broken(&vars),
                 env: vars,
+                egress: settings.egress.clone().unwrap_or_default(),
+                limits: settings.limits.clone(),
                 policy: settings
                     .policy
                     .unwrap_or(policy(self.project.config.edge_runtime.policy)),

@@ -1,17 +1,21 @@
-//! Publishes what lies under `tramline/`: workflows and schedules. One that cannot work is told with its places; the
+//! Publishes what lies under `tramline/`: workflows, calendars and schedules. One that cannot work is told with its places; the
 //! others go on.
 
-use serde_json::json;
-use tramline_core::cron::CronSchedule;
+use jiff::Timestamp;
+use tramline_core::Millis;
+use tramline_core::definition::Problem;
+use tramline_core::schedule::read_calendar;
 use tramline_gateway::control::{Actor, Control as _, ControlError};
-use tramline_store::schedules::{self, NewSchedule};
-use tramline_store::{Db, StoreError, api, limits};
+use tramline_store::schedules::{self, NewSchedule, ScheduleRow};
+use tramline_store::{Db, StoreError, api, calendars, limits, retention};
 use tramline_supabase::Project;
-use tramline_supabase::project::ScheduleFile;
+use tramline_supabase::project::DocumentFile;
 
 use super::control::NodeControl;
-use crate::config::Config;
-use crate::exit::{Done, Exit, Failure, OrExit as _, chain};
+use super::project::Setup;
+use super::schedules::Known;
+use crate::config::{Config, RetentionSettings};
+use crate::exit::{Done, Exit, Failure, OrExit as _};
 
 /// Declares the limits of the project's functions; those without one have none from now on.
 pub async fn limit_functions(db: &Db, project: &Project, config: &Config, report: &mut Report) -> Done {
@@ -34,7 +38,19 @@ pub async fn limit_functions(db: &Db, project: &Project, config: &Config, report
 pub struct Report {
     /// Name, version, required inputs.
     pub workflows: Vec<(String, i64, Vec<String>)>,
+    /// All schedules of the database, with their next due times.
+    pub schedules: Vec<(ScheduleRow, Option<Millis>)>,
     pub refusals: Vec<String>,
+}
+
+impl Report {
+    fn refuse(&mut self, place: &str, problems: &[Problem]) {
+        self.refusals.extend(
+            problems
+                .iter()
+                .map(|p| format!("{place}: {}: {}", p.path, p.message)),
+        );
+    }
 }
 
 /// Publishes the project's workflows, then stores its schedules.
@@ -72,62 +88,95 @@ pub async fn publish(control: &NodeControl, db: &Db, project: &Project) -> Done<
     Ok(report)
 }
 
-async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Done {
-    let mut targets: Vec<String> = api::list_functions(db)
-        .await
-        .or_exit(Exit::Unavailable)?
+/// Stores what `tramline.toml` promises the runs of functions; a function without promises loses those it had.
+pub async fn store_policies(db: &Db, setup: &Setup) -> Done {
+    let known = api::list_functions(db).await.or_exit(Exit::Unavailable)?;
+    let policies: Vec<api::FunctionPolicy> = known
         .into_iter()
-        .map(|row| row.name)
+        .filter(|function| function.kind == "edge")
+        .map(|function| {
+            let settings = setup.config.functions.get(&function.name);
+            api::FunctionPolicy {
+                retry: settings.and_then(|settings| settings.retry.clone()),
+                retention_ms: settings.and_then(|settings| settings.retention_ms),
+                name: function.name,
+            }
+        })
         .collect();
-    targets.extend(
-        api::list_workflows(db)
-            .await
-            .or_exit(Exit::Unavailable)?
-            .into_iter()
-            .map(|row| row.name),
-    );
+    api::set_function_policies(db, &policies)
+        .await
+        .or_exit(Exit::Unavailable)
+}
+
+async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Done {
+    for file in &project.calendars {
+        let place = project.display_path(&file.path);
+        match read_calendar(&file.document, Some(&file.name)) {
+            Ok((name, entries, zone)) => {
+                let source = format!("file:{place}");
+                calendars::store(db, &name, &entries, zone.as_deref(), &source)
+                    .await
+                    .or_exit(Exit::Unavailable)?;
+            }
+            Err(problems) => report.refuse(&place, &problems),
+        }
+    }
+    let known = Known::read(db).await.or_exit(Exit::Unavailable)?;
     for file in &project.schedules {
         let place = project.display_path(&file.path);
-        if let Err(reason) = check(file, &targets) {
-            report.refusals.push(format!("{place}: {reason}"));
-            continue;
-        }
-        let schedule = NewSchedule {
-            name: file.name.clone(),
-            cron: file.cron.clone(),
-            timezone: Some(file.timezone.clone()),
-            target: file.target.clone(),
-            input: Some(if file.input.is_null() {
-                json!({})
-            } else {
-                file.input.clone()
-            }),
-            queue: None,
-            priority: None,
-            // a person's pause lasts over a restart; what the file says about it holds when it says so
-            paused: (!file.enabled).then_some(true),
-            source: format!("file:{place}"),
-        };
-        match schedules::store(db, &schedule).await {
-            Err(StoreError::Refused { message, .. }) => report.refusals.push(format!("{place}: {message}")),
-            stored => drop(stored.or_exit(Exit::Unavailable)?),
+        match known.check(&file.document, &file.name) {
+            Ok(document) => {
+                let mut schedule = NewSchedule::of(document, &format!("file:{place}"));
+                // a person's pause lasts over a restart; what the file says about it holds when it says so
+                schedule.paused = schedule.paused.filter(|paused| *paused);
+                match schedules::store(db, &schedule).await {
+                    // such as a queue that its runs cannot wait in
+                    Err(StoreError::Refused { message, .. }) => {
+                        report.refusals.push(format!("{place}: {message}"))
+                    }
+                    stored => {
+                        stored.or_exit(Exit::Unavailable)?;
+                    }
+                }
+            }
+            Err(problems) => report.refuse(&place, &problems),
         }
     }
     // A file that is gone takes its schedule along; schedules made by SQL or the API stay.
-    let names: Vec<String> = project.schedules.iter().map(|file| file.name.clone()).collect();
-    schedules::retain(db, "file:", &names)
+    let names = |files: &[DocumentFile]| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
+    schedules::retain(db, "file:", &names(&project.schedules))
         .await
         .or_exit(Exit::Unavailable)?;
+    calendars::retain(db, "file:", &names(&project.calendars))
+        .await
+        .or_exit(Exit::Unavailable)?;
+    let now = Timestamp::now().as_millisecond();
+    for row in schedules::list(db, None).await.or_exit(Exit::Unavailable)? {
+        let next = known.next_due(&row.rule.spec, now).filter(|_| !row.rule.paused);
+        report.schedules.push((row, next));
+    }
     Ok(())
 }
 
-fn check(file: &ScheduleFile, targets: &[String]) -> Result<(), String> {
-    CronSchedule::parse(&file.cron, &file.timezone).map_err(|error| format!("cannot {}", chain(&error)))?;
-    if targets.contains(&file.target) {
-        return Ok(());
+/// Where retention comes from that the project's settings name.
+const RETENTION_SOURCE: &str = "tramline.toml";
+
+/// Sets how long runs are kept, as the settings say; what they said before and do not say any more goes back to the default.
+pub async fn set_retention(db: &Db, settings: &RetentionSettings) -> Done {
+    let mut all: Vec<(String, u64)> = settings.targets.clone();
+    all.extend(
+        settings
+            .default
+            .map(|seconds| (retention::DEFAULT_TARGET.to_owned(), seconds)),
+    );
+    for (target, seconds) in &all {
+        let seconds = i64::try_from(*seconds).unwrap_or(i64::MAX);
+        retention::set(db, target, Some(seconds), RETENTION_SOURCE)
+            .await
+            .or_exit(Exit::Unavailable)?;
     }
-    Err(format!(
-        "target: there is no function or workflow {:?}",
-        file.target
-    ))
+    let targets: Vec<String> = all.into_iter().map(|(target, _)| target).collect();
+    retention::retain(db, RETENTION_SOURCE, &targets)
+        .await
+        .or_exit(Exit::Unavailable)
 }

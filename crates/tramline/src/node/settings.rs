@@ -32,10 +32,9 @@ pub(super) fn function_calls(functions: &BTreeMap<String, FunctionSettings>) -> 
         .collect()
 }
 
-pub(super) fn engine(settings: &EngineSettings, name: &str, schedules: bool) -> EngineConfig {
+pub(super) fn engine(settings: &EngineSettings, name: &str) -> EngineConfig {
     let mut config = EngineConfig {
         node_name: name.to_owned(),
-        schedules,
         calls_max: CALLS_MAX,
         ..EngineConfig::default()
     };
@@ -53,6 +52,10 @@ pub(super) fn engine(settings: &EngineSettings, name: &str, schedules: bool) -> 
         settings.function_timeout_seconds.map(Duration::from_secs),
     );
     set(&mut config.poll_max, settings.poll_ms.map(Duration::from_millis));
+    let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+    set(&mut config.stuck.queued, seconds(settings.stuck_queued_seconds));
+    set(&mut config.stuck.overdue, seconds(settings.stuck_overdue_seconds));
+    set(&mut config.stuck.request, seconds(settings.stuck_request_seconds));
     config
 }
 
@@ -76,6 +79,14 @@ pub(super) fn gateway(settings: &GatewaySettings) -> Limits {
 pub(super) fn host(settings: &HostSettings) -> tramline_host::Limits {
     let mut limits = tramline_host::Limits::default();
     set(&mut limits.memory_mb, settings.memory_mb);
+    set(&mut limits.cpu_ms, settings.cpu_ms);
+    set(
+        &mut limits.call_ms,
+        settings.call_seconds.map(|seconds| seconds * 1_000),
+    );
+    set(&mut limits.response_mb, settings.max_response_mb);
+    set(&mut limits.temp_mb, settings.temp_mb);
+    set(&mut limits.threads, settings.threads);
     set(
         &mut limits.hang_ms,
         settings.hang_seconds.map(|seconds| seconds * 1_000),

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Dev, Project, alive, descendants, eventually, request};
+use crate::support::{Dev, Project, alive, descendants, eventually, request, tramline};
 
 #[test]
 fn a_project_is_served_stopped_and_started_again_with_its_data() {
@@ -187,4 +187,63 @@ fn a_bad_migration_stops_the_start_with_its_place() {
         "{:?}",
         dev.said
     );
+}
+
+#[test]
+fn what_the_project_no_longer_has_is_gone_at_the_next_start() {
+    let schedule = r#"{ "cron": "0 0 1 1 *", "target": "stays" }"#;
+    let project = Project::new()
+        .function("stays", "Response.json({})")
+        .function("goes", "Response.json({})")
+        .file("tramline/schedules/kept.json", schedule)
+        .file("tramline/schedules/dropped.json", schedule);
+    let names = |said: crate::support::Said| -> Vec<String> {
+        let list = said.ended(0).json();
+        let mut names: Vec<String> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["name"].as_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let dev = project.dev();
+    assert_eq!(
+        names(project.say(&["function", "list", "--json"])),
+        ["goes", "stays"]
+    );
+    assert_eq!(
+        names(project.say(&["schedule", "list", "--json"])),
+        ["dropped", "kept"]
+    );
+    dev.stop();
+
+    std::fs::remove_dir_all(project.path().join("supabase/functions/goes")).unwrap();
+    std::fs::remove_file(project.path().join("tramline/schedules/dropped.json")).unwrap();
+    let dev = project.dev();
+    assert_eq!(names(project.say(&["function", "list", "--json"])), ["stays"]);
+    assert_eq!(names(project.say(&["schedule", "list", "--json"])), ["kept"]);
+    let refused = project.say(&["run", "start", "goes"]).ended(3);
+    assert!(refused.err.contains("goes"), "{refused:?}");
+    dev.stop();
+}
+
+#[test]
+fn a_node_stops_its_engine_then_its_gateway_then_its_host() {
+    let project = Project::new().function("stays", "Response.json({})");
+    let mut command = tramline(project.path(), &["dev", "--port", "0", "--db-port", "0"]);
+    command.env("TRAMLINE_LOG", "tramline=debug");
+    let mut dev = Dev::of(command);
+    dev.wait_for("ready in ");
+    dev.wait_for("function stays is ready");
+    dev.signal(Signal::SIGINT);
+    assert!(dev.ended().success());
+    let stopped = |part: &str| {
+        let text = format!("{part} stopped");
+        let at = dev.said.iter().position(|line| line.contains(&text));
+        at.unwrap_or_else(|| panic!("{text:?} was not said:\n{}", dev.said.join("\n")))
+    };
+    let order = [stopped("engine"), stopped("gateway"), stopped("host")];
+    assert!(order.is_sorted(), "{order:?}:\n{}", dev.said.join("\n"));
 }

@@ -5,7 +5,9 @@
 mod commands;
 mod crm;
 mod dev;
+mod operations;
 mod serve;
 mod settings;
 mod starts;
 mod support;
+mod workers;

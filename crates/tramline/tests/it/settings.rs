@@ -104,5 +104,9 @@ fn serve_refuses_the_keys_that_everybody_knows() {
             "gateway,scheduler",
         ])
         .ended(2);
-    assert!(said.err.contains("engine,scheduler"), "{said:?}");
+    assert!(
+        said.err
+            .contains("scheduler is no role any more: each engine fires the schedules of its shards"),
+        "{said:?}"
+    );
 }

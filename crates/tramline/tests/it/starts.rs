@@ -177,6 +177,94 @@ fn correlation_ids_make_one_run(project: &Project) {
     assert!(said.err.contains(first["run_id"].as_str().unwrap()), "{said:?}");
 }
 
+/// The period of a year ago is started by a backfill with its key, once.
+fn periods_of_the_past_start_once(project: &Project) {
+    let span = [
+        "schedule",
+        "backfill",
+        "yearly",
+        "--from",
+        "2020-06-01T00:00:00Z",
+        "--to",
+        "2022-06-01T00:00:00Z",
+    ];
+    let dry = project.say(&[&span[..], &["--dry-run"]].concat()).ended(0);
+    assert!(dry.out.contains("would start"), "{dry:?}");
+    let done = project.say(&[&span[..], &["--json"]].concat()).ended(0).json();
+    assert_eq!(done["started"], 2);
+    let id = done["periods"][0]["run_id"].as_str().unwrap().to_owned();
+    eventually("the run of a past period", || {
+        let run = project.say(&["run", "show", &id, "--json"]).ended(0).json()["run"].clone();
+        (run["output"]["key"] == "yearly/2021-01-01T00:00:00Z").then_some(())
+    });
+    let again = project.say(&[&span[..], &["--json"]].concat()).ended(0).json();
+    assert_eq!(
+        (&again["started"], &again["periods"][0]["run_id"]),
+        (&json!(0), &json!(id))
+    );
+    let triggered = project
+        .say(&[
+            "schedule",
+            "trigger",
+            "yearly",
+            "--period",
+            "2021-01-01T00:00:00Z",
+        ])
+        .ended(4);
+    assert!(triggered.err.contains(&id), "{triggered:?}");
+    let wrong = project.say(&[
+        "schedule",
+        "trigger",
+        "yearly",
+        "--period",
+        "2021-01-02T00:00:00Z",
+    ]);
+    assert!(
+        wrong
+            .err
+            .contains("2021-01-02T00:00:00Z is no due time of yearly; the next is 2022-01-01T00:00:00Z"),
+        "{wrong:?}"
+    );
+}
+
+fn the_days_of_the_ledger_are_shown(project: &Project) {
+    let shown = project.say(&["retention", "--dry-run"]).ended(0);
+    assert!(
+        shown.out.contains("current") && shown.out.contains("30d"),
+        "{shown:?}"
+    );
+    let done = project.say(&["retention", "--json"]).ended(0).json();
+    assert_eq!(
+        (&done["dropped"], &done["settings"][0]["target"]),
+        (&json!([]), &json!("*"))
+    );
+}
+
+fn schedules_come_from_files_and_go_again(project: &Project) {
+    let file = project.path().join("often.json");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    let apply = || project.say(&["schedule", "apply", file.to_str().unwrap()]);
+    write(r#"{ "every": "90m", "target": "echo", "overlap": "queue", "jitter": "10s" }"#);
+    assert!(apply().ended(0).out.contains("often stored, next due"));
+    assert!(apply().ended(0).out.contains("often unchanged"));
+    let shown = project.say(&["schedule", "show", "often"]).ended(0);
+    assert!(
+        shown.out.contains("every 1h30m") && shown.out.contains("queue"),
+        "{shown:?}"
+    );
+    write(r#"{ "cron": "61 * * * *", "target": "nobody", "overlap": "never" }"#);
+    let refused = apply();
+    for part in [
+        "overlap",
+        "`never` is none of allow, skip, queue, cancel_older",
+        "minute `61`",
+    ] {
+        assert!(refused.err.contains(part), "{refused:?}");
+    }
+    project.say(&["schedule", "delete", "often"]).ended(0);
+    project.say(&["schedule", "show", "often"]).ended(3);
+}
+
 fn schedules_can_be_triggered_paused_and_resumed(project: &Project) {
     let list = project.say(&["schedule", "list", "--json"]).ended(0).json();
     assert_eq!(list[0]["name"], "yearly");
@@ -196,6 +284,9 @@ fn schedules_can_be_triggered_paused_and_resumed(project: &Project) {
     project.say(&["schedule", "resume", "yearly"]).ended(0);
     project.say(&["schedule", "periods", "yearly"]).ended(0);
     project.say(&["schedule", "trigger", "nothing"]).ended(3);
+    periods_of_the_past_start_once(project);
+    schedules_come_from_files_and_go_again(project);
+    the_days_of_the_ledger_are_shown(project);
     // a cron function is called with the secret
     let run = project
         .say(&["run", "start", "periodic", "--wait", "--json"])

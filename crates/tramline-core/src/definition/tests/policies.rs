@@ -102,3 +102,15 @@ fn a_workflow_may_say_how_long_its_correlation_ids_hold() {
     let longest = parse_idempotency(&json!({ "retention": "366d" }), "idempotency");
     assert_eq!(longest, Ok(Some(RETENTION_MAX_MS)));
 }
+
+#[test]
+fn how_long_runs_are_kept_is_at_least_a_day() {
+    let mut definition = json!({ "name": "w", "steps": [{ "name": "a", "function": "noop" }] });
+    assert_eq!(parsed(definition.clone()).keep_ms, None);
+    definition["retention"] = json!("90d");
+    assert_eq!(parsed(definition.clone()).keep_ms, Some(90 * 86_400_000));
+    for bad in [json!("12h"), json!("ages"), json!(60), json!(true)] {
+        definition["retention"] = bad.clone();
+        assert_eq!(problem(definition.clone()).0, "retention", "{bad}");
+    }
+}

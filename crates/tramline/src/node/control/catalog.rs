@@ -1,15 +1,11 @@
-//! Workflow definitions and schedules.
+//! Workflow definitions.
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use serde_json::Value;
 use tramline_core::definition;
-use tramline_gateway::control::{
-    Actor, Checked, ControlError, Period, Problem, Published, Schedule, ScheduleOutcome, ScheduleVerb,
-    WorkflowVersion,
-};
-use tramline_store::{StoreError, api, limits, schedules};
+use tramline_gateway::control::{Actor, Checked, ControlError, Problem, Published, WorkflowVersion};
+use tramline_store::{StoreError, api, limits};
 
 use super::{NodeControl, convert};
 
@@ -102,84 +98,5 @@ impl NodeControl {
         let functions = api::list_functions(self.db()).await.map_err(convert::error)?;
         let names: BTreeSet<String> = functions.into_iter().map(|function| function.name).collect();
         Ok(definition::parse(source, &|name| names.contains(name)))
-    }
-
-    pub(super) async fn schedules(&self) -> Result<Vec<Schedule>, ControlError> {
-        let rows = schedules::list(self.db(), None).await.map_err(convert::error)?;
-        let now = Timestamp::now().as_millisecond();
-        Ok(rows.into_iter().map(|row| convert::schedule(row, now)).collect())
-    }
-
-    pub(super) async fn periods(&self, name: String, limit: u16) -> Result<Vec<Period>, ControlError> {
-        let rows = schedules::periods(self.db(), &name, i64::from(limit))
-            .await
-            .map_err(convert::error)?;
-        if rows.is_empty() {
-            self.schedule(&name).await?;
-        }
-        Ok(rows.into_iter().map(convert::period).collect())
-    }
-
-    pub(super) async fn change_schedule_now(
-        &self,
-        name: String,
-        verb: ScheduleVerb,
-        actor: Actor,
-    ) -> Result<ScheduleOutcome, ControlError> {
-        let paused = match verb {
-            ScheduleVerb::Pause => true,
-            ScheduleVerb::Resume => false,
-            ScheduleVerb::Trigger => return self.trigger(name, actor).await,
-        };
-        if !schedules::pause(self.db(), &name, paused)
-            .await
-            .map_err(convert::error)?
-        {
-            return Err(missing(&name));
-        }
-        Ok(ScheduleOutcome {
-            name,
-            enabled: !paused,
-            run_id: None,
-        })
-    }
-
-    /// One run outside the schedule's periods, with its target and input.
-    async fn trigger(&self, name: String, actor: Actor) -> Result<ScheduleOutcome, ControlError> {
-        let schedule = self.schedule(&name).await?;
-        let run = api::NewRun {
-            target: schedule.target,
-            input: schedule.input,
-            source: Some(format!("schedule:{name}")),
-            triggered_by: Some(actor.subject.unwrap_or(actor.role)),
-            ..api::NewRun::default()
-        };
-        let mut answers = api::enqueue(self.db(), &[run]).await.map_err(convert::error)?;
-        self.wake();
-        match answers.pop() {
-            Some(Ok(accepted)) => Ok(ScheduleOutcome {
-                name,
-                enabled: !schedule.paused,
-                run_id: Some(accepted.run_id),
-            }),
-            Some(Err(refused)) => Err(convert::refusal(refused)),
-            None => Err(ControlError::Internal {
-                reason: "one run was enqueued, none was answered".to_owned(),
-            }),
-        }
-    }
-
-    async fn schedule(&self, name: &str) -> Result<schedules::ScheduleRow, ControlError> {
-        let rows = schedules::list(self.db(), None).await.map_err(convert::error)?;
-        rows.into_iter()
-            .find(|row| row.name == name)
-            .ok_or_else(|| missing(name))
-    }
-}
-
-fn missing(name: &str) -> ControlError {
-    ControlError::NotFound {
-        what: "schedule",
-        name: name.to_owned(),
     }
 }

@@ -2,12 +2,14 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
-use tramline_core::cron::CronSchedule;
+use tramline_core::schedule::{When, duration_text};
 use tramline_gateway::control::{
-    ControlError, Millis, Period, Problem, Run, RunEvent, Schedule, StepAttempt, WorkflowVersion,
+    ControlError, Millis, NamedCalendar, Period, Problem, Run, RunEvent, Schedule, StepAttempt,
+    WorkflowVersion,
 };
 use tramline_store::StoreError;
 use tramline_store::api::{EventRow, Refused, RunRow, StepRow, WorkflowRow};
+use tramline_store::calendars::CalendarRow;
 use tramline_store::schedules::{PeriodRow, ScheduleRow};
 
 use crate::exit::chain;
@@ -64,7 +66,7 @@ fn refused(code: &str, message: &str, detail: Value) -> ControlError {
         },
         "TL422" => ControlError::InvalidInput {
             missing: texts(&detail["missing"]),
-            problems: Vec::new(),
+            problems: places(&detail["problems"]),
         },
         // A limit that cannot be kept exactly for this run.
         "TL400" if detail["target"].is_string() => ControlError::InvalidInput {
@@ -82,6 +84,18 @@ fn refused(code: &str, message: &str, detail: Value) -> ControlError {
             reason: format!("{code}: {message}"),
         },
     }
+}
+
+/// What SQL found wrong with a request, with its places.
+fn places(list: &Value) -> Vec<Problem> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .map(|problem| Problem {
+            path: problem["path"].as_str().unwrap_or_default().to_owned(),
+            message: problem["message"].as_str().unwrap_or_default().to_owned(),
+        })
+        .collect()
 }
 
 fn texts(list: &Value) -> Vec<String> {
@@ -175,26 +189,54 @@ pub(super) fn problems(problems: Vec<tramline_core::definition::Problem>) -> Vec
         .collect()
 }
 
-/// A schedule with its next due time after `now`.
-pub(super) fn schedule(row: ScheduleRow, now: Millis) -> Schedule {
-    let cron = CronSchedule::parse(&row.cron, &row.timezone).ok();
+/// A schedule with its next due time.
+pub(super) fn schedule(row: ScheduleRow, next: Option<Millis>) -> Schedule {
+    let spec = row.rule.spec;
+    let (cron, every, anchor) = match spec.when {
+        When::Cron(expression) => (Some(expression), None, None),
+        When::Every { step_ms, anchor } => (None, Some(duration_text(step_ms)), anchor),
+    };
     Schedule {
-        next_due_at: cron.filter(|_| !row.paused).and_then(|cron| cron.next_after(now)),
-        enabled: !row.paused,
-        last_due_at: row.last_due,
-        name: row.name,
-        cron: row.cron,
-        timezone: row.timezone,
+        next_due_at: next.filter(|_| !row.rule.paused && row.problem.is_none()),
+        enabled: !row.rule.paused,
+        last_due_at: row.rule.last_due,
+        name: row.rule.name,
+        cron,
+        every,
+        anchor,
+        timezone: spec.timezone,
         target: row.target,
         input: row.input,
+        jitter: duration_text(spec.jitter_ms),
+        start_at: spec.start_at,
+        end_at: spec.end_at,
+        exclude: spec.exclude,
+        overlap: spec.overlap.as_str().to_owned(),
+        catch_up: spec.catch_up.as_str().to_owned(),
+        catch_up_max: spec.catch_up_max,
+        late_after: duration_text(spec.late_after_ms),
+        source: row.source,
+        problem: row.problem,
+    }
+}
+
+pub(super) fn calendar(row: CalendarRow) -> NamedCalendar {
+    NamedCalendar {
+        name: row.name,
+        exclude: row.entries,
+        timezone: row.timezone,
+        source: row.source,
+        problem: row.problem,
     }
 }
 
 pub(super) fn period(row: PeriodRow) -> Period {
     Period {
         due_at: millis(row.due_at),
+        planned_at: millis(row.planned_at),
         started_at: row.started_at.and_then(millis),
         drift_ms: row.drift_ms,
+        finished_at: row.finished_at.and_then(millis),
         run_id: row.run_id,
         outcome: row.outcome,
         reason: row.reason,

@@ -2,8 +2,12 @@
 
 mod catalog;
 mod convert;
+mod operations;
 mod queues;
+mod retention;
 mod runs;
+mod schedules;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +16,9 @@ use futures_util::FutureExt as _;
 use serde_json::Value;
 use tramline_engine::EngineHandle;
 use tramline_gateway::control::{
-    Actor, Answer, Checked, Control, ControlError, NewRun, NodeStatus, Period, Published, Queue, Run,
-    RunEvent, RunFilter, RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, SetQueue, Started, StepAttempt,
+    Actor, Answer, Backfill, Backfilled, BulkRequest, Checked, Control, ControlError, DeadLetterFilter,
+    Millis, NamedCalendar, NewRun, NodeStatus, Period, Published, Queue, Retention, Run, RunEvent, RunFilter,
+    RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, SetQueue, Started, StepAttempt, StoredSchedule, Why,
     WorkflowVersion,
 };
 use tramline_store::{Db, SHARD_COUNT, api};
@@ -30,6 +35,8 @@ struct Inner {
     /// None on a node without the engine role: runs are driven elsewhere.
     engine: Option<EngineHandle>,
     started: Instant,
+    /// Told when runs were queued through this node.
+    queued: tokio::sync::Notify,
 }
 
 impl NodeControl {
@@ -39,6 +46,7 @@ impl NodeControl {
                 db,
                 engine,
                 started: Instant::now(),
+                queued: tokio::sync::Notify::new(),
             }),
         }
     }
@@ -74,6 +82,7 @@ impl NodeControl {
             ("runs_known_here".to_owned(), stats.known),
             ("runs_ended_here".to_owned(), stats.ended),
             ("discovery_missed".to_owned(), stats.missed),
+            ("stuck".to_owned(), stats.stuck),
         ]);
         Ok(NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -125,6 +134,40 @@ impl Control for NodeControl {
         answer!(self, control => control.change(run_id, verb, reason, actor))
     }
 
+    fn bulk_runs(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        answer!(self, control => control.bulk(bulk, actor))
+    }
+
+    fn list_dead_letters(&self, filter: DeadLetterFilter) -> Answer<Vec<Value>> {
+        answer!(self, control => control.letters(filter))
+    }
+
+    fn dead_letters_of(&self, run_id: Uuid) -> Answer<Vec<Value>> {
+        answer!(self, control => control.letters_of(run_id))
+    }
+
+    fn redrive(
+        &self,
+        run_id: Uuid,
+        input: Option<Value>,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Run> {
+        answer!(self, control => control.redrive_one(run_id, input, reason, actor))
+    }
+
+    fn redrive_many(&self, bulk: BulkRequest, actor: Actor) -> Answer<Value> {
+        answer!(self, control => control.redrive_all(bulk, actor))
+    }
+
+    fn why_run(&self, run_id: Uuid) -> Answer<Why> {
+        answer!(self, control => control.why(run_id))
+    }
+
+    fn why_queue(&self, queue: String) -> Answer<Why> {
+        answer!(self, control => control.why_in(queue))
+    }
+
     fn list_workflows(&self) -> Answer<Vec<WorkflowVersion>> {
         answer!(self, control => control.workflows())
     }
@@ -149,8 +192,49 @@ impl Control for NodeControl {
         answer!(self, control => control.periods(name, limit))
     }
 
-    fn change_schedule(&self, name: String, verb: ScheduleVerb, actor: Actor) -> Answer<ScheduleOutcome> {
-        answer!(self, control => control.change_schedule_now(name, verb, actor))
+    fn change_schedule(&self, name: String, verb: ScheduleVerb, _: Actor) -> Answer<ScheduleOutcome> {
+        answer!(self, control => control.pause_schedule(name, verb))
+    }
+
+    fn get_schedule(&self, name: String) -> Answer<Schedule> {
+        answer!(self, control => control.schedule(name))
+    }
+
+    fn put_schedule(&self, name: String, document: Value, actor: Actor) -> Answer<StoredSchedule> {
+        answer!(self, control => control.store_schedule(name, document, actor))
+    }
+
+    fn delete_schedule(&self, name: String) -> Answer<()> {
+        answer!(self, control => control.remove_schedule(name))
+    }
+
+    fn trigger_schedule(
+        &self,
+        name: String,
+        period: Option<Millis>,
+        actor: Actor,
+    ) -> Answer<ScheduleOutcome> {
+        answer!(self, control => control.trigger(name, period, actor))
+    }
+
+    fn backfill_schedule(&self, name: String, span: Backfill, actor: Actor) -> Answer<Backfilled> {
+        answer!(self, control => control.backfill(name, span, actor))
+    }
+
+    fn retention(&self, apply: bool) -> Answer<Retention> {
+        answer!(self, control => control.ledger_days(apply))
+    }
+
+    fn list_calendars(&self) -> Answer<Vec<NamedCalendar>> {
+        answer!(self, control => control.calendars())
+    }
+
+    fn put_calendar(&self, name: String, document: Value) -> Answer<NamedCalendar> {
+        answer!(self, control => control.store_calendar(name, document))
+    }
+
+    fn delete_calendar(&self, name: String) -> Answer<()> {
+        answer!(self, control => control.remove_calendar(name))
     }
 
     fn list_queues(&self, name: Option<String>) -> Answer<Vec<Queue>> {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{NodeControl, convert};
 
 /// How long an answer to cancel and retry waits for the owner of the run, so that it usually shows the effect.
-const COMMAND_WAIT: Duration = Duration::from_secs(2);
+pub(super) const COMMAND_WAIT: Duration = Duration::from_secs(2);
 /// Between two looks at a run whose owner is another node.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -32,6 +32,9 @@ impl NodeControl {
         let answers = api::enqueue(self.db(), &rows).await.map_err(convert::error)?;
         if let Some(engine) = self.engine() {
             engine.wake_for(&answers);
+        }
+        if rows.iter().any(|row| row.queue.is_some()) {
+            self.inner.queued.notify_waiters();
         }
         let now = Timestamp::now();
         let mut started: Vec<Result<Started, ControlError>> = answers
@@ -154,6 +157,24 @@ impl NodeControl {
                 self.look_until(run_id, COMMAND_WAIT, |run| run.status.is_terminal())
                     .await
             }
+            RunVerb::Pause => {
+                api::pause_run(self.db(), run_id, reason, Some(&actor))
+                    .await
+                    .map_err(convert::error)?;
+                self.wake();
+                self.look_until(run_id, COMMAND_WAIT, |run| {
+                    run.status == RunStatus::Paused || run.status.is_terminal()
+                })
+                .await
+            }
+            RunVerb::Resume => {
+                api::resume_run(self.db(), run_id, reason, Some(&actor))
+                    .await
+                    .map_err(convert::error)?;
+                self.wake();
+                self.look_until(run_id, COMMAND_WAIT, |run| run.status != RunStatus::Paused)
+                    .await
+            }
             RunVerb::Retry => {
                 api::retry_run(self.db(), run_id, reason, Some(&actor), None, None)
                     .await
@@ -167,7 +188,7 @@ impl NodeControl {
     }
 
     /// Looks at a run until it is as wanted or the time is over; answers its state then.
-    async fn look_until(
+    pub(super) async fn look_until(
         &self,
         run_id: Uuid,
         at_most: Duration,
@@ -212,7 +233,10 @@ fn new_run(run: NewRun, actor: &Actor) -> Result<api::NewRun, ControlError> {
         priority: run.priority,
         run_at,
         delay,
-        source: Some(format!("api:{}", actor.role)),
+        source: Some(match run.calling_function {
+            Some(function) => format!("function:{function}"),
+            None => format!("api:{}", actor.role),
+        }),
         created_by: run
             .created_by
             .as_deref()
@@ -220,6 +244,6 @@ fn new_run(run: NewRun, actor: &Actor) -> Result<api::NewRun, ControlError> {
         triggered_by: actor.subject.clone(),
         parent_run_id: run.parent_run_id,
         metadata: (!run.metadata.is_empty()).then_some(serde_json::Value::Object(run.metadata)),
-        retry: None,
+        retry: run.retry,
     })
 }

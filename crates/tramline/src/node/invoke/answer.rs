@@ -1,6 +1,7 @@
 //! What a function's answer means for the step that called it.
 
-use http::{Response, StatusCode};
+use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -16,6 +17,7 @@ const MESSAGE_CHARS_MAX: usize = 1_000;
 /// Reads the answer and decides.
 pub(super) async fn outcome(response: Response<Body>) -> Outcome {
     let status = response.status();
+    let retry_after_ms = retry_after_ms(response.headers());
     let mut body = response.into_body();
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -34,7 +36,35 @@ pub(super) async fn outcome(response: Response<Body>) -> Outcome {
             );
         }
     }
-    of_answer(status, &bytes)
+    match of_answer(status, &bytes) {
+        Outcome::Failed(failure) => Outcome::Failed(Failure {
+            retry_after_ms,
+            ..failure
+        }),
+        completed => completed,
+    }
+}
+
+/// How long the callee wants to be left alone: seconds, or a point in time counted from the answer's own `Date`.
+fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let after = text(RETRY_AFTER)?.trim();
+    if let Ok(seconds) = after.parse::<u64>() {
+        return Some(seconds.saturating_mul(1_000));
+    }
+    let date = |text: &str| {
+        jiff::fmt::rfc2822::parse(text)
+            .ok()
+            .map(|at| at.timestamp().as_millisecond())
+    };
+    let now = text(DATE)
+        .and_then(date)
+        .unwrap_or_else(|| jiff::Timestamp::now().as_millisecond());
+    Some(u64::try_from(date(after)? - now).unwrap_or(0))
 }
 
 /// 2xx is success, unless the body says `{"success": false}`; everything else is a failure with what the body tells.
@@ -53,7 +83,11 @@ fn of_answer(status: StatusCode, body: &[u8]) -> Outcome {
     }
     if !status.is_success() {
         let message = message_of(&value).unwrap_or_else(|| format!("the function answered {status}"));
-        return with_details(Failure::new(format!("http_{}", status.as_u16()), message), value);
+        let failure = Failure {
+            retryable: retryable(&value),
+            ..Failure::new(format!("http_{}", status.as_u16()), message)
+        };
+        return with_details(failure, value);
     }
     if value.get("success") == Some(&Value::Bool(false)) {
         let error = value.get("error").cloned().unwrap_or(Value::Null);
@@ -62,9 +96,24 @@ fn of_answer(status: StatusCode, body: &[u8]) -> Outcome {
             .and_then(Value::as_str)
             .filter(|code| !code.is_empty());
         let message = message_of(&value).unwrap_or_else(|| "the function answered success: false".to_owned());
-        return with_details(Failure::new(code.unwrap_or("function_failed"), message), error);
+        let failure = Failure {
+            retryable: retryable(&value),
+            ..Failure::new(code.unwrap_or("function_failed"), message)
+        };
+        return with_details(failure, error);
     }
     Outcome::Completed(value)
+}
+
+/// The callee's own word: `retryable` or its opposite `non_retryable`, in `error` or beside it.
+fn retryable(body: &Value) -> Option<bool> {
+    [body.get("error"), Some(body)]
+        .into_iter()
+        .flatten()
+        .find_map(|place| {
+            let word = |name: &str| place.get(name).and_then(Value::as_bool);
+            word("retryable").or_else(|| word("non_retryable").map(|never| !never))
+        })
 }
 
 fn failed(code: &str, message: String) -> Outcome {
@@ -131,6 +180,42 @@ mod tests {
         ));
         assert_eq!((told.code.as_str(), told.message.as_str()), ("gone", "m"));
         assert_eq!(told.details, Some(json!({"code": "gone", "message": "m"})));
+    }
+
+    #[test]
+    fn the_callee_may_say_whether_another_attempt_makes_sense() {
+        let said = |status, body: &str| failure(of(status, body)).retryable;
+        assert_eq!(said(503, r#"{"error": {"retryable": false}}"#), Some(false));
+        assert_eq!(said(400, r#"{"retryable": true}"#), Some(true));
+        assert_eq!(
+            said(200, r#"{"success": false, "error": {"non_retryable": true}}"#),
+            Some(false)
+        );
+        assert_eq!(said(500, r#"{"error": "boom", "retryable": "no"}"#), None);
+        assert_eq!(said(500, "boom"), None);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let after = |pairs: &[(http::HeaderName, &'static str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+                .collect();
+            retry_after_ms(&headers)
+        };
+        assert_eq!(after(&[(RETRY_AFTER, "120")]), Some(120_000));
+        let date = (DATE, "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(
+            after(&[date.clone(), (RETRY_AFTER, "Sun, 06 Nov 1994 08:50:07 GMT")]),
+            Some(30_000)
+        );
+        assert_eq!(
+            after(&[date, (RETRY_AFTER, "Sun, 06 Nov 1994 08:00:00 GMT")]),
+            Some(0)
+        );
+        assert_eq!(after(&[(RETRY_AFTER, "soon")]), None);
+        assert_eq!(after(&[]), None);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The host as the engine sees it: one attempt of a step is one HTTP request to a function.
 
 mod answer;
-mod in_flight;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,11 +11,9 @@ use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use tramline_engine::{Answer, Call, Failure, Invoke, Outcome};
-use tramline_gateway::{Guard, GuardAuth, Secret, full};
+use tramline_gateway::{CallOrigin, CallTokens, Guard, GuardAuth, Secret, full};
 use tramline_host::{CallContext, CallError, Host};
 use uuid::Uuid;
-
-pub use in_flight::InFlight;
 
 /// How long a call waits that the host had no room for: about as long as a call of a busy function takes.
 const FULL_RETRY: Duration = Duration::from_millis(200);
@@ -35,7 +32,7 @@ pub struct HostInvoker {
     guards: BTreeMap<String, Guard>,
     cron_secret: Secret,
     service_role_token: Secret,
-    in_flight: Arc<InFlight>,
+    call_tokens: Arc<CallTokens>,
 }
 
 impl HostInvoker {
@@ -44,19 +41,15 @@ impl HostInvoker {
         guards: BTreeMap<String, Guard>,
         cron_secret: Secret,
         service_role_token: Secret,
+        call_tokens: Arc<CallTokens>,
     ) -> Self {
         Self {
             host,
             guards,
             cron_secret,
             service_role_token,
-            in_flight: Arc::default(),
+            call_tokens,
         }
-    }
-
-    /// The runs whose calls are out.
-    pub fn in_flight(&self) -> Arc<InFlight> {
-        Arc::clone(&self.in_flight)
     }
 
     fn headers(&self, call: &Call) -> HeaderMap {
@@ -91,9 +84,13 @@ impl HostInvoker {
 impl Invoke for HostInvoker {
     fn invoke(&self, call: Call) -> BoxFuture<'static, Answer> {
         let (host, headers) = (self.host.clone(), self.headers(&call));
-        let guard = self.in_flight.enter(call.run_id);
+        let wall_ms = u64::try_from(call.timeout.as_millis()).unwrap_or(u64::MAX);
+        let origin = CallOrigin {
+            function: call.function.clone(),
+            run: Some(call.run_id),
+        };
+        let call_token = self.call_tokens.issue(&origin, wall_ms);
         async move {
-            let _guard = guard;
             let mut request = Request::new(full(call.body.to_string()));
             *request.method_mut() = Method::POST;
             *request.headers_mut() = headers;
@@ -104,7 +101,8 @@ impl Invoke for HostInvoker {
             let context = CallContext {
                 run_id: Some(call.run_id.to_string()),
                 request_id: Uuid::now_v7().to_string(),
-                wall_ms: u64::try_from(call.timeout.as_millis()).unwrap_or(u64::MAX),
+                wall_ms,
+                call_token: Some(call_token),
             };
             match host.call(&call.function, request, context).await {
                 Ok(response) => answer::outcome(response).await.into(),

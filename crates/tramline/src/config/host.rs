@@ -1,0 +1,67 @@
+//! `[host]`, and the limits of one function.
+
+use tramline_host::FunctionLimits;
+
+use super::reader::Section;
+
+/// MB of memory of one instance: below, not even an empty one starts.
+const MEMORY_MB: std::ops::RangeInclusive<u64> = 32..=65_536;
+/// Processor time of one call, in milliseconds; an hour is a run's business, not a call's.
+const CPU_MS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
+/// Seconds until the end of an answer: WebSockets may stay a day.
+const CALL_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
+const RESPONSE_MB: std::ops::RangeInclusive<u64> = 1..=1_048_576;
+const IN_FLIGHT: std::ops::RangeInclusive<u64> = 1..=100_000;
+
+/// `[host]`; see the host's `Limits` for the defaults.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostSettings {
+    pub memory_mb: Option<u64>,
+    pub cpu_ms: Option<u64>,
+    pub call_seconds: Option<u64>,
+    pub max_response_mb: Option<u64>,
+    pub temp_mb: Option<u64>,
+    pub threads: Option<u64>,
+    pub hang_seconds: Option<u64>,
+    pub max_in_flight: Option<u64>,
+    pub max_age_minutes: Option<u64>,
+    pub idle_minutes: Option<u64>,
+    pub boot_seconds: Option<u64>,
+    pub bundle_seconds: Option<u64>,
+    pub spare_workers: Option<u64>,
+}
+
+pub(super) fn read(section: &Section<'_>) -> HostSettings {
+    let settings = HostSettings {
+        memory_mb: section.number("memory_mb", MEMORY_MB),
+        cpu_ms: section.number("cpu_ms", CPU_MS),
+        call_seconds: section.number("call_seconds", CALL_SECONDS),
+        max_response_mb: section.number("max_response_mb", RESPONSE_MB),
+        temp_mb: section.number("temp_mb", 1..=1_048_576),
+        threads: section.number("threads", 16..=4_096),
+        hang_seconds: section.number("hang_seconds", 1..=3_600),
+        max_in_flight: section.number("max_in_flight", IN_FLIGHT),
+        max_age_minutes: section.number("max_age_minutes", 1..=100_000),
+        idle_minutes: section.number("idle_minutes", 1..=100_000),
+        boot_seconds: section.number("boot_seconds", 1..=600),
+        bundle_seconds: section.number("bundle_seconds", 1..=3_600),
+        spare_workers: section.number("spare_workers", 0..=64),
+    };
+    section.finish();
+    settings
+}
+
+/// What a block `[functions.<name>]` says in place of `[host]`.
+pub(super) fn read_function_limits(block: &Section<'_>) -> FunctionLimits {
+    FunctionLimits {
+        memory_mb: block.number("memory_mb", MEMORY_MB),
+        cpu_ms: block.number("cpu_ms", CPU_MS),
+        call_ms: block
+            .number("call_seconds", CALL_SECONDS)
+            .map(|seconds| seconds * 1_000),
+        response_mb: block.number("max_response_mb", RESPONSE_MB),
+        max_in_flight: block
+            .number("max_in_flight", IN_FLIGHT)
+            .and_then(|max| usize::try_from(max).ok()),
+    }
+}
