@@ -8,6 +8,7 @@ pub mod definition;
 pub mod expr;
 pub mod ids;
 pub mod json;
+pub mod limit;
 pub mod limits;
 pub mod machine;
 pub mod ownership;

@@ -1,5 +1,6 @@
 //! Settings of one engine.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// How a node drives its runs.
@@ -13,12 +14,16 @@ pub struct EngineConfig {
     pub active_max: usize,
     /// Calls that may be out at once; more wait their turn, and their time begins when they are made.
     pub calls_max: usize,
+    /// The same by function, for those that are to have less. No limit of a database: each node has as many.
+    pub function_calls_max: HashMap<String, usize>,
     /// Longest call of a function that is a run by itself.
     pub function_timeout: Duration,
     /// Idle poll: how late a run that was inserted by plain SQL may be noticed.
     pub poll_max: Duration,
     /// How often unfinished runs are compared with what the node knows: a safety net, which must find nothing.
     pub sweep_every: Duration,
+    /// After how long runs that wait for a limit are named by a row, so that a takeover need not read all that came after.
+    pub park_after: Duration,
     /// When something counts as stuck.
     pub stuck: StuckConfig,
 }
@@ -46,9 +51,11 @@ impl Default for EngineConfig {
             lease: Duration::from_secs(10),
             active_max: 2_000,
             calls_max: 1_000,
+            function_calls_max: HashMap::new(),
             function_timeout: Duration::from_secs(150),
             poll_max: Duration::from_millis(250),
             sweep_every: Duration::from_secs(300),
+            park_after: Duration::from_secs(30),
             stuck: StuckConfig {
                 every: Duration::from_secs(30),
                 queued: Duration::from_secs(300),

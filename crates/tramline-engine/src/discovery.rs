@@ -298,6 +298,12 @@ impl Discovery {
     async fn scan(&mut self, shard: u16, low_xid: Option<u64>) -> Result<(), StoreError> {
         let (before, now) = self.reader.snapshot().await?;
         let now = (now, Instant::now());
+        let limits = self.reader.limit_state(shard).await?;
+        self.deliver(Discovered {
+            limits: Some((shard, limits)),
+            ..Discovered::default()
+        })
+        .await;
         // The cursor is exclusive; the mark itself must be read.
         let from = low_xid.unwrap_or(0).saturating_sub(1);
         for priority in 0..CLASSES {

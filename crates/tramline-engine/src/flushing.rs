@@ -10,6 +10,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::sync::mpsc;
 use tramline_core::Millis;
+use tramline_core::limit::Bucket;
 use tramline_core::machine::Row;
 use tramline_store::flush::{Batch, Flusher, Subject};
 use tramline_store::{Db, StoreError};
@@ -58,6 +59,21 @@ pub(crate) enum What {
         outcome: &'static str,
         reason: Option<String>,
     },
+    /// The run has its place at its limit key.
+    LimitClaim {
+        run_id: Uuid,
+        limit_key: Arc<str>,
+    },
+    /// The run has ended: whatever place it had is free.
+    LimitDone {
+        run_id: Uuid,
+    },
+    /// How full the rate of a key is with the start of this run.
+    LimitState {
+        run_id: Uuid,
+        limit_key: Arc<str>,
+        bucket: Bucket,
+    },
     PeriodEnd {
         run_id: Uuid,
         schedule: Arc<str>,
@@ -71,7 +87,11 @@ impl Item {
         match &self.what {
             What::Run(subject, _) => Some(subject.run_id),
             What::Period { run_id, .. } | What::CommandDone { run_id, .. } => *run_id,
-            What::PeriodOutcome { run_id, .. } | What::PeriodEnd { run_id, .. } => Some(*run_id),
+            What::PeriodOutcome { run_id, .. }
+            | What::PeriodEnd { run_id, .. }
+            | What::LimitClaim { run_id, .. }
+            | What::LimitDone { run_id }
+            | What::LimitState { run_id, .. } => Some(*run_id),
         }
     }
 }
@@ -186,6 +206,11 @@ fn build(items: &[Item]) -> Batch {
         batch.touch(item.shard, item.epoch);
         match &item.what {
             What::Run(subject, row) => batch.push(*subject, row, item.at, item.seq),
+            What::LimitClaim { run_id, limit_key } => batch.limits().claim(*run_id, limit_key),
+            What::LimitDone { run_id } => batch.limits().done(*run_id),
+            What::LimitState {
+                limit_key, bucket, ..
+            } => batch.limits().state(limit_key, *bucket),
             What::CommandDone { command_id, .. } => batch.command_done(item.shard, *command_id),
             What::Period {
                 schedule,

@@ -54,6 +54,8 @@ pub struct EngineStats {
     pub shards: Vec<u16>,
     /// Runs known in memory.
     pub known: u64,
+    /// Of these, runs that wait for their limit key or a paused queue.
+    pub blocked: u64,
     /// Runs loaded and driven.
     pub active: u64,
     /// Runs ended by this node since it started.
@@ -90,6 +92,7 @@ pub struct LiveReason {
 #[derive(Default)]
 pub(crate) struct Shown {
     pub(crate) known: AtomicU64,
+    pub(crate) blocked: AtomicU64,
     pub(crate) active: AtomicU64,
     pub(crate) ended: AtomicU64,
     pub(crate) missed: AtomicU64,
@@ -140,6 +143,7 @@ impl Engine {
     ) -> Result<EngineHandle, EngineError> {
         check_durable(&db).await?;
         let now = tramline_store::now(&db).await?;
+        let rules = tramline_store::limits::rules(&db).await?;
         let node = Uuid::now_v7();
         let (own, inbox) = mpsc::channel(INBOX_MAX);
         let (flushes, flush_jobs) = mpsc::channel(1);
@@ -163,7 +167,7 @@ impl Engine {
             updates: updates.clone(),
             shared: shared.clone(),
             shown: shown.clone(),
-            state: State::new(now),
+            state: State::new(now, rules, &config),
         };
         let ownership = Ownership {
             db: db.clone(),
@@ -245,6 +249,7 @@ impl EngineHandle {
         EngineStats {
             shards: self.shown.shards.lock().map(|s| s.clone()).unwrap_or_default(),
             known: self.shown.known.load(Ordering::Relaxed),
+            blocked: self.shown.blocked.load(Ordering::Relaxed),
             active: self.shown.active.load(Ordering::Relaxed),
             ended: self.shown.ended.load(Ordering::Relaxed),
             flushes: self.shared.flushes.load(Ordering::Relaxed),

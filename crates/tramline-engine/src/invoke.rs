@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tramline_core::machine::{Failure, Outcome};
@@ -24,16 +26,32 @@ pub struct Call {
     pub idempotency_key: String,
     /// Due time of the schedule's period, in Unix milliseconds, when the run was started by one.
     pub period: Option<i64>,
-    pub timeout: std::time::Duration,
+    pub timeout: Duration,
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub enum Answer {
+    /// It was made.
+    Done(Outcome),
+    /// There is no room for it now: it was not made, and is handed back. The engine makes it again later; no attempt is
+    /// used up, and no time of its timeout.
+    Full { call: Box<Call>, retry_in: Duration },
+}
+
+impl From<Outcome> for Answer {
+    fn from(outcome: Outcome) -> Self {
+        Self::Done(outcome)
+    }
 }
 
 /// Executes calls. The engine bounds the time itself; an implementation stops its work when the future is dropped.
 pub trait Invoke: Send + Sync + 'static {
     /// Makes one call. Failure of the callee is an [`Outcome`], not an error.
-    fn invoke(&self, call: Call) -> BoxFuture<'static, Outcome>;
+    fn invoke(&self, call: Call) -> BoxFuture<'static, Answer>;
 }
 
-type Handler = Arc<dyn Fn(Call) -> BoxFuture<'static, Outcome> + Send + Sync>;
+type Handler = Arc<dyn Fn(Call) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// Handlers in the node's own process, by name: for programs that embed the engine, for tests and benchmarks.
 #[derive(Clone, Default)]
@@ -44,10 +62,20 @@ pub struct Handlers {
 impl Handlers {
     /// Registers a handler.
     #[must_use]
-    pub fn with<F, Fut>(mut self, name: impl Into<String>, handler: F) -> Self
+    pub fn with<F, Fut>(self, name: impl Into<String>, handler: F) -> Self
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Outcome> + Send + 'static,
+    {
+        self.with_answers(name, move |call| handler(call).map(Answer::Done))
+    }
+
+    /// Registers a handler that may be full.
+    #[must_use]
+    pub fn with_answers<F, Fut>(mut self, name: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Answer> + Send + 'static,
     {
         self.by_name
             .insert(name.into(), Arc::new(move |call| Box::pin(handler(call))));
@@ -61,7 +89,7 @@ impl Handlers {
 }
 
 impl Invoke for Handlers {
-    fn invoke(&self, call: Call) -> BoxFuture<'static, Outcome> {
+    fn invoke(&self, call: Call) -> BoxFuture<'static, Answer> {
         match self.by_name.get(&call.function) {
             Some(handler) => handler(call),
             None => {
@@ -69,7 +97,7 @@ impl Invoke for Handlers {
                     "unknown_function",
                     format!("no function named \"{}\" is here", call.function),
                 );
-                Box::pin(async move { Outcome::Failed(failure) })
+                Box::pin(async move { Outcome::Failed(failure).into() })
             }
         }
     }

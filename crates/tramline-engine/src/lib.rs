@@ -27,7 +27,7 @@ mod trouble;
 
 pub use config::{EngineConfig, StuckConfig};
 pub use handle::{Engine, EngineHandle, EngineStats, LiveReason, RunUpdate, WaitOutcome};
-pub use invoke::{Call, Handlers, Invoke};
+pub use invoke::{Answer, Call, Handlers, Invoke};
 pub use tramline_core::machine::{Failure, Outcome};
 pub use trouble::FlushStall;
 

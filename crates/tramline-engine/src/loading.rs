@@ -223,6 +223,8 @@ impl Loading {
             scheduled_at: body.scheduled_at,
             period,
             defect,
+            gate: body.gate,
+            priority: body.priority,
         }
     }
 }

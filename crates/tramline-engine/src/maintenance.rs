@@ -10,7 +10,7 @@ use tramline_core::Millis;
 use tramline_core::definition;
 use tramline_core::schedule::{Due, Patterns};
 use tramline_store::schedules::RuleRow;
-use tramline_store::{Db, StoreError, api, calendars, retention, schedules, tidy, timers};
+use tramline_store::{Db, StoreError, api, calendars, limits, retention, schedules, tidy, timers};
 use uuid::Uuid;
 
 use crate::flushing::words_of;
@@ -41,6 +41,8 @@ pub(crate) enum Chore {
         fresh: Vec<u16>,
         asked: u64,
     },
+    /// Read the limits now: a key has none that is known.
+    Rules,
 }
 
 /// What the driver was last told about schedules.
@@ -56,6 +58,7 @@ struct Told {
 /// Runs until the channel closes.
 pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Sender<Message>) {
     let mut told = Told::default();
+    let mut limits = None;
     let mut turn = 0u32;
     let mut expired_left = false;
     // Beside the loop, because timers must not wait for it; it ends with the loop.
@@ -75,6 +78,11 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
                                 told = Told { owned, fresh, asked: number, changes: None };
                                 asked = true;
                             }
+                            Chore::Rules => {
+                                if !read_rules_at_last(&db, &mut limits, &out).await {
+                                    return;
+                                }
+                            }
                             Chore::Timers { shard, after } => {
                                 if !read_timers_at_last(&db, shard, after, &out).await {
                                     return;
@@ -90,6 +98,7 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
             },
             _ = look.tick() => {
                 report(look_at_schedules(&db, &mut told, &out).await);
+                report(read_rules(&db, &mut limits, false, &out).await);
                 report(compile_submitted(&db).await);
                 if turn.is_multiple_of(CLAIMS_EVERY) {
                     report(tidy::return_expired_claims(&db).await.map(|_| ()));
@@ -196,6 +205,34 @@ async fn look_at_schedules(db: &Db, told: &mut Told, out: &mpsc::Sender<Message>
     Ok(())
 }
 
+/// Hands the limits over when they changed, or when they were asked for.
+async fn read_rules(
+    db: &Db,
+    known: &mut Option<(i64, i64)>,
+    asked: bool,
+    out: &mpsc::Sender<Message>,
+) -> Result<(), StoreError> {
+    let now = limits::fingerprint(db).await?;
+    if asked || *known != Some(now) {
+        let rules = limits::rules(db).await?;
+        *known = Some(now);
+        let _ = out.send(Message::Rules { rules, asked }).await;
+    }
+    Ok(())
+}
+
+/// Reads them until the database answers; false when the driver is gone.
+async fn read_rules_at_last(db: &Db, known: &mut Option<(i64, i64)>, out: &mpsc::Sender<Message>) -> bool {
+    while let Err(error) = read_rules(db, known, true, out).await {
+        tracing::warn!(error = %words_of(&error), "limits cannot be read; trying again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if out.is_closed() {
+            return false;
+        }
+    }
+    true
+}
+
 /// Without those that cannot be read; their problem is recorded where people look.
 async fn readable(db: &Db, rules: Vec<RuleRow>, calendars: &Calendars) -> Result<Vec<RuleRow>, StoreError> {
     let mut patterns = Patterns::default();
@@ -232,6 +269,15 @@ async fn compile_submitted(db: &Db) -> Result<(), StoreError> {
                 api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
             }
             Ok(workflow) => {
+                // First of all: no run of it is to go unlimited.
+                if let Err(error) = limits::set_target(db, &row.name, workflow.limit.as_ref()).await {
+                    let StoreError::Refused { message, .. } = error else {
+                        return Err(error);
+                    };
+                    let places = json!([{ "path": "limit", "message": message }]);
+                    api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
+                    continue;
+                }
                 let outcome = Ok((workflow.checksum.as_str(), workflow.required_inputs.as_slice()));
                 api::settle_definition(db, &row.name, row.version, outcome).await?;
             }

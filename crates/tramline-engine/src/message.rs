@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tramline_core::Millis;
+use tramline_core::limit::Rule;
 use tramline_core::machine::{Outcome, Run};
 use tramline_core::schedule::Calendar;
-use tramline_store::discovery::{Command, Header};
+use tramline_store::discovery::{Command, Gate, Header};
+use tramline_store::limits::LimitState;
 use tramline_store::schedules::{OpenPeriod, RuleRow};
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
@@ -45,11 +47,18 @@ pub(crate) enum Message {
     Trusted(bool),
     Loaded(Vec<LoadedRun>),
     CallEnded(CallEnded),
+    /// There was no room for a call: it is to be made again.
+    CallFull(CallFull),
     Flushed(Flushed),
     Timers {
         shard: u16,
         timers: Vec<TimerRow>,
         complete: bool,
+    },
+    /// All limits as they are now; `asked` when the driver had asked for them.
+    Rules {
+        rules: Vec<(String, Rule)>,
+        asked: bool,
     },
     Schedules(ScheduleNews),
     /// What memory knows about a run that does not move.
@@ -80,6 +89,8 @@ pub(crate) struct Discovered {
     pub(crate) settled: Option<u64>,
     /// `xmin` of the last completed tick.
     pub(crate) xmin: Option<u64>,
+    /// What is recorded about the limit keys of a shard, before its first headers.
+    pub(crate) limits: Option<(u16, LimitState)>,
     /// The scan of this shard is complete.
     pub(crate) scanned: Option<u16>,
 }
@@ -98,6 +109,9 @@ pub(crate) struct Loaded {
     pub(crate) period: Option<Period>,
     /// Why it cannot be driven.
     pub(crate) defect: Option<tramline_core::machine::Failure>,
+    /// What may keep it from starting.
+    pub(crate) gate: Option<Box<Gate>>,
+    pub(crate) priority: u8,
 }
 
 /// The schedule and period that started a run.
@@ -140,4 +154,11 @@ pub(crate) struct CallEnded {
     pub(crate) attempt: u32,
     pub(crate) outcome: Outcome,
     pub(crate) started_at: Millis,
+}
+
+/// A call that was handed back.
+pub(crate) struct CallFull {
+    pub(crate) run_id: Uuid,
+    pub(crate) call: tramline_core::machine::Call,
+    pub(crate) retry_in: std::time::Duration,
 }

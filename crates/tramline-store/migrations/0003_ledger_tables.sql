@@ -12,6 +12,7 @@ create table tramline.runs (
   input jsonb not null default '{}',
   correlation_id text,
   concurrency_key text,
+  limit_key text,                                    -- what its owner limits it by; null = nothing
   source text not null,
   created_by uuid,
   triggered_by text,

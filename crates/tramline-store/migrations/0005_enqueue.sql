@@ -18,6 +18,11 @@ exception when others then
   return null;                                       -- not a UUID: nobody's child
 end $$;
 
+-- What may keep a run from starting, as discovery reads it: queue, limit key, group; null for most runs.
+create function tramline.gate_of(p_queue text, p_limit_key text, p_group text) returns text[] language sql immutable parallel safe as $$
+  select case when p_queue <> 'default' or p_limit_key is not null or p_group is not null then array[p_queue, p_limit_key, p_group] end
+$$;
+
 -- Is there a run of this id in the partitions? Not inlined on purpose: as part of a statement that hardly ever asks, opening every
 -- partition would cost more than all of the rest.
 create function tramline.is_in_partitions(p_id uuid, p_shard int) returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -43,6 +48,9 @@ $$;
 
 -- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
 -- opts: kind, queue, priority, run_at, delay_ms, concurrency_key, source, created_by, triggered_by, parent_run_id, root_run_id, project_id, env,
+-- git_sha, git_ref, context, metadata; own_id = true where p_run_id is the caller's own and must not be moved to the shard of its limit.
+-- One row per item: the run (new, or the first one of its correlation id), or a code: TL404 unknown target, TL409 correlation id used
+-- with other input (detail.run_id names the first run), TL422 missing fields (detail.missing lists them all), TL400 limits that cannot be kept. Nothing of a refused item is kept.
 -- git_sha, git_ref, context, metadata, retry.
 -- One row per item: the run (new, or the first one of its correlation id), or a code: TL400 no such kind, TL404 unknown target, TL409 correlation id used
 -- with other input (detail.run_id names the first run), TL422 missing fields (detail.missing lists them all). Nothing of a refused item is kept.
@@ -58,6 +66,7 @@ declare
   v_user uuid := auth.uid();
   v_parent uuid := tramline.calling_run();
   v_root uuid;
+  v_limited boolean;                                 -- some queue or target has a limit
   v_lo uuid[];                                       -- the days that native ids may be of: is_native, once for all rows
   v_hi uuid[];
   v_retention jsonb;                                 -- how long correlation ids hold, of the targets that say so
@@ -105,6 +114,11 @@ begin
     left join lateral (select jsonb_agg(r.name order by r.name) as missing from unnest(t.required) as r(name)
                         where jsonb_typeof(u.input) <> 'object' or not u.input ? r.name) m on t.required <> '{}';
 
+  v_limited := tramline.has_limits();
+  if v_limited then
+    v_rows := tramline.apply_limits(v_rows);
+  end if;
+
   if exists (select from unnest(v_rows) r where r.correlation_id is not null) then
     v_retention := tramline.retentions(p_target);
     insert into tramline.correlations as c (shard, target, correlation_id, run_id, input_hash, expires_at)
@@ -141,7 +155,7 @@ begin
   with fresh as materialized (
     select r.run_id, r.shard, r.kind, r.target, r.version, r.input, r.correlation_id,
            case when r.opts ->> 'queue' = any (v_pull) then 'pull' else 'engine' end as executor, coalesce(r.opts ->> 'queue', 'default') as queue, coalesce((r.opts ->> 'priority')::smallint, 2::smallint) as priority,
-           r.opts ->> 'concurrency_key' as concurrency_key, coalesce(r.opts ->> 'source', v_source) as source,
+           r.opts ->> 'concurrency_key' as concurrency_key, case when v_limited then r.opts ->> 'limit_key' end as limit_key, coalesce(r.opts ->> 'source', v_source) as source,
            coalesce((r.opts ->> 'created_by')::uuid, v_user) as created_by, r.opts ->> 'triggered_by' as triggered_by,
            coalesce((r.opts ->> 'parent_run_id')::uuid, v_parent) as parent_run_id,
            case when r.opts ->> 'root_run_id' is not null then (r.opts ->> 'root_run_id')::uuid
@@ -162,15 +176,15 @@ begin
               from unnest(v_rows) u where u.code is null offset 0) r
      order by r.run_id, r.ord),
   a as (
-    insert into tramline.runs (run_id, shard, kind, target, version, executor, input, correlation_id, queue, priority, concurrency_key, source, created_by,
+    insert into tramline.runs (run_id, shard, kind, target, version, executor, input, correlation_id, queue, priority, concurrency_key, limit_key, source, created_by,
            triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
-    select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source, f.created_by,
+    select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.limit_key, f.source, f.created_by,
            f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata, f.scheduled_at, f.retry
       from fresh f where f.native and f.elsewhere is null on conflict do nothing returning run_id),
   b as (
-    insert into tramline.runs_foreign (run_id, shard, kind, target, version, executor, input, correlation_id, queue, priority, concurrency_key, source,
+    insert into tramline.runs_foreign (run_id, shard, kind, target, version, executor, input, correlation_id, queue, priority, concurrency_key, limit_key, source,
            created_by, triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
-    select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.source,
+    select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.limit_key, f.source,
            f.created_by, f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata,
            f.scheduled_at, f.retry
       from fresh f where not f.native and f.elsewhere is null on conflict do nothing returning run_id)
@@ -197,7 +211,8 @@ begin
          (get_byte(uuid_send(v_id), 6) >> 4) = 7 and exists (select from tramline.native_days p where v_id >= p.lo and v_id < p.hi)
            and not exists (select from tramline.runs_foreign x where x.run_id = v_id and x.shard = v_shard) as native,
          case when d.version is null then f.retry end as retry, case when d.version is null then f.retention else d.retention end as retention,
-         exists (select from tramline.queues q where q.name = v_queue and (q.mode <> 'engine' or q.concurrency is not null)) as special
+         exists (select from tramline.queues q where q.name = v_queue and (q.mode <> 'engine' or q.concurrency is not null or q.rate_count is not null))
+           or exists (select from tramline.target_limits l where l.target = p_target) as special
     into v
     from (values (p_target)) as t(name)
     left join lateral (select w.version, w.required_inputs, w.retention from tramline.workflow_definitions w
@@ -260,7 +275,7 @@ declare v record;
 begin
   select * into v from tramline.enqueue_one(p_run_id, p_target, p_input, p_correlation_id,
     jsonb_strip_nulls(jsonb_build_object('queue', p_queue, 'priority', p_priority, 'concurrency_key', p_concurrency_key,
-      'run_at', p_run_at, 'source', p_source, 'retry', p_retry)) || jsonb_build_object('metadata', p_metadata));
+      'run_at', p_run_at, 'source', p_source, 'retry', p_retry, 'own_id', case when p_run_id is not null then true end)) || jsonb_build_object('metadata', p_metadata));
   if v.code is not null then
     perform tramline.raise_refusal(v.code, v.detail);
   end if;

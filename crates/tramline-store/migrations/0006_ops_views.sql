@@ -98,7 +98,7 @@ begin
     -- Without an id of the writer's own, the key or the parent decides about the shard.
     select * into v from tramline.enqueue_one(new.run_id, coalesce(new.target, new.function_name), new.input, new.correlation_id,
       jsonb_strip_nulls(jsonb_build_object('kind', new.kind, 'queue', new.queue, 'priority', new.priority, 'run_at', new.scheduled_at,
-        'concurrency_key', new.concurrency_key, 'source', new.source, 'created_by', new.created_by, 'triggered_by', new.triggered_by,
+        'concurrency_key', new.concurrency_key, 'own_id', case when new.run_id is not null then true end, 'source', new.source, 'created_by', new.created_by, 'triggered_by', new.triggered_by,
         'parent_run_id', new.parent_run_id, 'root_run_id', new.root_run_id, 'project_id', new.project_id, 'env', new.env,
         'git_sha', new.git_sha, 'git_ref', new.git_ref))
         || jsonb_build_object('context', new.context, 'metadata', new.metadata));

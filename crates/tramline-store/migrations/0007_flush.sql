@@ -6,7 +6,7 @@
 -- either this commits before the epoch rises, or it waits, reads the row again and finds that it is no longer the owner.
 --
 -- p_foreign names the runs of this batch that live in the *_foreign siblings; null when there is none, which is nearly always.
--- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, commands_done, dead_letters, redriven,
+-- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, limits, commands_done, dead_letters, redriven,
 -- periods, period_starts, period_ends. Answers the shards that were still held, and the ends that were not ours to write (somebody
 -- else's end exists).
 create function tramline.flush(
@@ -172,6 +172,9 @@ begin
     insert into tramline.parked (shard, run_id, why)
     select tramline.shard_of(r.run_id), r.run_id, r.why from jsonb_to_recordset(p -> 'parked') as r(run_id uuid, why text)
      where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
+  end if;
+  if p ? 'limits' then
+    perform tramline.flush_limits(p_node, p_held, p_epoch, p -> 'limits');
   end if;
   if p ? 'dead_letters' then
     perform tramline.file_dead_letters(p -> 'dead_letters', p_held);

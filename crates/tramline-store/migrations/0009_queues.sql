@@ -4,13 +4,19 @@ create table tramline.queues (
   mode text not null default 'engine' check (mode in ('engine', 'pull')),  -- who executes its runs: our nodes, or workers that claim them
   paused boolean not null default false,
   concurrency int check (concurrency > 0),           -- of its runs at once, over all nodes; null = no limit
+  rate_count int check (rate_count > 0),             -- starts per rate_per_ms; null = no limit
+  rate_per_ms bigint check (rate_per_ms > 0),
+  rate_burst int check (rate_burst > 0),             -- starts at once after a quiet time; null = rate_count
+  fifo boolean not null default false,               -- strictly in the order of discovery, whatever priority and key
   -- Of a pull queue: so many claims of a run may be lost before it is a dead letter; null = any number. A run that ends its worker
   -- each time would go round for ever; ten leaves room for a day of restarts.
   claims_max int default 10 check (claims_max > 0),
   description text,
   revision bigint not null default 1,                -- rises with every change, so that owners notice
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  check ((rate_count is null) = (rate_per_ms is null)),
+  check (rate_count is not null or rate_burst is null)
 );
 insert into tramline.queues (name, mode) values ('default', 'engine'), ('ops', 'pull');
 
@@ -28,4 +34,4 @@ end $$;
 create trigger queue_guard before update on tramline.queues for each row execute function tramline.queue_guard();
 
 create view ops.queues with (security_invoker = true) as
-select name, mode, paused, concurrency, claims_max, description, created_at, updated_at from tramline.queues;
+select name, mode, paused, concurrency, rate_count, rate_per_ms, rate_burst, fifo, claims_max, description, created_at, updated_at from tramline.queues;

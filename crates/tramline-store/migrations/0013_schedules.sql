@@ -54,6 +54,7 @@ declare
   v tramline.schedules := jsonb_populate_record(null::tramline.schedules, p);
   v_changed boolean;
 begin
+  perform tramline.refuse_limited_schedule(p_name, v.target, coalesce(v.queue, 'default'));
   insert into tramline.schedules as s (name, shard, cron, every_ms, anchor, timezone, target, input, queue, priority, paused, jitter_ms, start_at, end_at,
          exclude, overlap, catch_up, catch_up_max, late_after_ms, source, paused_since)
   values (p_name, tramline.key_shard(p_name), v.cron, v.every_ms, coalesce(v.anchor, case when v.every_ms is not null then now() end),

@@ -9,6 +9,7 @@ use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
+use crate::limits::LimitState;
 use crate::rows::{millis, millis_up};
 use crate::runs::{BODY, Body, body_of};
 use crate::{Db, NIL, StoreError};
@@ -29,8 +30,34 @@ pub struct Header {
     pub xid: u64,
     /// Lives in the `*_foreign` siblings.
     pub foreign: bool,
+    /// What may keep it from starting; most runs have nothing.
+    pub gate: Option<Box<Gate>>,
     /// Its row, where that was read with the header: for runs that start at once.
     pub body: Option<Box<Body>>,
+}
+
+/// What a run may have to wait for besides a free place on its node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// Empty for the default queue.
+    pub queue: String,
+    /// The key it is limited by.
+    pub limit_key: Option<String>,
+    /// Its `concurrency_key`: the group that it shares the places of its queue with others by.
+    pub group: Option<String>,
+}
+
+impl Gate {
+    pub(crate) fn of(columns: Option<Vec<Option<String>>>) -> Option<Box<Self>> {
+        let mut columns = columns?.into_iter();
+        let mut next = || columns.next().flatten();
+        let queue = next().filter(|queue| queue != "default").unwrap_or_default();
+        Some(Box::new(Self {
+            queue,
+            limit_key: next(),
+            group: next(),
+        }))
+    }
 }
 
 /// Where reading goes on in one shard and class.
@@ -93,7 +120,7 @@ pub struct Reader {
 pub const SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
     set enable_mergejoin = off; set plan_cache_mode = force_generic_plan";
 
-const HEADER: &str = "r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid as xid";
+const HEADER: &str = "r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid as xid, tramline.gate_of(r.queue, r.limit_key, r.concurrency_key) as gate";
 
 /// The statements of discovery, as they are prepared: so that tests can look at their plans.
 #[derive(Debug, Clone)]
@@ -127,7 +154,7 @@ impl Default for Sql {
         // Where the snapshot is the known one there are no cursors: as a condition further out it would come after the reading.
         let poll = format!(
             "with n as materialized (select pg_current_snapshot() as snap, clock_timestamp() as at)
-             select n.snap::text, n.at, d.run_id, d.shard, d.priority, d.scheduled_at, d.xid::text, d.is_foreign
+             select n.snap::text, n.at, d.run_id, d.shard, d.priority, d.scheduled_at, d.xid::text, d.is_foreign, d.gate
                from n left join lateral (
                  select r.* from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id, coalesce(i.upto::pg_snapshot, n.snap) as upto
                                     from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, upto)
@@ -140,7 +167,7 @@ impl Default for Sql {
         // transactions the planner takes it and reads all of them.
         let exact = "(r.enqueued_xid, r.run_id) > (c.xid, c.run_id) and r.enqueued_xid <= c.xid order by r.enqueued_xid, r.run_id";
         let late = format!(
-            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
+            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign, r.gate
                from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id
                        from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, unused) offset 0) c
               cross join lateral ({} union all {} order by 1 limit $7) r",
@@ -164,7 +191,7 @@ impl Default for Sql {
             )
         };
         let unfinished = format!(
-            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign
+            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign, r.gate
                from ({} union all {} order by 5, 1 limit $5) r",
             open("runs", "run_ends", false),
             open("runs_foreign", "run_ends_foreign", true),
@@ -178,7 +205,7 @@ impl Default for Sql {
             )
         };
         let unnamed = format!(
-            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign,
+            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign, r.gate,
                     not exists (select from tramline.timers t where t.run_id = r.run_id and t.kind <> 'deadline')
                     and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)
                     and case when r.is_foreign then not exists (select from tramline.run_ends_foreign e where e.run_id = r.run_id and e.shard = r.shard)
@@ -188,7 +215,7 @@ impl Default for Sql {
             page("runs_foreign", true),
         );
         let named = format!(
-            "select run_id, shard, priority, scheduled_at, enqueued_xid::text, false, {BODY} from tramline.runs
+            "select run_id, shard, priority, scheduled_at, enqueued_xid::text, false, tramline.gate_of(queue, limit_key, concurrency_key), {BODY} from tramline.runs
               where run_id = any ($1) and run_id between $2 and $3 and executor = 'engine'"
         );
         Self {
@@ -302,7 +329,7 @@ impl Reader {
         rows.iter()
             .map(|r| {
                 Ok(Header {
-                    body: Some(Box::new(body_of(r, 6, false))),
+                    body: Some(Box::new(body_of(r, 7, false))),
                     ..header(r, 0)?
                 })
             })
@@ -428,7 +455,7 @@ impl Reader {
                 .map(|h| (h.xid, h.run_id)),
             headers: rows
                 .iter()
-                .filter(|r| r.get::<_, bool>(6))
+                .filter(|r| r.get::<_, bool>(7))
                 .map(|r| header(r, 0))
                 .collect::<Result<_, _>>()?,
         })
@@ -455,6 +482,14 @@ impl Reader {
             .transpose()
     }
 
+    /// What is recorded about the limit keys of a shard.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn limit_state(&self, shard: u16) -> Result<LimitState, StoreError> {
+        crate::limits::state(&self.client, shard).await
+    }
+
     /// Headers of the runs that a `parked` row names: the low-water mark may have passed them, or their priority is not that
     /// of their row any more.
     ///
@@ -466,7 +501,8 @@ impl Reader {
             .query(
                 "select r.run_id, r.shard, coalesce((select m.priority from tramline.all_marks m where m.run_id = r.run_id and m.shard = r.shard
                           and m.priority is not null order by m.generation desc, m.seq desc limit 1), r.priority),
-                        r.scheduled_at, r.enqueued_xid::text, r.is_foreign
+                        r.scheduled_at, r.enqueued_xid::text, r.is_foreign,
+                        tramline.gate_of(r.queue, r.limit_key, r.concurrency_key)
                    from tramline.parked p join tramline.all_runs r on r.run_id = p.run_id and r.shard = p.shard where p.shard = $1",
                 &[&i32::from(shard)],
             )
@@ -506,6 +542,7 @@ fn header(row: &Row, at: usize) -> Result<Header, StoreError> {
         scheduled_at: row.get::<_, Option<Timestamp>>(at + 3).map(millis_up),
         xid: parse_xid(row.get(at + 4))?,
         foreign: row.get(at + 5),
+        gate: Gate::of(row.get(at + 6)),
         body: None,
     })
 }

@@ -9,6 +9,7 @@ use tramline_core::Millis;
 use tramline_core::machine::{EndRow, Row, StepRow};
 use uuid::Uuid;
 
+use crate::limits::LimitRows;
 use crate::rows::{Jsonb, timestamp};
 use crate::{Db, StoreError};
 
@@ -41,6 +42,7 @@ pub struct Batch {
     parked: HashMap<Uuid, Option<&'static str>>,
     /// Set (with the generation) or cleared: the last word of the batch counts here too.
     timers: BTreeMap<TimerKey, Option<u32>>,
+    limits: LimitRows,
     cold: Map<String, Value>,
     items: usize,
 }
@@ -196,6 +198,12 @@ impl Batch {
         );
     }
 
+    /// Rows about limit keys.
+    pub fn limits(&mut self) -> &mut LimitRows {
+        self.items += 1;
+        &mut self.limits
+    }
+
     fn push_step(&mut self, of: Subject, step: &StepRow) {
         self.step_run.push(of.run_id);
         self.step_name.push(step.step.clone());
@@ -223,10 +231,12 @@ impl Batch {
 
     /// The rare rows as one document; `None` when there are none.
     fn cold_json(&self) -> Option<Jsonb> {
-        if self.cold.is_empty() && self.parked.is_empty() && self.timers.is_empty() {
+        let limits = self.limits.to_json();
+        if self.cold.is_empty() && self.parked.is_empty() && self.timers.is_empty() && limits.is_none() {
             return None;
         }
         let mut cold = self.cold.clone();
+        cold.extend(limits.map(|rows| ("limits".to_owned(), rows)));
         let parked: Vec<Value> = self
             .parked
             .iter()

@@ -42,6 +42,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0010_pull_queues",
         include_str!("../migrations/0010_pull_queues.sql"),
     ),
+    ("0011_limits", include_str!("../migrations/0011_limits.sql")),
     (
         "0012_operations",
         include_str!("../migrations/0012_operations.sql"),

@@ -9,6 +9,7 @@ use tramline_core::Millis;
 use tramline_core::machine::{Past, PastMark, PastStep, TimerKind};
 use uuid::Uuid;
 
+use crate::discovery::Gate;
 use crate::rows::{millis, millis_up};
 use crate::{Db, StoreError};
 
@@ -29,6 +30,10 @@ pub struct Body {
     /// Policy of a function's run, as it was accepted.
     pub retry: Option<Value>,
     pub foreign: bool,
+    /// What may keep it from starting.
+    pub gate: Option<Box<Gate>>,
+    /// 0 (urgent) to 3 (whenever).
+    pub priority: u8,
 }
 
 /// A published definition.
@@ -57,7 +62,8 @@ const PARKED: &str = "select p.run_id from unnest($1::uuid[]) as i(id) \
     join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id where i.id between $2 and $3";
 
 /// The columns of a body, in the order in which [`body_of`] reads them.
-pub(crate) const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id, retry";
+pub(crate) const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id, retry, \
+    tramline.gate_of(queue, limit_key, concurrency_key), priority";
 
 impl Loader {
     /// Connects.
@@ -282,6 +288,8 @@ pub(crate) fn body_of(r: &Row, at: usize, foreign: bool) -> Body {
         metadata: r.get(at + 9),
         parent_run_id: r.get(at + 10),
         retry: r.get(at + 11),
+        gate: Gate::of(r.get(at + 12)),
+        priority: u8::try_from(r.get::<_, i16>(at + 13)).unwrap_or_default(),
         foreign,
     }
 }

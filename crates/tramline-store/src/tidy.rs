@@ -57,6 +57,11 @@ pub async fn remove_expired(db: &Db) -> Result<u64, StoreError> {
                select c.ctid from tramline.correlations c where c.expires_at < now() limit $1 for update skip locked))",
         ),
         (
+            "remove expired rates",
+            "delete from tramline.limits where ctid = any (array(
+               select l.ctid from tramline.limits l where l.expires_at < now() limit $1 for update skip locked))",
+        ),
+        (
             "remove starts of ended runs",
             "delete from tramline.step_starts where ctid = any (array(
                select s.ctid from tramline.step_starts s

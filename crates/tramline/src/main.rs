@@ -109,6 +109,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::DeadLetter(command) => commands::dead_letter::dead_letter(global, command).await,
         Command::Why(args) => commands::why::why(global, args).await,
         Command::Workflow(command) => commands::workflow::workflow(global, command).await,
+        Command::Queue(command) => commands::queue::queue(global, command).await,
         Command::Schedule(command) => commands::schedule::schedule(global, command).await,
         Command::Function(command) => commands::function::function(global, command).await,
         Command::ExitCodes => Ok(()),

@@ -7,14 +7,14 @@ use super::reader::{Problems, Reader};
 use super::step::read_step;
 use super::{
     ATTEMPT_TIMEOUT_MS, DEFINITION_MAX_BYTES, KEEP_MIN_MS, MAX_RETRIES, NAME_MAX_BYTES, Problem, STEPS_MAX,
-    Step, Workflow, checksum_of, duration, policy, requirements,
+    Step, Workflow, checksum_of, duration, limit, policy, requirements,
 };
 use crate::expr::describe;
 use crate::json;
 use crate::retry::ATTEMPTS_MAX;
 use crate::schema::InputSchema;
 
-const WORKFLOW_KEYS: [&str; 10] = [
+const WORKFLOW_KEYS: [&str; 11] = [
     "name",
     "description",
     "steps",
@@ -23,6 +23,7 @@ const WORKFLOW_KEYS: [&str; 10] = [
     "max_retries",
     "timeout_seconds",
     "visibility_timeout",
+    "limit",
     "idempotency",
     "retention",
 ];
@@ -82,6 +83,9 @@ fn read_workflow(source: &Value, known: &dyn Fn(&str) -> bool, problems: &mut Pr
             .map_err(|found| problems.0.extend(found))
             .ok()
     });
+    let limit = reader
+        .get("limit")
+        .and_then(|limit| limit::read_limit(limit, "limit", problems));
     let required_fields = read_required_fields(&reader, problems);
     let defaults = Defaults {
         max_retries,
@@ -90,7 +94,14 @@ fn read_workflow(source: &Value, known: &dyn Fn(&str) -> bool, problems: &mut Pr
     let steps = read_steps(&reader, known, &defaults, problems)?;
 
     let mut required_inputs = required_fields.clone();
-    for derived in requirements::derived_inputs(&steps) {
+    let key = limit
+        .as_ref()
+        .and_then(|limit| limit.key.as_ref()?.parts().first());
+    for derived in key
+        .cloned()
+        .into_iter()
+        .chain(requirements::derived_inputs(&steps))
+    {
         if !required_inputs.contains(&derived) {
             required_inputs.push(derived);
         }
@@ -108,6 +119,7 @@ fn read_workflow(source: &Value, known: &dyn Fn(&str) -> bool, problems: &mut Pr
         timeout_ms,
         visibility_timeout_ms,
         max_retries,
+        limit,
         checksum: checksum_of(source),
         source: source.clone(),
     })

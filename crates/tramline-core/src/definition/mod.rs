@@ -6,6 +6,7 @@
 mod compile;
 mod duration;
 mod graph;
+mod limit;
 mod policy;
 mod reader;
 mod requirements;
@@ -18,12 +19,14 @@ use serde_json::Value;
 use crate::Millis;
 use crate::expr::Expr;
 use crate::json::sha256_of_canonical;
+use crate::limit::Limit;
 use crate::retry::RetryPolicy;
 use crate::schema::InputSchema;
 use crate::template::Template;
 
 pub use compile::parse;
 pub use duration::{DURATION_MAX_MS, DurationError, parse_duration};
+pub use limit::parse_limit;
 pub use policy::{RETENTION_MAX_MS, RETENTION_MS, parse_idempotency, parse_retry};
 pub(crate) use reader::{join, nearest};
 
@@ -87,6 +90,8 @@ pub struct Workflow {
     pub visibility_timeout_ms: Option<u64>,
     /// Retries of steps with `on_failure: "retry"`.
     pub max_retries: u32,
+    /// What its runs share with each other; the newest published version's holds for all of them.
+    pub limit: Option<Limit>,
     /// SHA-256 (hex) of the canonical JSON: equal definitions have equal checksums whatever the order of keys.
     pub checksum: String,
     /// As submitted.

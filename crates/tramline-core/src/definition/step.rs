@@ -30,6 +30,14 @@ pub(super) fn read_step(
     defaults: &Defaults,
     problems: &mut Problems,
 ) -> Option<Step> {
+    if reader.has("limit") {
+        problems.add(
+            &reader.path("limit"),
+            "a limit of a step is not exact, because the run's shard is not that of the step's key: \
+             start a workflow of its own with a limit for this step",
+        );
+        return None;
+    }
     let kind = read_kind(reader, known, problems);
     let is_function = reader.has("function");
     let mut allowed: Vec<&str> = COMMON_KEYS.to_vec();

@@ -50,6 +50,7 @@ impl Run {
             } => self.timer_due(kind, step, attempt, now, &mut d)?,
             Event::Tick { now } => self.tick(now, &mut d),
             Event::Cancel { reason, actor, now } => self.cancel(reason, actor, now, &mut d)?,
+            Event::Skip { reason, now } => self.skip(reason, now, &mut d)?,
             Event::Pause { actor, now: _ } => self.pause(actor, &mut d)?,
             Event::Resume { actor, now } => self.resume(actor, now, &mut d)?,
             Event::Priority { priority } => self.set_priority(priority, &mut d)?,

@@ -89,6 +89,8 @@ pub struct Run {
     pub steps: Vec<StepState>,
     /// When this generation began to be driven.
     pub started_at: Option<Millis>,
+    /// It has a limit key or a queue that may be paused: its owner asks before it begins.
+    pub gated: bool,
     /// Prefix of the callee's idempotency key: the run id, or `schedule/period` for a scheduled run.
     pub key: String,
     /// The latest recorded end of an attempt. Ends of one run never go back in time, whatever the clocks of its owners
@@ -224,6 +226,11 @@ pub enum Event {
     Cancel {
         reason: Option<String>,
         actor: Option<String>,
+        now: Millis,
+    },
+    /// It does nothing, on purpose: its limit key has no room for it.
+    Skip {
+        reason: String,
         now: Millis,
     },
     Pause {

@@ -65,6 +65,7 @@ impl Run {
             status: RunStatus::Queued,
             steps,
             started_at: None,
+            gated: false,
             key,
             last_end: Millis::MIN,
             deadline_timer: None,

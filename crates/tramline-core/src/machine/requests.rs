@@ -57,6 +57,22 @@ impl Run {
         Ok(())
     }
 
+    /// Only a run that has not begun can do nothing.
+    pub(super) fn skip(&mut self, reason: String, now: Millis, d: &mut Decision) -> Result<(), Refusal> {
+        self.refuse_ended()?;
+        let not_begun = matches!(
+            self.status,
+            RunStatus::Scheduled | RunStatus::Queued | RunStatus::Claimed
+        );
+        if !not_begun || self.started_at.is_some() {
+            return Err(Refusal::Stale);
+        }
+        d.rows.push(event("skipped", reason.clone(), json!({})));
+        let error = Arc::new(json!({ "code": "limit_skipped", "message": reason }));
+        self.end(RunStatus::Skipped, None, Some(error), None, now, d);
+        Ok(())
+    }
+
     pub(super) fn pause(&mut self, actor: Option<String>, d: &mut Decision) -> Result<(), Refusal> {
         self.refuse_ended()?;
         // Pausing twice is refused: `go` would let it pass.
@@ -101,6 +117,11 @@ impl Run {
             return Ok(());
         }
         self.mark(RunStatus::Queued, d);
+        if self.gated {
+            // Whether it may begin is for its limit key to say.
+            d.then.push(Action::Begin);
+            return Ok(());
+        }
         self.begin(now, d)
     }
 

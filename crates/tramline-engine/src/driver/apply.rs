@@ -1,10 +1,6 @@
 //! Carrying decisions out: rows into units, actions after the commit, calls.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use tramline_core::json::check_storable;
-use tramline_core::machine::{self, Action, Decision, Event, Failure, Outcome, Row};
+use tramline_core::machine::{self, Action, Decision, Event, Failure, Row};
 use tramline_store::flush::Subject;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
@@ -12,15 +8,26 @@ use uuid::Uuid;
 use super::{Driver, Entry, Live, Stage, Unit};
 use crate::flushing::{Item, What};
 use crate::handle::RunUpdate;
-use crate::invoke::Call;
-use crate::message::{CallEnded, Message};
-
-/// Largest output of a call that is kept: larger results belong into an artifact, referred to by name.
-pub const OUTPUT_MAX_BYTES: usize = 1 << 20;
 
 impl Driver {
     /// Feeds an event to a live run and carries the decision out. A refusal is no news: nothing waits for it.
     pub(super) fn feed(&mut self, run_id: Uuid, event: Event) {
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&run_id)
+        else {
+            return;
+        };
+        let begins = matches!(event, Event::Begin { .. });
+        if begins && live.run.gated && !self.has_place(run_id) {
+            return;
+        }
+        self.feed_on(run_id, event);
+    }
+
+    /// The same, past the gate.
+    pub(super) fn feed_on(&mut self, run_id: Uuid, event: Event) {
         let Some(Entry {
             stage: Stage::Live(live),
             ..
@@ -61,7 +68,8 @@ impl Driver {
     /// The same, with a command that is done in the same transaction.
     pub(super) fn apply_with(&mut self, run_id: Uuid, decision: Decision, command: Option<Uuid>) {
         let Decision { rows, then } = decision;
-        if rows.is_empty() && command.is_none() {
+        let limits = self.limit_items(run_id, &rows);
+        if rows.is_empty() && command.is_none() && limits.is_empty() {
             return self.act(run_id, then);
         }
         let Some(Entry {
@@ -84,7 +92,8 @@ impl Driver {
             .iter()
             .filter_map(|row| RunUpdate::of(run_id, &target, row))
             .collect();
-        let mut items = Vec::with_capacity(rows.len() + 1);
+        let mut items = limits;
+        items.reserve(rows.len() + 1);
         for what in rows
             .into_iter()
             .map(|row| What::Run(subject, row))
@@ -131,7 +140,7 @@ impl Driver {
                     let now = self.state.clock.now();
                     self.feed(run_id, Event::Begin { now });
                 }
-                Action::Settled(_) => self.forget(run_id),
+                Action::Settled(_) => self.over(run_id),
                 Action::SleepUntil {
                     kind,
                     step,
@@ -166,89 +175,6 @@ impl Driver {
         self.leave_if_waiting(run_id, now);
     }
 
-    /// Makes the calls that waited for room, as far as there is room now.
-    pub(super) fn make_waiting_calls(&mut self) {
-        while self.state.stopping.is_none() && self.state.calls_out < self.config.calls_max {
-            let Some((run_id, call)) = self.state.calls_waiting.pop_front() else {
-                return;
-            };
-            let wanted = matches!(self.state.entries.get(&run_id), Some(Entry { stage: Stage::Live(live), .. })
-                if live.run.generation == call.generation
-                    && live.run.steps.get(call.step).is_some_and(|s| s.in_flight && s.attempt == call.attempt));
-            if wanted {
-                self.call(run_id, call);
-            }
-        }
-    }
-
-    fn call(&mut self, run_id: Uuid, call: machine::Call) {
-        if self.state.calls_out >= self.config.calls_max {
-            self.state.calls_waiting.push_back((run_id, call));
-            return;
-        }
-        let now = self.state.clock.now();
-        let Some(Entry {
-            shard,
-            stage: Stage::Live(live),
-            ..
-        }) = self.state.entries.get_mut(&run_id)
-        else {
-            return;
-        };
-        let Some(fence) = self.state.shards.get(shard).map(|s| s.epoch) else {
-            return;
-        };
-        let timeout = Duration::from_millis(call.timeout_ms);
-        let request = Call {
-            run_id,
-            step: call.step_name,
-            generation: call.generation,
-            attempt: call.attempt,
-            fence,
-            function: call.function,
-            body: call.body,
-            idempotency_key: call.idempotency_key,
-            period: live.period.as_ref().map(|p| p.due_at),
-            timeout,
-        };
-        let invoke = Arc::clone(&self.invoke);
-        let out = self.own.clone();
-        let (step, generation, attempt) = (call.step, call.generation, call.attempt);
-        let task = tokio::spawn(async move {
-            let limit = timeout.as_millis();
-            let outcome = match tokio::time::timeout(timeout, invoke.invoke(request)).await {
-                Ok(outcome) => storable(outcome),
-                Err(_) => Outcome::Failed(Failure::new("timeout", format!("no answer within {limit} ms"))),
-            };
-            let end = CallEnded {
-                run_id,
-                step,
-                generation,
-                attempt,
-                outcome,
-                started_at: now,
-            };
-            // A closed channel means that the engine is gone; the call is repeated by the next owner.
-            let _ = out.send(Message::CallEnded(end)).await;
-        });
-        live.calls.push((step, task.abort_handle()));
-        self.state.calls_out += 1;
-    }
-
-    fn abort_calls(&mut self, run_id: Uuid) {
-        let Some(Entry {
-            stage: Stage::Live(live),
-            ..
-        }) = self.state.entries.get_mut(&run_id)
-        else {
-            return;
-        };
-        for (_, call) in live.calls.drain(..) {
-            call.abort();
-            self.state.calls_out -= 1;
-        }
-    }
-
     /// Marks long runs and ends those that are over their deadline.
     pub(super) fn tick_runs(&mut self) {
         let now = self.state.clock.now();
@@ -263,27 +189,6 @@ impl Driver {
             self.feed(id, Event::Tick { now });
         }
     }
-}
-
-/// What the database cannot keep is a failure of the call, found here before it reaches a batch.
-fn storable(outcome: Outcome) -> Outcome {
-    let Outcome::Completed(value) = &outcome else {
-        return outcome;
-    };
-    if let Err(problem) = check_storable(value) {
-        return Outcome::Failed(Failure::new(
-            "invalid_output",
-            format!("the result cannot be stored: {problem}"),
-        ));
-    }
-    let size = value.to_string().len();
-    if size > OUTPUT_MAX_BYTES {
-        let message = format!(
-            "the result has {size} bytes, the limit is {OUTPUT_MAX_BYTES}; store it and return a reference"
-        );
-        return Outcome::Failed(Failure::new("output_too_large", message));
-    }
-    outcome
 }
 
 /// The first end of a scheduled run, for its period.

@@ -79,7 +79,7 @@ impl Driver {
                 // Somebody else's end stands; memory follows the ledger.
                 tracing::warn!(run_id = %id, "the run has another end already");
                 self.note_over(id);
-                self.forget(id);
+                self.over(id);
                 continue;
             }
             self.committed(unit);
@@ -98,6 +98,9 @@ impl Driver {
             let _ = self.updates.send(update);
         }
         let Some(run_id) = unit.run_id else { return };
+        if let Some(xid) = unit.parked {
+            return self.on_parked(run_id, unit.shard, xid);
+        }
         if let Some(timer) = unit.leaves {
             self.state.timers.set(unit.shard, timer);
             self.forget(run_id);
@@ -105,5 +108,6 @@ impl Driver {
         }
         self.act(run_id, unit.then);
         self.after_commit(run_id, unit.parks);
+        self.begin_if_idle(run_id);
     }
 }

@@ -12,7 +12,7 @@ impl Driver {
     /// Why a run of this node does not move; nothing when another node owns its shard, or only the database knows.
     pub(super) fn explain(&self, run_id: Uuid) -> Vec<LiveReason> {
         let Some(entry) = self.state.entries.get(&run_id) else {
-            return Vec::new();
+            return self.explain_blocked(run_id).into_iter().collect();
         };
         let mut reasons = Vec::new();
         if !self.state.trusted {
@@ -47,15 +47,29 @@ impl Driver {
         reasons
     }
 
+    /// A run that waits for a queue or a limit key.
+    fn explain_blocked(&self, run_id: Uuid) -> Option<LiveReason> {
+        let waiter = self.state.limits.waiting.get(&run_id)?;
+        if self.state.limits.is_paused(waiter.queue) {
+            return Some(reason("queue_paused", "its queue is paused".into(), Value::Null));
+        }
+        let (key, held) = self.state.limits.held_at(waiter.key?)?;
+        let sentence = format!("it waits for limit key \"{key}\", at which {held} runs have their place");
+        Some(reason(
+            "limited",
+            sentence,
+            json!({ "limit_key": key, "running": held }),
+        ))
+    }
+
     fn explain_ready(&self, run_id: Uuid, class: u8) -> LiveReason {
-        let queue = &self.state.ready[usize::from(class)];
-        let place = queue.iter().position(|id| *id == run_id).map_or(0, |at| at + 1);
+        let line = self.state.ready.len();
+        let place = self.state.ready.place(class, run_id).unwrap_or_default();
         let (active, active_max) = (self.state.active, self.config.active_max);
         let sentence = format!(
-            "it is number {place} of {} in the line of priority {class} on this node, which drives {active} of at most {active_max} runs",
-            queue.len()
+            "it is number {place} of priority {class} on this node, where {line} are in line and which drives {active} of at most {active_max} runs"
         );
-        let detail = json!({ "place": place, "line": queue.len(), "priority": class, "active": active, "active_max": active_max });
+        let detail = json!({ "place": place, "line": line, "priority": class, "active": active, "active_max": active_max });
         reason("in_line", sentence, detail)
     }
 
@@ -69,17 +83,13 @@ impl Driver {
                 Plan::Function { name, .. } => format!("function \"{name}\""),
                 Plan::Workflow(_) => format!("step \"{name}\""),
             };
-            let waiting = self
-                .state
-                .calls_waiting
-                .iter()
-                .position(|(id, call)| *id == run_id && call.step == at);
+            let waiting = self.state.calls.waiting_before(run_id, at);
             let (code, sentence) = match waiting {
                 Some(before) => (
                     "call_waits",
                     format!(
                         "the call of {what} waits for room: {} calls are out, at most {} may be, and {before} wait before it",
-                        self.state.calls_out, self.config.calls_max
+                        self.state.calls.out, self.config.calls_max
                     ),
                 ),
                 None => (
@@ -90,7 +100,7 @@ impl Driver {
                     ),
                 ),
             };
-            let detail = json!({ "step": name, "attempt": slot.attempt, "calls_out": self.state.calls_out, "calls_max": self.config.calls_max });
+            let detail = json!({ "step": name, "attempt": slot.attempt, "calls_out": self.state.calls.out, "calls_max": self.config.calls_max });
             reasons.push(reason(code, sentence, detail));
         }
     }

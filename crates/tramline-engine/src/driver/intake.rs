@@ -7,7 +7,7 @@ use tramline_store::flush::Subject;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
-use super::{CLASSES, Driver, Entry, FAIR_EVERY, KEEP_WAITING_MS, LOADS_MAX, Live, Stage, Unit, Waiting};
+use super::{Driver, Entry, KEEP_WAITING_MS, LOADS_MAX, Live, Stage, Unit, Waiting};
 use crate::flushing::What;
 use crate::loading::{LOAD_BATCH, LoadId, LoadJob};
 use crate::message::{Discovered, Loaded, LoadedRun};
@@ -18,14 +18,20 @@ impl Driver {
             self.state.clock.sample(now, at);
             self.watch_clock(now, at);
         }
+        if let Some((shard, recorded)) = found.limits {
+            self.on_limit_state(shard, recorded);
+        }
         for header in found.headers {
             self.on_header(header, found.past, found.swept);
         }
         for command in found.commands {
             self.on_command(command);
         }
-        if let Some(shard) = found.scanned.and_then(|s| self.state.shards.get_mut(&s)) {
+        if let Some(id) = found.scanned
+            && let Some(shard) = self.state.shards.get_mut(&id)
+        {
             shard.scanned = true;
+            self.on_scanned(id);
         }
         if let Some(xmin) = found.xmin {
             self.state.tick_xmin = Some(xmin);
@@ -72,23 +78,13 @@ impl Driver {
                 .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tracing::warn!(run_id = %header.run_id, "the sweep found a run that discovery had missed");
         }
+        if header.gate.is_some() || self.state.limits.is_paused(0) {
+            return self.on_gated(&header, past);
+        }
         shard.note_xid(header.xid);
-        let priority = header.priority.min(CLASSES as u8 - 1);
-        let mut entry = Entry {
-            shard: header.shard,
-            xid: Some(header.xid),
-            priority,
-            foreign: Some(header.foreign),
-            past,
-            // In a long queue headers have to do.
-            body: header
-                .body
-                .take()
-                .filter(|_| self.state.ready[usize::from(priority)].len() < LOAD_BATCH),
-            stage: Stage::Ready,
-            waiting: Vec::new(),
-            units: 0,
-        };
+        let mut entry = Entry::of(&header, past);
+        // In a long queue headers have to do.
+        entry.body = header.body.take().filter(|_| self.state.ready.len() < LOAD_BATCH);
         let now = self.state.clock.now();
         match header.scheduled_at.filter(|at| !past && *at > now) {
             Some(due_at) => {
@@ -98,13 +94,13 @@ impl Driver {
                 self.delay_unloaded(&header, due_at);
             }
             None => {
+                self.state.ready.push(entry.priority, 0, header.run_id);
                 self.state.entries.insert(header.run_id, entry);
-                self.state.ready[usize::from(priority)].push_back(header.run_id);
             }
         }
     }
 
-    fn delay_unloaded(&mut self, header: &Header, due_at: i64) {
+    pub(super) fn delay_unloaded(&mut self, header: &Header, due_at: i64) {
         let subject = Subject {
             run_id: header.run_id,
             generation: 1,
@@ -158,14 +154,12 @@ impl Driver {
             let mut known = Vec::new();
             let mut bodies = Vec::new();
             while fresh.len() + known.len() < room.min(LOAD_BATCH) {
-                let Some((class, id)) = self.pop_ready() else {
-                    break;
-                };
+                let Some(id) = self.state.ready.pop() else { break };
                 let Some(entry) = self.state.entries.get_mut(&id) else {
                     continue;
                 };
                 // Left over from before it was loaded for the sake of an event, or from before its class was changed.
-                if !matches!(entry.stage, Stage::Ready) || usize::from(entry.priority) != class {
+                if !matches!(entry.stage, Stage::Ready) {
                     continue;
                 }
                 entry.stage = Stage::Loading;
@@ -203,19 +197,6 @@ impl Driver {
         }
     }
 
-    fn pop_ready(&mut self) -> Option<(usize, Uuid)> {
-        let fair = (self.state.starts + 1).is_multiple_of(FAIR_EVERY);
-        let mut order: [usize; CLASSES] = std::array::from_fn(|i| i);
-        if fair {
-            order.reverse();
-        }
-        let next = order
-            .into_iter()
-            .find_map(|class| Some((class, self.state.ready[class].pop_front()?)))?;
-        self.state.starts += 1;
-        Some(next)
-    }
-
     fn load(&mut self, job: LoadJob) {
         self.state.loads_out += 1;
         if self.loads.try_send(job).is_err() {
@@ -227,15 +208,8 @@ impl Driver {
     /// Loads one run for the sake of an event, whatever waits.
     pub(super) fn load_for(&mut self, run_id: Uuid, shard: u16, waiting: Waiting) {
         let entry = self.state.entries.entry(run_id).or_insert_with(|| Entry {
-            shard,
-            xid: None,
-            priority: 1,
-            foreign: None,
             past: true,
-            body: None,
-            stage: Stage::Ready,
-            waiting: Vec::new(),
-            units: 0,
+            ..Entry::new(shard)
         });
         entry.waiting.push(waiting);
         if matches!(entry.stage, Stage::Ready | Stage::Prepared) {
@@ -271,7 +245,7 @@ impl Driver {
                 self.drop_command(shard, command.command_id);
             }
         }
-        self.forget(run_id);
+        self.over(run_id);
     }
 
     fn on_one_loaded(&mut self, run_id: Uuid, loaded: Loaded) {
@@ -282,6 +256,8 @@ impl Driver {
             scheduled_at,
             period,
             defect,
+            gate,
+            priority,
         } = loaded;
         let Some(entry) = self.state.entries.get_mut(&run_id) else {
             return;
@@ -296,6 +272,9 @@ impl Driver {
             calls: Vec::new(),
         }));
         self.state.active += 1;
+        if gate.is_some() || self.state.limits.is_paused(0) {
+            self.learn_gate(run_id, gate.as_deref(), priority);
+        }
         if let Some(defect) = defect
             && !status.is_terminal()
         {
@@ -305,6 +284,7 @@ impl Driver {
             match waiting {
                 Waiting::Command(command) => self.apply_command(run_id, command),
                 Waiting::Timer(timer) => self.apply_timer(run_id, &timer),
+                Waiting::Over(how) => self.end_live(run_id, how),
             }
         }
         // What was decided just now goes on after its commit; everything else is begun, or begun again: also a run of which
@@ -323,12 +303,15 @@ impl Driver {
                 (RunStatus::Queued | RunStatus::Running | RunStatus::Waiting, _) => {
                     Some(Event::Begin { now })
                 }
+                // Its time has come, and it has waited for its place since.
+                (RunStatus::Scheduled, None) if live.run.gated => Some(Event::Begin { now }),
                 _ => None,
             };
             if event.is_some() && self.goes_back_to_its_queue(run_id, scheduled_at, now) {
                 return;
             }
             match event {
+                Some(Event::Begin { .. }) if !self.has_place(run_id) => {}
                 Some(Event::Begin { .. }) if !self.may_begin(run_id, None) => {}
                 Some(event) => self.feed(run_id, event),
                 None => {}
@@ -367,6 +350,12 @@ impl Driver {
             status => status.is_terminal(),
         };
         if parked && !busy {
+            // A run that has begun keeps its place while it sleeps or is paused; one that has not never had it.
+            let gone = live.run.status.is_terminal()
+                || (live.run.started_at.is_none() && live.run.status == RunStatus::Paused);
+            if gone {
+                self.give_place_up(run_id);
+            }
             self.forget(run_id);
         }
     }

@@ -5,13 +5,18 @@
 //! the driver may have outstanding with it.
 
 mod apply;
+mod calls;
 mod commands;
 mod commit;
 mod explain;
+mod gate;
 mod intake;
+mod limits;
 mod overlap;
+mod park;
 mod periods;
 mod priority;
+mod rules;
 mod schedules;
 mod timers;
 
@@ -20,11 +25,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tramline_core::Millis;
-use tramline_core::machine::{self, Action, Run};
-use tramline_store::discovery::Command;
+use tramline_core::limit::{Line, Rule};
+use tramline_core::machine::{Action, Run};
+use tramline_store::discovery::{Command, Header};
 use tramline_store::runs::Body;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
@@ -41,8 +46,6 @@ use crate::message::{CallEnded, Message, Period};
 
 /// Priority classes.
 const CLASSES: usize = 4;
-/// One start in so many is taken from the least urgent class that waits: no class starves.
-const FAIR_EVERY: u64 = 16;
 /// Messages handled before the loop looks at timers and flushes.
 const MESSAGES_MAX: usize = 1_024;
 /// Rows of one flush: a commit of this size takes some tens of milliseconds.
@@ -73,12 +76,11 @@ pub(crate) struct State {
     clock: Clock,
     shards: HashMap<u16, Shard>,
     entries: HashMap<Uuid, Entry>,
-    ready: [VecDeque<Uuid>; CLASSES],
-    starts: u64,
+    ready: Line,
+    limits: limits::Limits,
+    straggle: park::Straggle,
     active: usize,
-    calls_out: usize,
-    /// Calls that wait for one that is out to end.
-    calls_waiting: VecDeque<(Uuid, machine::Call)>,
+    calls: calls::Calls,
     loads_out: usize,
     /// Runs to be read for the sake of an event, whatever else waits.
     loads_wanted: Vec<LoadId>,
@@ -105,6 +107,11 @@ struct Shard {
     /// Transactions of the runs in memory, with how many of each.
     xids: BTreeMap<u64, usize>,
     releasing: Option<oneshot::Sender<()>>,
+    /// What is recorded about its limit keys has been read; and who waits for them is known, too.
+    limits_read: bool,
+    limits_known: bool,
+    /// Runs with a limit key that came before that: transaction, id, group.
+    gated: Vec<(u64, Uuid, u64)>,
 }
 
 /// A run that this node knows.
@@ -113,6 +120,11 @@ struct Entry {
     /// `None` while only this node knows it (it made the run itself and discovery has not shown it yet).
     xid: Option<u64>,
     priority: u8,
+    /// Its queue and its limit key, where they are known to matter.
+    queue: limits::ScopeId,
+    key: Option<limits::KeyId>,
+    /// Its claim on a place at its key is recorded, or on its way.
+    claimed: bool,
     foreign: Option<bool>,
     /// Something may be recorded about it.
     past: bool,
@@ -137,6 +149,51 @@ enum Stage {
 enum Waiting {
     Command(Command),
     Timer(TimerRow),
+    /// It does not get its place.
+    Over(gate::Over),
+}
+
+impl Entry {
+    /// A run of which nothing but its id is known.
+    fn new(shard: u16) -> Self {
+        Self {
+            shard,
+            xid: None,
+            priority: 1,
+            queue: 0,
+            key: None,
+            claimed: false,
+            foreign: None,
+            past: false,
+            body: None,
+            stage: Stage::Ready,
+            waiting: Vec::new(),
+            units: 0,
+        }
+    }
+
+    fn of(header: &Header, past: bool) -> Self {
+        Self {
+            xid: Some(header.xid),
+            priority: header.priority.min(CLASSES as u8 - 1),
+            foreign: Some(header.foreign),
+            past,
+            ..Self::new(header.shard)
+        }
+    }
+
+    /// A run that has waited for a key or a queue.
+    fn waited(waiter: limits::Waiter) -> Self {
+        Self {
+            xid: (waiter.xid != 0).then_some(waiter.xid),
+            priority: waiter.priority(),
+            queue: waiter.queue,
+            key: waiter.key,
+            foreign: waiter.foreign(),
+            past: waiter.past(),
+            ..Self::new(waiter.shard())
+        }
+    }
 }
 
 /// A run in memory.
@@ -144,7 +201,7 @@ struct Live {
     run: Run,
     foreign: bool,
     period: Option<Period>,
-    calls: Vec<(usize, AbortHandle)>,
+    calls: Vec<calls::Out>,
 }
 
 /// What one decision wants recorded, and what follows from it.
@@ -160,6 +217,8 @@ struct Unit {
     parks: bool,
     /// An id (of a run or a command) that reads may still name until a tick after the commit.
     remember: Option<Uuid>,
+    /// It names a waiting run of this transaction by a row.
+    parked: Option<u64>,
 }
 
 impl Unit {
@@ -173,22 +232,23 @@ impl Unit {
             leaves: None,
             parks: false,
             remember: None,
+            parked: None,
         }
     }
 }
 
 impl State {
-    /// `now` is the database's clock: nothing is decided by another.
-    pub(crate) fn new(now: Millis) -> Self {
+    /// `now` is the database's clock: nothing is decided by another. `rules` are the limits as they are now.
+    pub(crate) fn new(now: Millis, rules: Vec<(String, Rule)>, config: &EngineConfig) -> Self {
         Self {
             clock: Clock::new(now),
             shards: HashMap::new(),
             entries: HashMap::new(),
-            ready: Default::default(),
-            starts: 0,
+            ready: Line::default(),
+            limits: limits::Limits::new(rules),
+            straggle: park::Straggle::new(config.park_after),
             active: 0,
-            calls_out: 0,
-            calls_waiting: VecDeque::new(),
+            calls: calls::Calls::new(&config.function_calls_max),
             loads_out: 0,
             loads_wanted: Vec::new(),
             gone: HashSet::new(),
@@ -228,9 +288,11 @@ impl Driver {
                 self.tick_runs();
                 self.tell_late();
                 self.ask_for_schedules();
+                self.park_stragglers();
                 self.show();
             }
             self.plan_periods();
+            self.pump_limits();
             self.make_waiting_calls();
             self.start_ready();
             self.send_flush();
@@ -267,12 +329,14 @@ impl Driver {
             }
             Message::Loaded(runs) => self.on_loaded(runs),
             Message::CallEnded(end) => self.on_call_ended(end),
+            Message::CallFull(full) => self.on_call_full(full),
             Message::Flushed(flushed) => self.on_flushed(flushed),
             Message::Timers {
                 shard,
                 timers,
                 complete,
             } => self.on_timers(shard, timers, complete),
+            Message::Rules { rules, asked } => self.on_rules(rules, asked),
             Message::Schedules(news) => self.on_schedules(news),
             Message::Explain { run_id, reply } => {
                 // The asker may have given up waiting.
@@ -296,6 +360,9 @@ impl Driver {
                 scanned: false,
                 xids: BTreeMap::new(),
                 releasing: None,
+                limits_read: false,
+                limits_known: false,
+                gated: Vec::new(),
             },
         );
         self.read_timers_of(shard);
@@ -335,6 +402,7 @@ impl Driver {
         }
         self.state.timers.drop_shard(shard);
         self.state.schedules.drop_shard(shard);
+        self.state.limits.drop_shard(shard);
         self.tell_shards();
     }
 
@@ -358,6 +426,7 @@ impl Driver {
         }
         self.state.timers.drop_shard(shard);
         self.state.schedules.drop_shard(shard);
+        self.state.limits.drop_waiters(shard);
     }
 
     fn finish_releases(&mut self) {
@@ -399,7 +468,13 @@ impl Driver {
     }
 
     fn next_wake(&self, tick_at: Instant) -> Instant {
-        let due = self.state.timers.next_due().map(|due| {
+        let now = self.state.clock.now();
+        let due = [
+            self.state.timers.next_due(),
+            self.state.limits.next_due(),
+            self.state.calls.next_due(now),
+        ];
+        let due = due.into_iter().flatten().min().map(|due| {
             let wait = u64::try_from(due - self.state.clock.now()).unwrap_or(0);
             Instant::now() + Duration::from_millis(wait)
         });
@@ -420,13 +495,13 @@ impl Driver {
             return false;
         };
         let idle =
-            self.state.calls_out == 0 && self.state.pending.is_empty() && self.state.in_flight.is_none();
+            self.state.calls.out == 0 && self.state.pending.is_empty() && self.state.in_flight.is_none();
         if !idle && Instant::now() < *deadline {
             return false;
         }
         if !idle {
             tracing::warn!(
-                calls = self.state.calls_out,
+                calls = self.state.calls.out,
                 "stopped with calls in flight; they are repeated under the same key"
             );
         }
@@ -455,10 +530,7 @@ impl Driver {
         }
         if let Stage::Live(live) = entry.stage {
             self.state.active -= 1;
-            self.state.calls_out -= live.calls.len();
-            for (_, call) in live.calls {
-                call.abort();
-            }
+            self.state.calls.drop_all(live.calls);
         }
         if let (Some(xid), Some(shard)) = (entry.xid, self.state.shards.get_mut(&entry.shard)) {
             shard.forget_xid(xid);
@@ -495,6 +567,7 @@ impl Driver {
     fn on_call_ended(&mut self, end: CallEnded) {
         let random = rand::random();
         let now = self.state.clock.now();
+        self.call_is_back(end.run_id, end.step);
         let Some(Entry {
             stage: Stage::Live(live),
             ..
@@ -502,10 +575,6 @@ impl Driver {
         else {
             return;
         };
-        if let Some(at) = live.calls.iter().position(|(step, _)| *step == end.step) {
-            live.calls.swap_remove(at);
-            self.state.calls_out -= 1;
-        }
         let event = tramline_core::machine::Event::CallEnded {
             step: end.step,
             generation: end.generation,
@@ -524,7 +593,11 @@ impl Driver {
     /// Numbers for status pages and metrics.
     fn show(&self) {
         use std::sync::atomic::Ordering::Relaxed;
-        self.shown.known.store(self.state.entries.len() as u64, Relaxed);
+        let blocked = self.state.limits.waiting.len();
+        self.shown
+            .known
+            .store((self.state.entries.len() + blocked) as u64, Relaxed);
+        self.shown.blocked.store(blocked as u64, Relaxed);
         self.shown.active.store(self.state.active as u64, Relaxed);
         if let Ok(mut shards) = self.shown.shards.lock() {
             *shards = self.state.shards.keys().copied().collect();

@@ -208,18 +208,12 @@ impl Driver {
             None => {}
         }
         let entry = Entry {
-            shard,
-            xid: None,
-            priority: 1,
             foreign: Some(false),
             past: true,
-            body: None,
-            stage: Stage::Ready,
-            waiting: Vec::new(),
-            units: 0,
+            ..Entry::new(shard)
         };
         self.state.entries.insert(run_id, entry);
-        self.state.ready[1].push_front(run_id);
+        self.state.ready.push_front(1, run_id);
     }
 
     fn skip_behind(&mut self, name: &Arc<str>, due_at: i64, run_id: Uuid, behind: Uuid, also: Vec<Row>) {

@@ -48,15 +48,9 @@ impl Driver {
         self.state.entries.insert(
             run_id,
             Entry {
-                shard,
-                xid: None,
-                priority: 1,
                 foreign: Some(false),
-                past: false,
-                body: None,
                 stage: Stage::Prepared,
-                waiting: Vec::new(),
-                units: 0,
+                ..Entry::new(shard)
             },
         );
         let timer = TimerRow {

@@ -66,8 +66,8 @@ impl Driver {
         let before = std::mem::replace(&mut entry.priority, class);
         if before != class && matches!(entry.stage, Stage::Ready) {
             // Linear, and rare: a person asks for it.
-            self.state.ready[usize::from(before)].retain(|id| *id != run_id);
-            self.state.ready[usize::from(class)].push_back(run_id);
+            self.state.ready.retain(|id| id != run_id);
+            self.state.ready.push(class, 0, run_id);
         }
     }
 
@@ -90,11 +90,16 @@ impl Driver {
         if entry.units == 0 || !fresh || scheduled_at.is_some_and(|at| at > now) {
             return false;
         }
+        if self.state.limits.waiting.contains_key(&run_id) {
+            self.wait_on(run_id);
+            return true;
+        }
         entry.stage = Stage::Ready;
         entry.past = true;
         self.state.active -= 1;
-        // An id that is still there from before is passed over when it comes a second time.
-        self.state.ready[usize::from(entry.priority)].push_back(run_id);
+        let class = entry.priority;
+        self.state.ready.retain(|id| id != run_id);
+        self.state.ready.push(class, 0, run_id);
         true
     }
 }

@@ -165,8 +165,7 @@ impl Driver {
                     return self.state.timers.set_local(shard, TimerRow { due_at, ..timer });
                 }
                 entry.stage = Stage::Ready;
-                let class = usize::from(entry.priority);
-                self.state.ready[class].push_front(run_id);
+                self.state.ready.push_front(entry.priority, run_id);
             }
             Some(entry) => entry.waiting.push(Waiting::Timer(timer)),
             None => self.load_for(run_id, shard, Waiting::Timer(timer)),
@@ -188,6 +187,10 @@ impl Driver {
         };
         let Some(step) = step else { return };
         if timer.kind == TimerKind::Start {
+            // One that has to wait for its place keeps its timer's row until it begins.
+            if live.run.gated && !self.has_place(run_id) {
+                return;
+            }
             if !self.may_begin(run_id, Some(timer)) {
                 return;
             }

@@ -2,13 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod capacity;
 mod commands;
 mod driving;
 mod hazards;
 mod hazards_flush;
+mod limits;
 mod nodes;
 mod operations;
 mod pull;
+mod queues;
+mod recorder;
 mod retries;
 mod schedules;
 mod support;

@@ -394,6 +394,43 @@ pub struct ScheduleOutcome {
     pub run_id: Option<Uuid>,
 }
 
+/// A queue with what is in it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct Queue {
+    pub name: String,
+    /// `engine`, or `pull` for workers that claim its runs.
+    pub mode: String,
+    pub paused: bool,
+    pub concurrency: Option<i32>,
+    pub rate: Option<QueueRate>,
+    /// Strictly in the order of discovery.
+    pub fifo: bool,
+    pub description: Option<String>,
+    /// Runs that have not started although their time has come.
+    pub waiting: i64,
+    /// Runs that have started and not ended.
+    pub running: i64,
+}
+
+/// Starts per time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct QueueRate {
+    pub count: i32,
+    pub per_ms: i64,
+    pub burst: i32,
+}
+
+/// Whether the queue must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetQueue {
+    /// It must be new.
+    Create,
+    /// It must exist.
+    Change,
+}
+
 /// The state of the node, as it sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodeStatus {
@@ -540,6 +577,10 @@ pub trait Control: Workers {
     fn delete_calendar(&self, name: String) -> Answer<()>;
     /// Pauses or resumes.
     fn change_schedule(&self, name: String, verb: ScheduleVerb, actor: Actor) -> Answer<ScheduleOutcome>;
+    /// All queues by name, or one of them ([`ControlError::NotFound`] when there is none).
+    fn list_queues(&self, name: Option<String>) -> Answer<Vec<Queue>>;
+    /// Makes a queue or changes the settings that are named.
+    fn set_queue(&self, name: String, settings: Value, how: SetQueue) -> Answer<Queue>;
     /// The node.
     fn status(&self) -> Answer<NodeStatus>;
 }

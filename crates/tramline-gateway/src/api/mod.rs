@@ -4,6 +4,7 @@ pub mod control;
 mod fields;
 mod functions;
 mod operations;
+mod queues;
 mod retention;
 mod runs;
 mod schedules;
@@ -90,6 +91,11 @@ enum Does {
     BackfillSchedule,
     ChangeSchedule(ScheduleVerb),
     SchedulePeriods,
+    ListQueues,
+    CreateQueue,
+    GetQueue,
+    SetQueue,
+    PauseQueue(bool),
     Retention { apply: bool },
     ListCalendars,
     PutCalendar,
@@ -210,6 +216,17 @@ pub const ROUTES: &[Route] = &[
         Right::Service,
         Does::SchedulePeriods,
     ),
+    route("GET", "/queues", Right::Service, Does::ListQueues),
+    route("POST", "/queues", Right::Service, Does::CreateQueue),
+    route("GET", "/queues/{}", Right::Service, Does::GetQueue),
+    route("POST", "/queues/{}", Right::Service, Does::SetQueue),
+    route("POST", "/queues/{}/pause", Right::Service, Does::PauseQueue(true)),
+    route(
+        "POST",
+        "/queues/{}/resume",
+        Right::Service,
+        Does::PauseQueue(false),
+    ),
     route("GET", "/functions", Right::Service, Does::ListFunctions),
     route("GET", "/functions/{}/logs", Right::Service, Does::FunctionLogs),
     route("GET", "/status", Right::Service, Does::Status),
@@ -319,6 +336,11 @@ async fn run(
         Does::BackfillSchedule => schedules::backfill(call, name, request).await,
         Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
         Does::SchedulePeriods => schedules::periods(call, name, request).await,
+        Does::ListQueues => queues::list(call).await,
+        Does::CreateQueue => queues::create(call, request).await,
+        Does::GetQueue => queues::get(call, name).await,
+        Does::SetQueue => queues::set(call, name, request).await,
+        Does::PauseQueue(paused) => queues::pause(call, name, paused).await,
         Does::Retention { apply } => retention::retention(call, apply).await,
         Does::ListCalendars => schedules::calendars(call).await,
         Does::PutCalendar => schedules::put_calendar(call, name, request).await,

@@ -24,6 +24,8 @@ fn body_for(route: &Route) -> Value {
         ("POST", "/runs/bulk") => json!({ "verb": "cancel", "filter": { "target": "hello" } }),
         ("POST", "/dead-letters/redrive") => json!({ "filter": { "target": "hello" } }),
         ("POST", "/runs") => json!({ "target": "hello" }),
+        ("POST", "/queues") => json!({ "name": "mail" }),
+        ("POST", "/queues/{}") => json!({ "concurrency": 2 }),
         ("POST", "/queues/{}/claim" | "/runs/{}/heartbeat") => json!({ "worker_id": "w" }),
         ("POST", "/runs/{}/finish") => json!({ "status": "success" }),
         ("POST", "/runs/{}/events") => json!({ "message": "m" }),

@@ -476,6 +476,14 @@ impl Control for ScriptedControl {
         })
     }
 
+    fn list_queues(&self, name: Option<String>) -> Answer<Vec<Queue>> {
+        self.answer(vec![queue(name.unwrap_or_else(|| "default".into()), &json!({}))])
+    }
+
+    fn set_queue(&self, name: String, settings: Value, _: SetQueue) -> Answer<Queue> {
+        self.answer(queue(name, &settings))
+    }
+
     fn status(&self) -> Answer<NodeStatus> {
         self.answer(NodeStatus {
             version: "0.1.0".into(),
@@ -648,4 +656,20 @@ pub fn with_headers(mut request: http::request::Builder, headers: &[(&str, &str)
         request = request.header(*name, *value);
     }
     request
+}
+
+fn queue(name: String, settings: &Value) -> Queue {
+    Queue {
+        name,
+        mode: "engine".into(),
+        paused: settings["paused"] == true,
+        concurrency: settings["concurrency"]
+            .as_i64()
+            .and_then(|n| i32::try_from(n).ok()),
+        rate: None,
+        fifo: false,
+        description: None,
+        waiting: 2,
+        running: 1,
+    }
 }

@@ -48,9 +48,10 @@ pub struct Accepted {
 /// Why one item of a batch was not accepted. The others are not touched by it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refused {
-    /// `TL404` unknown target, `TL409` correlation id used with other input, `TL422` missing fields.
+    /// `TL404` unknown target, `TL409` correlation id used with other input, `TL422` missing fields, `TL400` a limit
+    /// that cannot be kept exactly.
     pub code: String,
-    /// `{target, missing: [...]}` or `{target, correlation_id, run_id}`.
+    /// `{target, missing: [...]}`, `{target, correlation_id, run_id}` or `{target, message}`.
     pub detail: Value,
 }
 
@@ -180,6 +181,8 @@ fn options(run: &NewRun) -> Option<Jsonb> {
     set("queue", run.queue.clone().map(Value::from));
     set("priority", run.priority.map(Value::from));
     set("concurrency_key", run.concurrency_key.clone().map(Value::from));
+    // Only the caller's own id stays as it is; one that was made here is moved to where the run's limit is kept.
+    set("own_id", run.run_id.map(|_| Value::from(true)));
     set("source", run.source.clone().map(Value::from));
     set("created_by", run.created_by.map(|id| Value::from(id.to_string())));
     set("triggered_by", run.triggered_by.clone().map(Value::from));

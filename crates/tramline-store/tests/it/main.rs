@@ -18,6 +18,7 @@ mod flush_races;
 mod flush_rare;
 mod idempotency;
 mod ids;
+mod limits;
 mod lint;
 mod lists;
 mod loading;

@@ -3,6 +3,7 @@
 mod functions;
 mod many;
 mod nodes;
+mod queues;
 mod runs;
 mod schedules;
 mod workflows;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role};
 pub use many::{ActArgs, DeadLetterCommand, LettersArgs, ManyArgs, RedriveArgs, WhyArgs};
 pub use nodes::{DevArgs, ServeArgs, ServeRole};
+pub use queues::{QueueCommand, QueueSettings};
 pub use runs::{ListArgs, RunCommand, StartArgs};
 pub use schedules::ScheduleCommand;
 pub use workflows::WorkflowCommand;
@@ -108,6 +110,9 @@ pub enum Command {
     /// Look at, store, trigger, backfill, pause and resume schedules
     #[command(subcommand)]
     Schedule(ScheduleCommand),
+    /// Look at, make, limit, pause and resume queues
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// List, call and read the logs of functions
     #[command(subcommand)]
     Function(FunctionCommand),

@@ -5,6 +5,7 @@ pub mod doctor;
 mod from_file;
 pub mod function;
 pub mod many;
+pub mod queue;
 pub mod retention;
 pub mod run;
 pub mod schedule;

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use toml::de::DeTable;
-use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration};
+use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration, parse_limit};
+use tramline_core::limit::Limit;
 use tramline_core::limits::FUNCTION_NAME_RULE;
 use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
 use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
@@ -56,6 +57,10 @@ pub struct FunctionSettings {
     pub preflight: Preflight,
     /// Until its answer must have begun.
     pub timeout_seconds: Option<u64>,
+    /// Its calls that a node may have out at once for runs.
+    pub max_calls: Option<u64>,
+    /// What its runs share: concurrency, rate, debounce.
+    pub limit: Option<Limit>,
     /// When calls share an instance; config.toml's policy when not given.
     pub policy: Option<Policy>,
     /// Where it may connect to.
@@ -218,6 +223,8 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 )
                 .unwrap_or_default(),
             timeout_seconds: block.number("timeout_seconds", 1..=ANSWER_SECONDS_MAX),
+            max_calls: block.number("max_calls", 1..=100_000),
+            limit: checked(&block, "limit", parse_limit),
             policy: block.choice(
                 "policy",
                 &[

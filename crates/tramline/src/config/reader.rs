@@ -217,6 +217,11 @@ impl<'a> Section<'a> {
         found
     }
 
+    /// A value of any shape, for what has a reader of its own. Dates are texts.
+    pub fn json(&self, key: &'static str) -> Option<serde_json::Value> {
+        self.get(key).map(|value| json_of(value.get_ref()))
+    }
+
     /// All keys with their values as text, for sections whose keys are somebody else's names.
     pub fn pairs(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
@@ -234,11 +239,6 @@ impl<'a> Section<'a> {
             all.push((key.get_ref().to_string(), text));
         }
         all
-    }
-
-    /// Any value, as JSON.
-    pub fn json(&self, key: &'static str) -> Option<serde_json::Value> {
-        self.get(key).map(|value| as_json(value.get_ref()))
     }
 
     /// A problem with the value of a key, wherever the value came from.
@@ -312,25 +312,6 @@ impl<'a> Section<'a> {
     }
 }
 
-fn as_json(value: &DeValue<'_>) -> serde_json::Value {
-    use serde_json::Value;
-    match value {
-        DeValue::String(text) => Value::from(text.as_ref()),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Null, Value::from)
-        }
-        DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
-        DeValue::Boolean(flag) => Value::from(*flag),
-        DeValue::Datetime(at) => Value::from(at.to_string()),
-        DeValue::Array(items) => items.iter().map(|item| as_json(item.get_ref())).collect(),
-        DeValue::Table(table) => table
-            .iter()
-            .map(|(key, value)| (key.get_ref().to_string(), as_json(value.get_ref())))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-    }
-}
-
 /// `; did you mean …?` when a known word is near.
 pub fn hint<'k>(given: &str, known: impl IntoIterator<Item = &'k str>) -> String {
     // two letters exchanged in a short word count as one slip, which the similarity does not see
@@ -345,6 +326,27 @@ pub fn hint<'k>(given: &str, known: impl IntoIterator<Item = &'k str>) -> String
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| format!("; did you mean {name}?"))
         .unwrap_or_default()
+}
+
+fn json_of(value: &DeValue<'_>) -> serde_json::Value {
+    match value {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => number.into(),
+            Err(_) => number.as_str().into(),
+        },
+        DeValue::Float(number) => match number.as_str().parse::<f64>() {
+            Ok(number) => number.into(),
+            Err(_) => number.as_str().into(),
+        },
+        DeValue::Boolean(flag) => (*flag).into(),
+        DeValue::Datetime(at) => at.to_string().into(),
+        DeValue::Array(items) => items.iter().map(|item| json_of(item.get_ref())).collect(),
+        DeValue::Table(table) => table
+            .iter()
+            .map(|(key, value)| (key.get_ref().to_string(), json_of(value.get_ref())))
+            .collect(),
+    }
 }
 
 /// The value as it stands in the file, or its kind when it is long.

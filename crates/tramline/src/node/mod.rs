@@ -86,7 +86,9 @@ impl Node {
         register_planned(&db, &plan).await?;
         publish::store_policies(&db, setup).await?;
         // before the migrations of the project: its seed may start runs
-        let published = publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
+        let mut published =
+            publish::publish(&NodeControl::new(db.clone(), None), &db, &setup.project).await?;
+        publish::limit_functions(&db, &setup.project, &setup.config, &mut published).await?;
         publish::set_retention(&db, &setup.config.retention).await?;
         let mut warnings = setup.warnings.clone();
         let url = DatabaseUrl::parse(&config.db_url).or_exit(Exit::Usage)?;
@@ -135,7 +137,8 @@ impl Node {
             call_tokens.clone(),
         );
         if config.engine {
-            let engine = settings::engine(&setup.config.engine, &config.name);
+            let mut engine = settings::engine(&setup.config.engine, &config.name);
+            engine.function_calls_max = settings::function_calls(&setup.config.functions);
             self.engine = Some(
                 Engine::start(engine, self.db.clone(), Arc::new(invoker))
                     .await

@@ -7,15 +7,31 @@ use tramline_core::definition::Problem;
 use tramline_core::schedule::read_calendar;
 use tramline_gateway::control::{Actor, Control as _, ControlError};
 use tramline_store::schedules::{self, NewSchedule, ScheduleRow};
-use tramline_store::{Db, StoreError, api, calendars, retention};
+use tramline_store::{Db, StoreError, api, calendars, limits, retention};
 use tramline_supabase::Project;
 use tramline_supabase::project::DocumentFile;
 
 use super::control::NodeControl;
 use super::project::Setup;
 use super::schedules::Known;
-use crate::config::RetentionSettings;
+use crate::config::{Config, RetentionSettings};
 use crate::exit::{Done, Exit, Failure, OrExit as _};
+
+/// Declares the limits of the project's functions; those without one have none from now on.
+pub async fn limit_functions(db: &Db, project: &Project, config: &Config, report: &mut Report) -> Done {
+    for function in &project.functions {
+        let settings = config.functions.get(&function.name);
+        let limit = settings.and_then(|settings| settings.limit.as_ref());
+        match limits::set_target(db, &function.name, limit).await {
+            Err(StoreError::Refused { message, .. }) => {
+                let place = settings.map_or("tramline.toml", |settings| settings.place.as_str());
+                report.refusals.push(format!("{place}: limit: {message}"));
+            }
+            stored => drop(stored.or_exit(Exit::Unavailable)?),
+        }
+    }
+    Ok(())
+}
 
 /// What was published, for the start's summary.
 #[derive(Debug, Default)]

@@ -1,12 +1,13 @@
 //! From the project's settings to those of each part; what is not set keeps the part's own default.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tramline_engine::EngineConfig;
 use tramline_gateway::{Keys, Limits, Secret};
 
 use super::project::Setup;
-use crate::config::{EngineSettings, GatewaySettings, HostSettings};
+use crate::config::{EngineSettings, FunctionSettings, GatewaySettings, HostSettings};
 
 /// Calls of functions that the engine may have out at once: what a few instances on a small machine answer in good time;
 /// the others wait in the engine, where waiting costs nothing and starts no time limit.
@@ -20,6 +21,15 @@ pub(super) fn keys(setup: &Setup) -> Keys {
         publishable_keys: vec![Secret::new(setup.keys.publishable_key.clone())],
         secret_keys: vec![Secret::new(setup.keys.secret_key.clone())],
     }
+}
+
+/// How many calls of each function the engine may have out, where the project says so.
+pub(super) fn function_calls(functions: &BTreeMap<String, FunctionSettings>) -> HashMap<String, usize> {
+    let max = |settings: &FunctionSettings| settings.max_calls.and_then(|max| usize::try_from(max).ok());
+    functions
+        .iter()
+        .filter_map(|(name, settings)| Some((name.clone(), max(settings)?)))
+        .collect()
 }
 
 pub(super) fn engine(settings: &EngineSettings, name: &str) -> EngineConfig {

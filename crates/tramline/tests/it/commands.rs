@@ -15,6 +15,7 @@ fn help_names_every_command_and_shows_examples() {
         "run",
         "workflow",
         "schedule",
+        "queue",
         "function",
         "Examples:",
     ] {

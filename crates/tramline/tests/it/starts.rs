@@ -39,6 +39,7 @@ fn runs_workflows_and_schedules_work_from_the_command_line() {
     a_delayed_run_can_be_cancelled_once(&project);
     correlation_ids_make_one_run(&project);
     schedules_can_be_triggered_paused_and_resumed(&project);
+    queues_can_be_made_limited_paused_and_resumed(&project);
     functions_can_be_listed_called_and_read(&project);
     a_wrong_key_is_refused(&project);
     let said = project.say(&["status", "--json"]).ended(0).json();
@@ -292,6 +293,55 @@ fn schedules_can_be_triggered_paused_and_resumed(project: &Project) {
         .ended(0)
         .json();
     assert_eq!(run["output"], json!({ "secret": true }));
+}
+
+fn queues_can_be_made_limited_paused_and_resumed(project: &Project) {
+    let made = [
+        "queue",
+        "create",
+        "mail",
+        "--concurrency",
+        "2",
+        "--rate",
+        "10/1m",
+        "--json",
+    ];
+    let queue = project.say(&made).ended(0).json();
+    assert_eq!(
+        (&queue["concurrency"], &queue["rate"]["per_ms"], &queue["waiting"]),
+        (&json!(2), &json!(60_000), &json!(0))
+    );
+    project.say(&made).ended(4);
+    project.say(&["queue", "pause", "mail"]).ended(0);
+    let list = project.say(&["queue", "list"]).ended(0);
+    assert!(
+        list.out.contains("paused") && list.out.contains("10 per"),
+        "{list:?}"
+    );
+    let run = project
+        .say(&["run", "start", "echo", "--queue", "mail", "--json"])
+        .ended(0)
+        .json();
+    let shown = project.say(&["queue", "show", "mail", "--json"]).ended(0).json();
+    assert_eq!((&shown["waiting"], &shown["running"]), (&json!(1), &json!(0)));
+    project.say(&["queue", "resume", "mail"]).ended(0);
+    let id = run["run_id"].as_str().unwrap();
+    eventually("the resumed run", || {
+        let run = project.say(&["run", "show", id, "--json"]).ended(0).json()["run"].clone();
+        (run["status"] == "completed").then_some(())
+    });
+    project
+        .say(&["queue", "set", "mail", "--concurrency", "none", "--rate", "none"])
+        .ended(0);
+    let refused = project
+        .say(&["queue", "set", "mail", "--concurrency", "0"])
+        .ended(4);
+    assert!(
+        refused.err.contains("concurrency must be a whole number from 1"),
+        "{refused:?}"
+    );
+    project.say(&["queue", "set", "mail", "--rate", "10"]).ended(2);
+    project.say(&["queue", "show", "nothing"]).ended(3);
 }
 
 fn functions_can_be_listed_called_and_read(project: &Project) {

@@ -38,7 +38,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     assert_problem(
         with(json!({ "zebra": 1 })),
         "zebra",
-        "unknown key `zebra`: known are name, description, steps, required_fields, input_schema, max_retries, timeout_seconds, visibility_timeout, idempotency, retention",
+        "unknown key `zebra`: known are name, description, steps, required_fields, input_schema, max_retries, timeout_seconds, visibility_timeout, limit, idempotency, retention",
     );
 }
 

@@ -184,6 +184,7 @@ fn now_of(event: &Event) -> Option<Millis> {
         | Event::TimerDue { now, .. }
         | Event::Tick { now }
         | Event::Cancel { now, .. }
+        | Event::Skip { now, .. }
         | Event::Pause { now, .. }
         | Event::Resume { now, .. }
         | Event::Retry { now, .. } => Some(*now),

@@ -301,6 +301,18 @@ fn a_retry_may_bring_another_input() {
 }
 
 #[test]
+fn a_gated_run_that_is_resumed_asks_before_it_begins() {
+    let mut driven = Driven::new(function());
+    driven.run.gated = true;
+    driven.pause(1);
+    assert_eq!(
+        driven.feed(Event::Resume { actor: None, now: 2 }),
+        "event resumed, mark queued -> begin"
+    );
+    assert_eq!(driven.run.status, RunStatus::Queued);
+}
+
+#[test]
 fn the_priority_can_change_until_the_run_is_started() {
     let ask = |run: &mut Driven| run.feed(Event::Priority { priority: 0 });
     let mut run = Driven::new(steps(json!([call("a")])));

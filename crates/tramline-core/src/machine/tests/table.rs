@@ -37,6 +37,13 @@ fn events() -> Vec<(&'static str, Event)> {
                 now: T,
             },
         ),
+        (
+            "skip",
+            Event::Skip {
+                reason: "full".into(),
+                now: T,
+            },
+        ),
         ("pause", Event::Pause { actor: None, now: T }),
         ("resume", Event::Resume { actor: None, now: T }),
         (
@@ -203,6 +210,11 @@ cancel
   running waiting compensating | cancelled: event cancelled, end cancelled cancelled -> abort, settled cancelled
   paused | cancelled: event cancelled, unparked, end cancelled cancelled -> abort, settled cancelled
   completed failed cancelled skipped | refused: the run has ended (_)
+skip
+  scheduled | skipped: event skipped, clear start #0 5000, end skipped limit_skipped -> settled skipped
+  queued claimed | skipped: event skipped, end skipped limit_skipped -> settled skipped
+  running waiting paused compensating | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
 pause
   scheduled queued claimed running waiting compensating | paused: mark paused, parked paused, event paused
   paused | refused: change a run from `_` to `paused`: it is already there
@@ -259,6 +271,11 @@ cancel
   running compensating | cancelled: event cancelled, end cancelled cancelled -> abort, settled cancelled
   waiting | cancelled: event cancelled, clear sleep nap#1 3600001, end cancelled cancelled -> settled cancelled
   paused | cancelled: event cancelled, unparked, end cancelled cancelled -> abort, settled cancelled
+  completed failed cancelled skipped | refused: the run has ended (_)
+skip
+  scheduled | skipped: event skipped, clear start #0 5000, end skipped limit_skipped -> settled skipped
+  queued claimed | skipped: event skipped, end skipped limit_skipped -> settled skipped
+  running waiting paused compensating | refused: nothing waits for this any more
   completed failed cancelled skipped | refused: the run has ended (_)
 pause
   scheduled queued claimed running waiting compensating | paused: mark paused, parked paused, event paused

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use tramline_core::definition;
-use tramline_gateway::control::{Actor, Checked, ControlError, Published, WorkflowVersion};
-use tramline_store::api;
+use tramline_gateway::control::{Actor, Checked, ControlError, Problem, Published, WorkflowVersion};
+use tramline_store::{StoreError, api, limits};
 
 use super::{NodeControl, convert};
 
@@ -41,6 +41,19 @@ impl NodeControl {
             .map_err(|problems| ControlError::InvalidInput {
                 missing: Vec::new(),
                 problems: convert::problems(problems),
+            })?;
+        // First: no run of it is to go unlimited.
+        limits::set_target(self.db(), &compiled.name, compiled.limit.as_ref())
+            .await
+            .map_err(|error| match error {
+                StoreError::Refused { message, .. } => ControlError::InvalidInput {
+                    missing: Vec::new(),
+                    problems: vec![Problem {
+                        path: "limit".to_owned(),
+                        message,
+                    }],
+                },
+                error => convert::error(error),
             })?;
         let by = actor.subject.unwrap_or(actor.role);
         let stored = api::store_definition(

@@ -68,6 +68,14 @@ fn refused(code: &str, message: &str, detail: Value) -> ControlError {
             missing: texts(&detail["missing"]),
             problems: places(&detail["problems"]),
         },
+        // A limit that cannot be kept exactly for this run.
+        "TL400" if detail["target"].is_string() => ControlError::InvalidInput {
+            missing: Vec::new(),
+            problems: vec![Problem {
+                path: "limit".to_owned(),
+                message: detail["message"].as_str().unwrap_or(message).to_owned(),
+            }],
+        },
         "TL400" => ControlError::Conflict {
             message: message.to_owned(),
             run_id: None,

@@ -3,6 +3,7 @@
 mod catalog;
 mod convert;
 mod operations;
+mod queues;
 mod retention;
 mod runs;
 mod schedules;
@@ -16,8 +17,8 @@ use serde_json::Value;
 use tramline_engine::EngineHandle;
 use tramline_gateway::control::{
     Actor, Answer, Backfill, Backfilled, BulkRequest, Checked, Control, ControlError, DeadLetterFilter,
-    Millis, NamedCalendar, NewRun, NodeStatus, Period, Published, Retention, Run, RunEvent, RunFilter,
-    RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, Started, StepAttempt, StoredSchedule, Why,
+    Millis, NamedCalendar, NewRun, NodeStatus, Period, Published, Queue, Retention, Run, RunEvent, RunFilter,
+    RunVerb, Schedule, ScheduleOutcome, ScheduleVerb, SetQueue, Started, StepAttempt, StoredSchedule, Why,
     WorkflowVersion,
 };
 use tramline_store::{Db, SHARD_COUNT, api};
@@ -234,6 +235,14 @@ impl Control for NodeControl {
 
     fn delete_calendar(&self, name: String) -> Answer<()> {
         answer!(self, control => control.remove_calendar(name))
+    }
+
+    fn list_queues(&self, name: Option<String>) -> Answer<Vec<Queue>> {
+        answer!(self, control => control.queues(name))
+    }
+
+    fn set_queue(&self, name: String, settings: Value, how: SetQueue) -> Answer<Queue> {
+        answer!(self, control => control.store_queue(name, settings, how))
     }
 
     fn status(&self) -> Answer<NodeStatus> {

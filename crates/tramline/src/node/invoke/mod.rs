@@ -3,17 +3,21 @@
 mod answer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
-use tramline_engine::{Call, Failure, Invoke, Outcome};
+use tramline_engine::{Answer, Call, Failure, Invoke, Outcome};
 use tramline_gateway::{CallOrigin, CallTokens, GuardAuth, Secret, full};
 use tramline_host::{CallContext, CallError, Host};
 use uuid::Uuid;
 
 use super::guards::SharedGuards;
+
+/// How long a call waits that the host had no room for: about as long as a call of a busy function takes.
+const FULL_RETRY: Duration = Duration::from_millis(200);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const RUN_ID: HeaderName = HeaderName::from_static("x-tramline-run-id");
@@ -79,7 +83,7 @@ impl HostInvoker {
 }
 
 impl Invoke for HostInvoker {
-    fn invoke(&self, call: Call) -> BoxFuture<'static, Outcome> {
+    fn invoke(&self, call: Call) -> BoxFuture<'static, Answer> {
         let (host, headers) = (self.host.clone(), self.headers(&call));
         let wall_ms = u64::try_from(call.timeout.as_millis()).unwrap_or(u64::MAX);
         let origin = CallOrigin {
@@ -93,7 +97,7 @@ impl Invoke for HostInvoker {
             *request.headers_mut() = headers;
             match format!("/{}", call.function).parse() {
                 Ok(uri) => *request.uri_mut() = uri,
-                Err(_) => return unknown(&call.function),
+                Err(_) => return unknown(&call.function).into(),
             }
             let context = CallContext {
                 run_id: Some(call.run_id.to_string()),
@@ -102,9 +106,14 @@ impl Invoke for HostInvoker {
                 call_token: Some(call_token),
             };
             match host.call(&call.function, request, context).await {
-                Ok(response) => answer::outcome(response).await,
-                Err(CallError::NotFound) => unknown(&call.function),
-                Err(error) => Outcome::Failed(Failure::new(code(&error), error.to_string())),
+                Ok(response) => answer::outcome(response).await.into(),
+                Err(CallError::NotFound) => unknown(&call.function).into(),
+                // Nothing was sent: the run waits for room and loses no attempt.
+                Err(CallError::Overloaded) => Answer::Full {
+                    call: Box::new(call),
+                    retry_in: FULL_RETRY,
+                },
+                Err(error) => Outcome::Failed(Failure::new(code(&error), error.to_string())).into(),
             }
         }
         .boxed()
