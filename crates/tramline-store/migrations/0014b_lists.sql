@@ -1,8 +1,9 @@
 -- Lists of runs that stay fast however many have ended. A status is written in no row of a run, so a list of one status starts where runs of
 -- that status are named: ends (which have theirs), timers, parked rows, claims, and what the low-water marks have not passed.
 
-create index run_ends_not_completed on tramline.run_ends (status, run_id) where status <> 'completed';
-create index run_ends_foreign_not_completed on tramline.run_ends_foreign (status, run_id) where status <> 'completed';
+-- By id, within what did not complete: no index names a status.
+create index run_ends_not_completed on tramline.run_ends (run_id) where status <> 'completed';
+create index run_ends_foreign_not_completed on tramline.run_ends_foreign (run_id) where status <> 'completed';
 -- Of users with few runs among many.
 create index runs_by_creator on tramline.runs (created_by, run_id) where created_by is not null;
 create index runs_foreign_by_creator on tramline.runs_foreign (created_by, run_id) where created_by is not null;

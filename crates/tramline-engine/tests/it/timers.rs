@@ -23,8 +23,14 @@ async fn a_node_starts_with_windows_of_its_timers_and_drives_beside_them() {
                  from (select tramline.uuid_v7() as id, i from generate_series(1, 200000) i offset 0) q;
              insert into tramline.timers (shard, due_at, run_id, generation, kind)
                select shard, scheduled_at, run_id, 1, 'start' from tramline.runs;
-             update tramline.shards set low_xid = pg_current_xact_id(), system_id = (select system_identifier from pg_control_system());
              analyze",
+        )
+        .await
+        .unwrap();
+    // In a transaction after theirs: an owner that had seen them has passed them, because timers name them.
+    client
+        .batch_execute(
+            "update tramline.shards set low_xid = pg_current_xact_id(), system_id = (select system_identifier from pg_control_system())",
         )
         .await
         .unwrap();
@@ -57,8 +63,20 @@ async fn a_node_starts_with_windows_of_its_timers_and_drives_beside_them() {
     let after: i64 = client.query_one(read, &[]).await.unwrap().get(0);
     let rows = after - before;
     assert!(rows >= 20, "nothing was counted");
+    let by_table: String = client
+        .query_one(
+            "select string_agg(concat_ws(' ', relname, seq_scan, seq_tup_read, idx_scan, idx_tup_fetch), '; ') from pg_stat_all_tables
+              where schemaname = 'tramline' and coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) > 1000",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
     // every window, each row of it at most twice, and the few runs
-    assert!(rows <= 2 * WINDOWS + 5_000, "{rows} rows were read");
+    assert!(
+        rows <= 2 * WINDOWS + 5_000,
+        "{rows} rows were read, {before} before: {by_table}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
