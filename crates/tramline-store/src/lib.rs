@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod embedded;
 mod error;
 pub mod flush;
+pub mod gate;
 mod migrate;
 pub mod retention;
 pub mod rows;

@@ -57,6 +57,11 @@ pub async fn remove_expired(db: &Db) -> Result<u64, StoreError> {
                select c.ctid from tramline.correlations c where c.expires_at < now() limit $1 for update skip locked))",
         ),
         (
+            "remove expired deliveries",
+            "delete from tramline.webhook_deliveries where ctid = any (array(
+               select d.ctid from tramline.webhook_deliveries d where d.expires_at < now() limit $1 for update skip locked))",
+        ),
+        (
             "remove starts of ended runs",
             "delete from tramline.step_starts where ctid = any (array(
                select s.ctid from tramline.step_starts s

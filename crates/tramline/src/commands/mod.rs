@@ -8,6 +8,7 @@ pub mod many;
 pub mod retention;
 pub mod run;
 pub mod schedule;
+pub mod sign;
 pub mod status;
 pub mod why;
 pub mod workflow;
