@@ -17,7 +17,7 @@ mod types;
 mod worker;
 
 pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, find_deno, install_deno};
-pub use host::Host;
+pub use host::{Host, HostStats};
 pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{
     Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Edit, FunctionInfo, FunctionLimits,

@@ -52,6 +52,12 @@ pub struct Limits {
     pub hang_ms: u64,
     /// Calls one instance may have in flight; the next one is refused as overloaded.
     pub max_in_flight: usize,
+    /// Instances of one function that share its calls. A second one is started when the first has many in flight.
+    pub max_instances: usize,
+    /// Instances of one function that are kept although nobody calls.
+    pub min_instances: usize,
+    /// An instance that has begun so many calls is replaced once they are done.
+    pub max_calls: u64,
     /// An instance older than this is replaced once its calls are done.
     pub max_age_ms: u64,
     /// An instance without calls for this long is ended.
@@ -81,6 +87,10 @@ impl Default for Limits {
             threads: 64,
             hang_ms: 10_000,
             max_in_flight: 1_000,
+            // one event loop answers tens of thousands of calls in a second; more are for functions that compute
+            max_instances: 1,
+            min_instances: 0,
+            max_calls: u64::MAX,
             max_age_ms: 6 * 60 * 60 * 1_000,
             idle_ms: 30 * 60 * 1_000,
             boot_ms: 15_000,
@@ -101,6 +111,9 @@ pub struct FunctionLimits {
     pub call_ms: Option<u64>,
     pub response_mb: Option<u64>,
     pub max_in_flight: Option<usize>,
+    pub max_instances: Option<usize>,
+    pub min_instances: Option<usize>,
+    pub max_calls: Option<u64>,
 }
 
 impl Limits {
@@ -112,10 +125,30 @@ impl Limits {
             call_ms: own.call_ms.unwrap_or(self.call_ms),
             response_mb: own.response_mb.unwrap_or(self.response_mb),
             max_in_flight: own.max_in_flight.unwrap_or(self.max_in_flight),
+            max_instances: own.max_instances.unwrap_or(self.max_instances),
+            min_instances: own.min_instances.unwrap_or(self.min_instances),
+            max_calls: own.max_calls.unwrap_or(self.max_calls),
             ..self.clone()
         }
     }
+
+    /// These without those on time: somebody looks at a stopped program. One instance, because there is one port.
+    pub fn for_debugger(self) -> Limits {
+        Limits {
+            cpu_ms: u64::MAX,
+            call_ms: DEBUG_MS,
+            hang_ms: DEBUG_MS,
+            boot_ms: DEBUG_MS,
+            max_age_ms: DEBUG_MS,
+            idle_ms: DEBUG_MS,
+            max_instances: 1,
+            ..self
+        }
+    }
 }
+
+/// A day: nobody stops at one place for longer.
+pub const DEBUG_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// When calls share an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -143,6 +176,8 @@ pub struct FunctionSpec {
     /// Where it may connect to.
     pub egress: Egress,
     pub limits: FunctionLimits,
+    /// Port of 127.0.0.1 where a debugger can attach to its one instance; its limits on time are off.
+    pub inspect: Option<u16>,
     /// Set when the function must not be started; the reason.
     pub broken: Option<String>,
 }
@@ -231,21 +266,21 @@ pub enum HostError {
 }
 
 /// One entry of a function's output.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LogLine {
     /// Unix milliseconds, when the host read it.
     pub at: i64,
     pub function: String,
     pub level: Level,
     pub message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     pub stream: Stream,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Debug,
@@ -266,7 +301,7 @@ impl Level {
 }
 
 /// Where an entry came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
     /// `console.*`: the only entries whose level, run and request are to be trusted.

@@ -95,7 +95,9 @@ $$;
 
 -- Rows that keep the low-water mark off it, for a reason that the others do not tell.
 create function tramline.why_parked(p ops.runs) returns setof tramline.reason language sql stable set search_path = pg_catalog, pg_temp as $$
-  select row(4, 'parked', k.at, format('its owner has put it aside since %s: %s', tramline.shown(k.at), k.why),
+  select row(4, case k.why when 'overlap' then 'overlap' else 'parked' end, k.at,
+           case k.why when 'overlap' then format('it waits since %s for the run of its schedule before it: the schedule allows no overlap', tramline.shown(k.at))
+                      else format('its owner has put it aside since %s: %s', tramline.shown(k.at), k.why) end,
            jsonb_build_object('why', k.why))::tramline.reason
     from tramline.parked k
    where k.shard = tramline.shard_of(p.run_id) and k.run_id = p.run_id and not tramline.is_terminal(p.status)
@@ -267,6 +269,8 @@ begin
            where greatest(r.scheduled_at, r.queued_at) < v_now - p_queued
              and not exists (select from tramline.all_ends e where e.run_id = r.run_id)
              and not exists (select from tramline.queues q where q.name = r.queue and q.paused)
+             -- put aside on purpose, such as behind another run
+             and not exists (select from tramline.parked k where k.shard = r.shard and k.run_id = r.run_id and k.why not in ('woken', 'reopened', 'paused'))
              and (select o.status from ops.runs o where o.run_id = r.run_id) = 'queued'
            order by 3 limit p_limit) q) f
      order by f.id, f.code, f.since

@@ -87,7 +87,11 @@ pub(super) fn logs(call: &ApiCall<'_>, name: &str, request: &Request<Body>) -> R
         return Err(Fault::not_found("function", name));
     }
     let mut problems = Problems::default();
-    let query = Query::parse(request.uri(), &["tail", "follow"], &mut problems);
+    let query = Query::parse(
+        request.uri(),
+        &["tail", "follow", "run", "request", "level"],
+        &mut problems,
+    );
     let tail = query
         .number("tail", 0, LOG_TAIL_MAX, &mut problems)
         .unwrap_or(TAIL_DEFAULT);
@@ -99,11 +103,14 @@ pub(super) fn logs(call: &ApiCall<'_>, name: &str, request: &Request<Body>) -> R
             false
         }
     };
+    let wanted = Wanted::read(&query, name, &mut problems);
     problems.finish(())?;
     let format = Format::of(request);
     // Subscribe before looking: a line written in between is seen twice at worst, and the overlap is cut below.
     let live = follow.then(|| call.functions.follow_logs());
-    let recent = call.functions.recent_logs(name, tail);
+    let mut recent = call.functions.recent_logs(name, wanted.scanned(tail));
+    recent.retain(|line| wanted.takes(line));
+    recent.drain(..recent.len().saturating_sub(tail));
     let body = match live {
         None => boxed(StreamBody::new(frames(stream::iter(
             recent
@@ -111,7 +118,6 @@ pub(super) fn logs(call: &ApiCall<'_>, name: &str, request: &Request<Body>) -> R
                 .map(move |line| format.line("log", &json!(line))),
         )))),
         Some(live) => {
-            let wanted = name.to_owned();
             let overlap = recent.clone();
             let live = live.filter_map(move |item| {
                 let piece = live_piece(format, &wanted, &overlap, item);
@@ -147,9 +153,61 @@ pub(super) fn logs(call: &ApiCall<'_>, name: &str, request: &Request<Body>) -> R
     Ok(response)
 }
 
-fn live_piece(format: Format, wanted: &str, overlap: &[LogLine], item: Followed) -> Option<Bytes> {
+/// Which lines of a log are asked for.
+struct Wanted {
+    function: String,
+    run: Option<String>,
+    request: Option<String>,
+    /// Position in [`LEVELS`].
+    level: usize,
+}
+
+/// From the least to the most important.
+const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
+
+impl Wanted {
+    fn read(query: &Query, function: &str, problems: &mut Problems) -> Self {
+        let level = query
+            .get("level")
+            .map(|level| LEVELS.iter().position(|name| *name == level));
+        if level == Some(None) {
+            problems.add("level", "level must be debug, info, warn or error");
+        }
+        Self {
+            function: function.to_owned(),
+            run: query.get("run").map(str::to_owned),
+            request: query.get("request").map(str::to_owned),
+            level: level.flatten().unwrap_or(0),
+        }
+    }
+
+    /// How many lines have to be looked through to find so many.
+    fn scanned(&self, tail: usize) -> usize {
+        let all = self.run.is_none() && self.request.is_none() && self.level == 0;
+        if all { tail } else { usize::MAX }
+    }
+
+    fn takes(&self, line: &LogLine) -> bool {
+        let level = LEVELS
+            .iter()
+            .position(|name| *name == line.level)
+            .unwrap_or(LEVELS.len());
+        line.function == self.function
+            && level >= self.level
+            && self
+                .run
+                .as_ref()
+                .is_none_or(|run| line.run_id.as_ref() == Some(run))
+            && self
+                .request
+                .as_ref()
+                .is_none_or(|id| line.request_id.as_ref() == Some(id))
+    }
+}
+
+fn live_piece(format: Format, wanted: &Wanted, overlap: &[LogLine], item: Followed) -> Option<Bytes> {
     match item {
-        Followed::Line(line) if line.function != wanted => None,
+        Followed::Line(line) if !wanted.takes(&line) => None,
         Followed::Line(line) => {
             let seen =
                 |old: &LogLine| old.at == line.at && old.message == line.message && old.stream == line.stream;

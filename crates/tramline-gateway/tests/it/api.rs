@@ -217,6 +217,53 @@ fn line(at: i64, function: &str, message: &str) -> LogLine {
 }
 
 #[tokio::test]
+async fn logs_are_asked_for_by_run_request_and_level() {
+    let gate = gate(|_| {}).await;
+    let of = |at: i64, level: &str, run: &str, message: &str| LogLine {
+        level: level.to_owned(),
+        run_id: Some(run.to_owned()),
+        request_id: Some(format!("request-of-{run}")),
+        ..line(at, "echo", message)
+    };
+    *gate.functions.logs.lock().unwrap() = vec![
+        of(1, "info", "one", "a"),
+        of(2, "error", "one", "b"),
+        of(3, "info", "two", "c"),
+        of(4, "warn", "two", "d"),
+    ];
+    *gate.functions.live.lock().unwrap() = vec![
+        Followed::Line(of(5, "error", "two", "e")),
+        Followed::Line(of(6, "error", "one", "f")),
+    ];
+    for (query, wanted) in [
+        ("run=one", "ab"),
+        ("run=one&tail=1", "b"),
+        ("level=warn", "bd"),
+        ("request=request-of-two&level=info", "cd"),
+        ("run=one&level=error&follow=1", "bf"),
+        ("run=three", ""),
+    ] {
+        let path = format!("/api/v1/functions/echo/logs?{query}");
+        let reply = gate.service("GET", &path, &Value::Null).await;
+        let text = String::from_utf8(reply.body.to_vec()).unwrap();
+        let lines = text.lines().filter(|line| !line.is_empty());
+        let messages: String = lines
+            .map(|line| {
+                serde_json::from_str::<Value>(line).unwrap()["message"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        assert_eq!(messages, wanted, "{query}");
+    }
+    let reply = gate
+        .service("GET", "/api/v1/functions/echo/logs?level=loud", &Value::Null)
+        .await;
+    assert_eq!(reply.status, 400);
+}
+
+#[tokio::test]
 async fn logs_are_tailed_and_followed_without_doubles() {
     let gate = gate(|_| {}).await;
     *gate.functions.logs.lock().unwrap() =

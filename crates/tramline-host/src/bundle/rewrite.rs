@@ -42,6 +42,7 @@ const DENO_LAND_X: &[(&str, &str)] = &[
     ("hono", "hono"),
     ("jose", "jose"),
     ("nanoid", "nanoid"),
+    ("oak", "@oakserver/oak"),
     ("postgresjs", "postgres"),
     ("zod", "zod"),
 ];

@@ -172,7 +172,7 @@ fn jail(bundler: &Bundler, stage: &Path) -> std::io::Result<Jail> {
         write: vec![stage.to_owned(), cache],
         ..Files::default()
     };
-    bundler.sandbox.jail(&files, &Tcp::Connect, None)
+    bundler.sandbox.jail(&files, &Tcp::Connect, None, None)
 }
 
 fn names_host(words: &str, specifier: &str) -> bool {

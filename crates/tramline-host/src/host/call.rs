@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::bounded::Bound;
 use super::function::Function;
 use super::{Host, Inner};
-use crate::types::{Body, CallContext, CallError, DEFAULT_WALL_MS, Policy};
+use crate::types::{Body, CallContext, CallError, DEBUG_MS, DEFAULT_WALL_MS, Policy};
 use crate::worker::{InFlight, Reply, SendError, Worker};
 
 /// Instances tried when one turns out to be gone before it got anything of the request.
@@ -65,9 +65,13 @@ impl Host {
         let mut request = request;
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         prepare(&mut request, &ctx)?;
+        let mut deadline = deadline;
         for _ in 0..ATTEMPTS {
             // anew for each attempt: an edit may have put another in its place
             let function = inner.function(name).ok_or(CallError::NotFound)?;
+            if function.spec.inspect.is_some() {
+                deadline = begun + Duration::from_millis(DEBUG_MS);
+            }
             let claim = tokio::time::timeout_at(deadline, claim(inner, &function));
             let claim = claim.await.map_err(|_| CallError::IdleTimeout)??;
             match tokio::time::timeout_at(deadline, claim.worker.send(request)).await {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::instances::Instances;
 use crate::bundle::Bundle;
 use crate::types::{CallError, FunctionInfo, FunctionSpec, FunctionState, Level, Limits, Policy};
 use crate::worker::{Profile, StartError, Worker};
@@ -26,6 +27,9 @@ const UNLOAD_MAX: Duration = Duration::from_secs(10);
 /// An instance that was replaced ends after this, even if calls are still streaming.
 const RETIRED_MAX: Duration = Duration::from_secs(400);
 
+/// Calls in flight on the least busy instance at which another one is worth its memory.
+const BUSY_IN_FLIGHT: usize = 16;
+
 #[derive(Debug)]
 pub struct Function {
     pub spec: FunctionSpec,
@@ -33,8 +37,8 @@ pub struct Function {
     pub limits: Limits,
     pub profile: Profile,
     status: watch::Sender<Status>,
-    /// The instance that new calls go to.
-    current: Mutex<Option<Arc<Worker>>>,
+    /// The instances that new calls go to.
+    instances: Instances,
     /// Every process of this function that has not ended.
     live: Mutex<Vec<Arc<Worker>>>,
     edit_failed: AtomicBool,
@@ -60,9 +64,14 @@ struct Gate {
 impl Function {
     pub fn new(spec: FunctionSpec, limits: &Limits) -> Arc<Function> {
         let limits = limits.with(&spec.limits);
+        let limits = match spec.inspect {
+            Some(_) => limits.for_debugger(),
+            None => limits,
+        };
         let profile = Profile {
             egress: spec.egress.clone(),
             memory_mb: limits.memory_mb,
+            inspect: spec.inspect,
         };
         let state = match &spec.broken {
             Some(reason) => FunctionState::Broken {
@@ -75,7 +84,7 @@ impl Function {
             limits,
             profile,
             status: watch::Sender::new(Status { state, bundle: None }),
-            current: Mutex::new(None),
+            instances: Instances::default(),
             live: Mutex::new(Vec::new()),
             edit_failed: AtomicBool::new(false),
             superseded: AtomicBool::new(false),
@@ -179,22 +188,23 @@ impl Function {
         self.set_state(FunctionState::Broken { reason });
     }
 
-    /// The shared instance, started if there is none.
+    /// A shared instance, started if there is none. When all are busy and more are allowed, another one is started
+    /// meanwhile.
     pub async fn instance(self: &Arc<Self>, inner: &Arc<Inner>) -> Result<Arc<Worker>, CallError> {
-        if let Some(worker) = self.usable() {
+        if let Some((worker, count)) = self.instances.pick() {
+            if count < self.limits.max_instances && worker.in_flight() >= BUSY_IN_FLIGHT {
+                self.grow(inner);
+            }
             return Ok(worker);
         }
         // a task of its own: the start goes on when the call that caused it is dropped
         let (this, inner) = (Arc::clone(self), Arc::clone(inner));
         let start = tokio::spawn(async move {
             let mut gate = this.gate.lock().await;
-            if let Some(worker) = this.usable() {
-                return Ok(worker);
+            match this.instances.pick() {
+                Some((worker, _)) => Ok(worker),
+                None => this.start_shared(&inner, &mut gate).await,
             }
-            let worker = this.start(&inner, &mut gate).await?;
-            *this.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&worker));
-            this.set_state(FunctionState::Ready);
-            Ok(worker)
         });
         start.await.unwrap_or_else(|error| {
             Err(CallError::WorkerError {
@@ -203,15 +213,52 @@ impl Function {
         })
     }
 
+    /// Starts one more instance in the background, unless one is starting.
+    pub fn grow(self: &Arc<Self>, inner: &Arc<Inner>) {
+        if self.gate.try_lock().is_err() {
+            return;
+        }
+        let (this, inner) = (Arc::clone(self), Arc::clone(inner));
+        tokio::spawn(async move {
+            let Ok(mut gate) = this.gate.try_lock() else {
+                return;
+            };
+            let wanted = this.limits.max_instances.max(this.limits.min_instances);
+            if this.instances.count() < wanted {
+                // a failure is in the state, and the next call reports it
+                let _ = this.start_shared(&inner, &mut gate).await;
+            }
+        });
+    }
+
+    async fn start_shared(
+        self: &Arc<Self>,
+        inner: &Arc<Inner>,
+        gate: &mut Gate,
+    ) -> Result<Arc<Worker>, CallError> {
+        let worker = self.start(inner, gate).await?;
+        self.instances.add(Arc::clone(&worker));
+        self.set_state(FunctionState::Ready);
+        Ok(worker)
+    }
+
+    /// Whether it keeps fewer instances warm than it should.
+    pub fn wants_more(&self) -> bool {
+        self.limits.min_instances > 0
+            && self.running().is_some()
+            && !self.superseded.load(Ordering::SeqCst)
+            && self.instances.count() < self.limits.min_instances
+    }
+
+    /// Whether an instance without calls may go.
+    pub fn has_spare_instances(&self) -> bool {
+        self.instances.count() > self.limits.min_instances
+    }
+
     /// A fresh instance for one call.
     pub async fn fresh(self: &Arc<Self>, inner: &Arc<Inner>) -> Result<Arc<Worker>, CallError> {
         let mut outcome = Gate::default();
         self.start(inner, &mut outcome).await
-    }
-
-    fn usable(&self) -> Option<Arc<Worker>> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().filter(|worker| worker.usable()).cloned()
     }
 
     pub fn live(&self) -> Vec<Arc<Worker>> {
@@ -226,12 +273,13 @@ impl Function {
             }
             tokio::time::sleep_until(at).await;
         }
+        let since = Instant::now();
         let taken = tokio::select! {
             taken = inner.pool.take(&self.profile) => taken,
             () = inner.stopping.cancelled() => return Err(CallError::Stopping),
         };
-        let worker = match taken {
-            Ok(worker) => Arc::new(worker),
+        let (worker, source) = match taken {
+            Ok((worker, source)) => (Arc::new(worker), source),
             Err(error) => return Err(self.boot_failed(inner, gate, &error)),
         };
         let mut env = self.spec.env.clone();
@@ -249,6 +297,7 @@ impl Function {
             worker.kill();
             return Err(self.boot_failed(inner, gate, &error));
         }
+        inner.starts.count(&self.spec.name, source, since.elapsed());
         gate.boot_failures = 0;
         gate.boot_error = None;
         gate.not_before = None;

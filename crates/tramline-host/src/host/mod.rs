@@ -3,8 +3,10 @@
 mod bounded;
 mod call;
 mod function;
+mod instances;
 mod pool;
 mod reload;
+mod starts;
 pub mod usage;
 mod watch;
 
@@ -22,10 +24,12 @@ use tokio_util::task::TaskTracker;
 use crate::bundle::Bundler;
 use crate::logs::LogHub;
 use crate::sandbox::{Egress, Sandbox};
-use crate::types::{FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine};
+use crate::types::{CallError, FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine, Policy};
 use crate::worker::{Profile, RunDir, Worker, WorkerConfig, write_bootstrap};
 use function::Function;
 use pool::Pool;
+pub use starts::HostStats;
+use starts::Starts;
 
 /// Fresh instances (policy per request) alive at once over all functions: each is a process of tens of MB.
 const FRESH_MAX: usize = 32;
@@ -52,6 +56,7 @@ struct Inner {
     /// No new calls, no new processes.
     stopping: CancellationToken,
     fresh: Arc<Semaphore>,
+    starts: Starts,
     /// One task per process.
     children: TaskTracker,
 }
@@ -146,6 +151,7 @@ impl Host {
             usual: Profile {
                 egress: Egress::default(),
                 memory_mb: limits.memory_mb,
+                inspect: None,
             },
             logs: logs.clone(),
             children: children.clone(),
@@ -172,6 +178,7 @@ impl Host {
             limits,
             stopping,
             fresh: Arc::new(Semaphore::new(FRESH_MAX)),
+            starts: Starts::default(),
             children,
         });
         let host = Host { inner };
@@ -227,6 +234,36 @@ impl Host {
     /// Milliseconds until an answer of the function must have begun, where it has a limit of its own.
     pub fn wall_ms(&self, name: &str) -> Option<u64> {
         self.inner.function(name)?.spec.limits.wall_ms
+    }
+
+    /// Starts an instance of a function if it has none, ahead of a call that is known to come (scheduled work). Returns
+    /// when it can take calls.
+    pub async fn warm(&self, name: &str) -> Result<(), CallError> {
+        let function = self.inner.function(name).ok_or(CallError::NotFound)?;
+        if self.inner.stopping.is_cancelled() {
+            return Err(CallError::Stopping);
+        }
+        match function.spec.policy {
+            Policy::PerWorker => function.instance(&self.inner).await.map(drop),
+            // every call gets an instance of its own; a spare process is all that can be done
+            Policy::PerRequest | Policy::Oneshot => Ok(()),
+        }
+    }
+
+    /// Counts for metrics.
+    pub fn stats(&self) -> HostStats {
+        let live: Vec<Arc<Worker>> = self
+            .inner
+            .all_functions()
+            .iter()
+            .flat_map(|function| function.live())
+            .collect();
+        HostStats {
+            spares: self.inner.pool.spares() as u64,
+            instances: live.len() as u64,
+            in_flight: live.iter().map(|worker| worker.in_flight() as u64).sum(),
+            ..self.inner.starts.stats()
+        }
     }
 
     /// New log entries from now on. A slow reader loses the oldest.

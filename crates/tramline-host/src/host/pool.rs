@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::starts::Source;
 use crate::worker::{Profile, StartError, Worker, WorkerConfig};
 
 /// Hands out workers that have no function yet.
@@ -40,10 +41,10 @@ impl Pool {
     }
 
     /// A generic worker: a spare one, else a fresh one.
-    pub async fn take(self: &Arc<Self>, profile: &Profile) -> Result<Worker, StartError> {
+    pub async fn take(self: &Arc<Self>, profile: &Profile) -> Result<(Worker, Source), StartError> {
         // this is decided when a process starts; spares are for the usual case
         if *profile != self.config.usual {
-            return self.spawn(profile).await;
+            return Ok((self.spawn(profile).await?, Source::Fresh));
         }
         let spare = loop {
             match self.pop() {
@@ -54,9 +55,13 @@ impl Pool {
         match spare {
             Some(spare) => {
                 self.refill();
-                Ok(spare)
+                Ok((spare, Source::Spare))
             }
-            None => self.spawn(profile).await,
+            None => {
+                // whoever comes next shall find one
+                self.refill();
+                Ok((self.spawn(profile).await?, Source::Fresh))
+            }
         }
     }
 
@@ -69,6 +74,11 @@ impl Pool {
     /// Takes all spares, to end them.
     pub fn drain(&self) -> Vec<Worker> {
         std::mem::take(&mut self.spares.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many wait for a function.
+    pub fn spares(&self) -> usize {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn pop(&self) -> Option<Worker> {

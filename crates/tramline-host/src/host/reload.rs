@@ -123,6 +123,12 @@ async fn make(inner: &Arc<Inner>, old: Option<&Function>, fresh: &Arc<Function>)
     if runs.is_some_and(|running| running.sha256 == bundle.sha256 && running.entry == bundle.entry) {
         return Ok(false);
     }
+    if let Some(old) = old.filter(|_| fresh.spec.inspect.is_some()) {
+        // the debugger's port is for one process: the old one goes first, its calls too
+        for worker in old.live() {
+            worker.end().await;
+        }
+    }
     fresh.adopt(inner, bundle).await?;
     Ok(true)
 }

@@ -40,19 +40,23 @@ pub async fn run(host: Weak<Inner>, stopping: CancellationToken) {
         }
         let Some(inner) = host.upgrade() else { return };
         for function in inner.all_functions() {
+            if function.wants_more() {
+                function.grow(&inner);
+            }
             for worker in function.live() {
                 let is_resting = worker.in_flight() == 0;
                 if is_resting && !look.is_multiple_of(REST_EVERY) {
                     worker.cpu_baseline();
                     continue;
                 }
-                check(&worker, &function.limits, look);
+                check(&worker, &function, look);
             }
         }
     }
 }
 
-fn check(worker: &Arc<Worker>, limits: &Limits, look: u32) {
+fn check(worker: &Arc<Worker>, function: &Function, look: u32) {
+    let limits = &function.limits;
     if let Some(reason) = over_hard_limit(worker, limits, look.is_multiple_of(REST_EVERY)) {
         worker.kill_for_limit(reason);
         return;
@@ -61,7 +65,10 @@ fn check(worker: &Arc<Worker>, limits: &Limits, look: u32) {
         if look.is_multiple_of(PING_EVERY) {
             ping(worker, limits);
         }
-    } else if worker.idle_for() > Duration::from_millis(limits.idle_ms) {
+    } else if worker.idle_for() > Duration::from_millis(limits.idle_ms) && function.has_spare_instances() {
+        Function::retire(worker, "early_drop");
+    }
+    if worker.calls() >= limits.max_calls {
         Function::retire(worker, "early_drop");
     }
     if worker.age() > Duration::from_millis(limits.max_age_ms) {

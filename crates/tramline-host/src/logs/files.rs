@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,4 +123,34 @@ impl LogFile {
         self.bytes += text.len() as u64;
         Ok(())
     }
+}
+
+/// Bytes read of each file at the start: some hundred entries.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// The newest entries of all files of an earlier start, oldest first.
+pub fn newest(folder: &Path) -> Vec<LogLine> {
+    let Ok(files) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let logs = files
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    let mut lines: Vec<LogLine> = logs.flat_map(|path| tail(&path).unwrap_or_default()).collect();
+    lines.sort_by_key(|line| line.at);
+    lines
+}
+
+fn tail(path: &Path) -> std::io::Result<Vec<LogLine>> {
+    let mut file = File::open(path)?;
+    let from = file.metadata()?.len().saturating_sub(TAIL_BYTES);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+    // the first line may be half a line; what is no entry is left out
+    let lines = bytes.split(|&b| b == b'\n');
+    Ok(lines
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
 }

@@ -36,9 +36,12 @@ struct Inner {
 impl LogHub {
     /// `folder` gets a file per function.
     pub fn new(folder: &Path) -> std::io::Result<LogHub> {
+        let mut ring = VecDeque::with_capacity(RING_ENTRIES);
+        let earlier = files::newest(folder);
+        ring.extend(earlier.into_iter().rev().take(RING_ENTRIES).rev());
         Ok(LogHub {
             inner: Arc::new(Inner {
-                ring: Mutex::new(VecDeque::with_capacity(RING_ENTRIES)),
+                ring: Mutex::new(ring),
                 listeners: broadcast::Sender::new(BROADCAST_ENTRIES),
                 files: files::Writer::start(folder)?,
             }),

@@ -87,7 +87,7 @@ impl Ruleset {
     }
 }
 
-pub fn ruleset(files: &Files, tcp: &Tcp) -> std::io::Result<Ruleset> {
+pub fn ruleset(files: &Files, tcp: &Tcp, listen: Option<u16>) -> std::io::Result<Ruleset> {
     let failed = std::io::Error::other::<landlock::RulesetError>;
     let (net, ports) = match tcp {
         Tcp::Connect => (AccessNet::BindTcp.into(), &[][..]),
@@ -99,6 +99,10 @@ pub fn ruleset(files: &Files, tcp: &Tcp) -> std::io::Result<Ruleset> {
         .and_then(|rules| rules.scope(Scope::from_all(TRIED)))
         .and_then(Builder::create)
         .map_err(failed)?;
+    if let Some(port) = listen {
+        let rule = NetPort::new(port, AccessNet::BindTcp);
+        rules = rules.add_rule(rule).map_err(std::io::Error::other)?;
+    }
     for port in ports {
         let rule = NetPort::new(*port, AccessNet::ConnectTcp);
         rules = rules.add_rule(rule).map_err(std::io::Error::other)?;

@@ -146,13 +146,19 @@ impl Sandbox {
             .ok()
     }
 
-    /// The jail of a child that needs these files.
-    pub fn jail(&self, files: &Files, tcp: &Tcp, leaf: Option<&Leaf>) -> std::io::Result<Jail> {
+    /// The jail of a child that needs these files, and listens on this TCP port if on any.
+    pub fn jail(
+        &self,
+        files: &Files,
+        tcp: &Tcp,
+        listen: Option<u16>,
+        leaf: Option<&Leaf>,
+    ) -> std::io::Result<Jail> {
         Ok(Jail {
             account: None,
             cgroup: leaf.map(Leaf::entry).transpose()?,
             landlock: match self.has_landlock {
-                true => Some(landlock::ruleset(files, tcp)?),
+                true => Some(landlock::ruleset(files, tcp, listen)?),
                 false => None,
             },
             filters: self.filters.clone(),

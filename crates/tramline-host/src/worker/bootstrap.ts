@@ -3,6 +3,8 @@
 // frames and of control requests) lives in closures and in built-ins captured here, where the function cannot reach it.
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Server as NodeServer } from "node:http";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
 import { formatWithOptions, inspect } from "node:util";
 
 type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
@@ -34,8 +36,11 @@ const calls = new AsyncLocalStorage<Call>();
 const currentCall = calls.getStore.bind(calls);
 const withCall = calls.run.bind(calls);
 
+const later = globalThis.setTimeout;
 let nonce = "";
 let handler: Handler | null = null;
+// called when the function listens; a module that waits for its server (`await serve(…)`) never ends loading
+let listens = () => {};
 
 // --- log frames -------------------------------------------------------------------------------------------------
 
@@ -145,7 +150,11 @@ function waitUntil<T>(promise: Promise<T>): Promise<T> {
   return promise;
 }
 
-function installGlobals() {
+function installGlobals(entry: string) {
+  // packages written for Node read files beside themselves; in a bundle all of them are one file
+  const file = fileURLToPath(entry);
+  define(globalThis, "__filename", { value: file, writable: true, configurable: true });
+  define(globalThis, "__dirname", { value: dirname(file), writable: true, configurable: true });
   // they would keep data between functions: one database for all workers that share this program
   for (const name of ["localStorage", "sessionStorage", "caches"]) {
     delete (globalThis as Record<string, unknown>)[name];
@@ -207,6 +216,7 @@ function installServe() {
         return await onError(error);
       }
     };
+    listens();
     const addr = { transport: "tcp" as const, hostname: "0.0.0.0", port: options.port ?? 8000 };
     if (typeof options.onListen === "function") queueMicrotask(() => options.onListen(addr));
     let finish = () => {};
@@ -237,6 +247,7 @@ function installNodeServe() {
       this.once("listening", resolve);
       this.once("error", reject);
     });
+    nodeListening.then(listens, () => {});
     return listen.call(this, { path: socket.slice(0, -1) + "n" }, args.find((arg) => typeof arg === "function"));
   };
   NodeServer.prototype.emit = function (this: any, event: string, ...args: any[]) {
@@ -261,12 +272,23 @@ async function boot(message: Boot): Promise<Response> {
   installConsole();
   installEnv(message.env);
   installFetch(message.env.SUPABASE_URL);
-  installGlobals();
+  installGlobals(message.path);
   installServe();
   installNodeServe();
   let module: Record<string, any>;
   try {
-    module = await import(message.path);
+    const loading = import(message.path);
+    // the rest of a module that does not wait has run before the second timer
+    const listening = new Promise<Record<string, any>>((resolve) => {
+      listens = () => void later(() => later(() => resolve({}), 0), 0);
+    });
+    const failedLater = (error: unknown) => {
+      if (served) frame("uncaught", "after it began to listen: " + describe(error));
+    };
+    let served = false;
+    loading.catch(failedLater);
+    module = await Promise.race([loading, listening]);
+    served = true;
   } catch (error) {
     const text = describe(error);
     frame("error", text);

@@ -33,6 +33,10 @@ impl Cpu {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     pub fn pinged_at(&self, pid: u32) {
         if let Some(now) = usage::cpu_ms(pid) {
             self.ping_ms.store(now, Ordering::Relaxed);

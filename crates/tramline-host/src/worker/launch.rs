@@ -35,6 +35,8 @@ const WORKER_THREADS: u64 = 64;
 pub struct Profile {
     pub egress: Egress,
     pub memory_mb: u64,
+    /// Port of 127.0.0.1 for a debugger.
+    pub inspect: Option<u16>,
 }
 
 /// What all workers of a host have in common.
@@ -98,6 +100,9 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std:
     let network = profile.egress.arguments(&sockets, &config.own_addresses);
     args.extend(network.into_iter().map(OsString::from));
     args.push(format!("--v8-flags=--max-old-space-size={}", profile.memory_mb).into());
+    if let Some(port) = profile.inspect {
+        args.push(format!("--inspect=127.0.0.1:{port}").into());
+    }
     args.push(list("--allow-read", &[&config.bundles, slot.path()]));
     args.push(list("--allow-write", &[slot.path()]));
     args.push(config.bootstrap.clone().into());
@@ -130,11 +135,11 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std:
             file_bytes: FILE_BYTES,
             user_threads: USER_THREADS,
         },
-        jail: jail(config, slot, &profile.egress, data_bytes)?,
+        jail: jail(config, slot, profile, data_bytes)?,
     })
 }
 
-fn jail(config: &WorkerConfig, slot: &Slot, egress: &Egress, memory_bytes: u64) -> std::io::Result<Jail> {
+fn jail(config: &WorkerConfig, slot: &Slot, profile: &Profile, memory_bytes: u64) -> std::io::Result<Jail> {
     let files = Files {
         read: vec![config.bootstrap.clone()],
         known_names: vec![config.bundles.clone()],
@@ -148,7 +153,9 @@ fn jail(config: &WorkerConfig, slot: &Slot, egress: &Egress, memory_bytes: u64) 
     slot.set_group(config.sandbox.leaf(slot.name(), limits));
     Ok(Jail {
         account: config.sandbox.account(),
-        without_network: *egress == Egress::None,
-        ..config.sandbox.jail(&files, &egress.tcp(), slot.group())?
+        without_network: profile.egress == Egress::None,
+        ..config
+            .sandbox
+            .jail(&files, &profile.egress.tcp(), profile.inspect, slot.group())?
     })
 }

@@ -283,6 +283,11 @@ impl Worker {
         self.cpu.baseline(self.pid(), self.in_flight());
     }
 
+    /// Calls it has begun in its life.
+    pub fn calls(&self) -> u64 {
+        self.cpu.calls()
+    }
+
     /// Processor time of the calls since there was none. None when the kernel does not tell.
     pub fn cpu_of_calls(&self) -> Option<CpuOfCalls> {
         self.cpu

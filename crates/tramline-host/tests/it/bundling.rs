@@ -252,6 +252,44 @@ async fn a_reload_takes_the_edited_sources_and_a_broken_edit_can_be_mended() {
     stop(&host).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn routers_of_the_registries_serve_by_whatever_way_they_listen() {
+    let project = Project::new()
+        .function(
+            "hono",
+            "import { Hono } from 'jsr:@hono/hono@4';
+            const app = new Hono().basePath('/hono');
+            app.get('/hi/:name', (c) => c.json({ hi: c.req.param('name') }));
+            Deno.serve(app.fetch);",
+        )
+        .function(
+            "oak",
+            "import { Application, Router } from 'https://deno.land/x/oak@v14.1.0/mod.ts';
+            const router = new Router();
+            router.get('/oak/hi', (ctx) => { ctx.response.body = { hi: 'oak' }; });
+            const app = new Application();
+            app.use(router.routes());
+            await app.listen({ port: 8000 });",
+        );
+    let host = project.host().await;
+    let answer = async |name: &'static str, path: &'static str| {
+        let response = host
+            .call(name, crate::common::get(path), context())
+            .await
+            .unwrap();
+        (response.status().as_u16(), text(response).await)
+    };
+    assert_eq!(
+        answer("hono", "/hono/hi/Ada").await,
+        (200, r#"{"hi":"Ada"}"#.to_owned())
+    );
+    assert_eq!(
+        answer("oak", "/oak/hi").await,
+        (200, r#"{"hi":"oak"}"#.to_owned())
+    );
+    stop(&host).await;
+}
+
 /// Deno fetches esbuild at the first bundling. Two first ones at once, with nothing downloaded yet, both succeed.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_first_bundlings_at_once_share_one_download() {

@@ -24,6 +24,11 @@ async fn every_style_of_function_answers() {
              serve((req: Request): Response => new Response('std ' + req.method), { port: 8000 });",
         )
         .function(
+            "awaits",
+            "import { serve } from \"https://deno.land/std@0.168.0/http/server.ts\";\n\
+             await serve(() => new Response('awaits'));",
+        )
+        .function(
             "node",
             "import http from 'node:http';\n\
              http.createServer((req, res) => {\n\
@@ -37,6 +42,7 @@ async fn every_style_of_function_answers() {
     assert_eq!(call(&host, "object").await, ok("object"));
     assert_eq!(call(&host, "declared").await, ok("declared"));
     assert_eq!(call(&host, "std").await, ok("std GET"));
+    assert_eq!(call(&host, "awaits").await, ok("awaits"));
     assert_eq!(call(&host, "node").await, ok("node /node run none"));
     assert_eq!(
         log_with(&host, "node called").await.request_id.as_deref(),

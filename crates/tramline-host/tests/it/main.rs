@@ -10,5 +10,6 @@ mod failures;
 mod lifecycle;
 mod limits;
 mod output;
+mod pool;
 mod sandbox;
 mod streaming;

@@ -138,3 +138,18 @@ async fn a_flood_is_cut_and_its_loss_is_written_down() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_of_an_earlier_start_are_there_after_a_restart() {
+    let project = Project::new().function(
+        "logs",
+        "Deno.serve(() => { console.warn('kept'); return new Response('ok'); });",
+    );
+    let host = project.host().await;
+    assert_eq!(call(&host, "logs").await, ok("ok"));
+    let before = log_with(&host, "kept").await;
+    stop(&host).await;
+    let host = project.host().await;
+    assert_eq!(host.recent_logs(Some("logs"), 10), [before]);
+    stop(&host).await;
+}

@@ -155,3 +155,38 @@ async fn a_websocket_passes_through() {
     assert_eq!(&frame, b"\x81\x07echo hi");
     stop(&host).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_100_mb_and_a_multipart_form_arrive_whole() {
+    const MB: usize = 1 << 20;
+    let source = "Deno.serve(async (req) => {
+        if (req.headers.get('content-type')?.startsWith('multipart/')) {
+            const form = await req.formData();
+            const file = form.get('file') as File;
+            return Response.json([form.get('name'), file.name, file.type, await file.text()]);
+        }
+        let bytes = 0;
+        for await (const chunk of req.body!) bytes += chunk.byteLength;
+        return new Response(String(bytes)); });";
+    let project = Project::new().function("upload", source);
+    let host = project.host().await;
+    let chunks = futures_util::stream::iter((0..100).map(|_| Ok(Frame::data(Bytes::from(vec![7; MB])))));
+    let request = Request::post("/upload")
+        .body(Body::new(BodyExt::boxed_unsync(StreamBody::new(chunks))))
+        .unwrap();
+    let response = within("an answer", host.call("upload", request, context())).await;
+    assert_eq!(text(response.unwrap()).await, (100 * MB).to_string());
+    let form = "--x\r\ncontent-disposition: form-data; name=\"name\"\r\n\r\nAda\r\n\
+                --x\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\
+                content-type: text/plain\r\n\r\nfirst\nsecond\r\n--x--\r\n";
+    let request = Request::post("/upload")
+        .header("content-type", "multipart/form-data; boundary=x")
+        .body(body(form))
+        .unwrap();
+    let response = within("an answer", host.call("upload", request, context())).await;
+    assert_eq!(
+        text(response.unwrap()).await,
+        r#"["Ada","a.txt","text/plain","first\nsecond"]"#
+    );
+    stop(&host).await;
+}

@@ -74,9 +74,9 @@ async fn the_schema_keeps_its_rules() {
                 and not exists (select from pg_attribute b where b.attrelid = ('tramline.' || c.relname || '_foreign')::regclass and (b.attname, b.atttypid, b.attnum, b.attnotnull) = (a.attname, a.atttypid, a.attnum, a.attnotnull))".into(),
         ),
         (
-            "status is in no index: it would be changed with every run",
+            "status is in no index but of ends, which never change: it would be changed with every run",
             "select i.indexrelid::regclass::text from pg_index i join pg_class c on c.oid = i.indrelid join pg_attribute a on a.attrelid = c.oid and a.attnum = any (i.indkey)
-                where c.relnamespace = 'tramline'::regnamespace and a.attname = 'status'".into(),
+                where c.relnamespace = 'tramline'::regnamespace and a.attname = 'status' and c.relname not like 'run_ends%'".into(),
         ),
     ] {
         let found = offenders(&client, &sql).await;

@@ -8,6 +8,7 @@
 mod catalog;
 mod commands;
 mod correlations;
+mod dead_letters;
 mod discovery;
 mod enqueue;
 mod enqueue_one;

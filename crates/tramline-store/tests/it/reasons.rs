@@ -310,7 +310,7 @@ async fn what_moves_again_is_stuck_no_longer_and_may_be_told_anew() {
 #[tokio::test]
 async fn what_rests_on_purpose_is_not_stuck() {
     let w = world().await;
-    let _owner = owned(&w).await;
+    let owner = owned(&w).await;
     w.accept(step_run()).await;
     let later: Uuid = w
         .value(
@@ -325,14 +325,30 @@ async fn what_rests_on_purpose_is_not_stuck() {
     let report = stuck::check(&w.store, &ALL, &at_once()).await.unwrap();
     assert_eq!(report, StuckReport::default());
     assert!(raised(&w, later).await.is_empty());
-    let patient = Thresholds {
-        queued: Duration::from_secs(300),
-        ..at_once()
-    };
+    // Behind another run of its schedule.
+    let behind = w.run_in(7).await;
+    owner
+        .record(
+            first(behind),
+            &[mark(RunStatus::Queued), Row::Parked { why: "overlap" }],
+        )
+        .await;
     w.sql
         .batch_execute("update tramline.queues set paused = false where name = 'default'")
         .await
         .unwrap();
+    assert_eq!(codes(&w, behind).await, ["overlap"]);
+    let report = stuck::check(&w.store, &ALL, &at_once()).await.unwrap();
+    assert_eq!(
+        report,
+        StuckReport { stuck: 1, raised: 1 },
+        "the one that is not put aside"
+    );
+    assert!(raised(&w, behind).await.is_empty());
+    let patient = Thresholds {
+        queued: Duration::from_secs(300),
+        ..at_once()
+    };
     let report = stuck::check(&w.store, &ALL, &patient).await.unwrap();
     assert_eq!(report, StuckReport::default(), "five minutes are not over");
 }

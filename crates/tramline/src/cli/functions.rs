@@ -65,6 +65,15 @@ pub struct LogsArgs {
     /// Go on with new lines as they come
     #[arg(long, short)]
     pub follow: bool,
+    /// Lines of this run only
+    #[arg(long)]
+    pub run: Option<String>,
+    /// Lines of this request only (`x-request-id` of the answer)
+    #[arg(long)]
+    pub request: Option<String>,
+    /// Lines of this level and above
+    #[arg(long, value_parser = ["debug", "info", "warn", "error"])]
+    pub level: Option<String>,
 }
 
 /// `tramline sign`.

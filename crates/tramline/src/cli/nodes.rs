@@ -33,6 +33,10 @@ pub struct DevArgs {
     /// Refuse to start when a function is reachable by everybody without being declared so in tramline.toml
     #[arg(long)]
     pub strict: bool,
+    /// Let a debugger attach to this function, on [edge_runtime].inspector_port (8083) of 127.0.0.1; its limits on time
+    /// are off
+    #[arg(long, value_name = "FUNCTION")]
+    pub inspect: Option<String>,
 }
 
 const SERVE_EXAMPLES: &str = "\

@@ -172,6 +172,9 @@ async fn logs(global: &Global, client: &Client, args: LogsArgs) -> Done {
         let wanted = query(&[
             ("tail", Some(args.tail.to_string())),
             ("follow", args.follow.then(|| "1".to_owned())),
+            ("run", args.run.clone()),
+            ("request", args.request.clone()),
+            ("level", args.level.clone()),
         ]);
         let response = client
             .stream(&format!("/functions/{}/logs{wanted}", segment(name)))

@@ -13,6 +13,11 @@ const CALL_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 const RESPONSE_MB: std::ops::RangeInclusive<u64> = 1..=1_048_576;
 const IN_FLIGHT: std::ops::RangeInclusive<u64> = 1..=100_000;
 
+/// Each is a process of tens of MB.
+const MAX_INSTANCES: std::ops::RangeInclusive<u64> = 1..=256;
+const MIN_INSTANCES: std::ops::RangeInclusive<u64> = 0..=256;
+const CALLS: std::ops::RangeInclusive<u64> = 1..=1_000_000_000_000;
+
 /// `[host]`; see the host's `Limits` for the defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HostSettings {
@@ -24,6 +29,9 @@ pub struct HostSettings {
     pub threads: Option<u64>,
     pub hang_seconds: Option<u64>,
     pub max_in_flight: Option<u64>,
+    pub max_instances: Option<u64>,
+    pub min_instances: Option<u64>,
+    pub max_calls: Option<u64>,
     pub max_age_minutes: Option<u64>,
     pub idle_minutes: Option<u64>,
     pub boot_seconds: Option<u64>,
@@ -41,6 +49,9 @@ pub(super) fn read(section: &Section<'_>) -> HostSettings {
         threads: section.number("threads", 16..=4_096),
         hang_seconds: section.number("hang_seconds", 1..=3_600),
         max_in_flight: section.number("max_in_flight", IN_FLIGHT),
+        max_instances: section.number("max_instances", MAX_INSTANCES),
+        min_instances: section.number("min_instances", MIN_INSTANCES),
+        max_calls: section.number("max_calls", CALLS),
         max_age_minutes: section.number("max_age_minutes", 1..=100_000),
         idle_minutes: section.number("idle_minutes", 1..=100_000),
         boot_seconds: section.number("boot_seconds", 1..=600),
@@ -65,5 +76,12 @@ pub(super) fn read_function_limits(block: &Section<'_>) -> FunctionLimits {
         max_in_flight: block
             .number("max_in_flight", IN_FLIGHT)
             .and_then(|max| usize::try_from(max).ok()),
+        max_instances: block
+            .number("max_instances", MAX_INSTANCES)
+            .and_then(|max| usize::try_from(max).ok()),
+        min_instances: block
+            .number("min_instances", MIN_INSTANCES)
+            .and_then(|min| usize::try_from(min).ok()),
+        max_calls: block.number("max_calls", CALLS),
     }
 }

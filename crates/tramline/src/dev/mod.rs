@@ -44,6 +44,9 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
     if args.strict {
         setup.refuse_undeclared()?;
     }
+    if let Some(function) = &args.inspect {
+        setup.inspect(function)?;
+    }
     let progress = Progress::new();
     let state_dir = state_dir(&dir)?;
     let lock = ProjectLock::acquire(&state_dir).map_err(|error| postgres::failure(&error))?;
@@ -69,6 +72,12 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
     };
     progress.finish();
     banner::print(&dir, &setup, &node, &postgres, begun.elapsed());
+    if let Some(function) = &setup.inspect {
+        let port = setup.project.config.edge_runtime.inspector_port;
+        output::line(&format!(
+            "a debugger can attach to {function} at 127.0.0.1:{port} (in Chrome: chrome://inspect)"
+        ));
+    }
     let ended = run(&dir, &setup, node, postgres, stop).await;
     drop(lock);
     ended
@@ -83,7 +92,12 @@ async fn run(dir: &Path, setup: &Setup, node: Node, postgres: Postgres, stop: Ca
         setup.project.functions.len(),
         live.clone(),
     ));
-    let watched = tokio::spawn(watch::watch(Arc::clone(&node), dir.to_owned(), live.clone()));
+    let watched = tokio::spawn(watch::watch(
+        Arc::clone(&node),
+        dir.to_owned(),
+        setup.inspect.clone(),
+        live.clone(),
+    ));
     stop.cancelled().await;
     output::line("\nstopping; press Ctrl-C again to stop at once");
     stop_live(live, [shown, watched]).await;

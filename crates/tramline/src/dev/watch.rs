@@ -41,7 +41,7 @@ const DECLARING: [&str; 6] = [
 ];
 
 /// Runs until it is told to stop.
-pub async fn watch(node: Arc<Node>, dir: PathBuf, stop: CancellationToken) {
+pub async fn watch(node: Arc<Node>, dir: PathBuf, inspect: Option<String>, stop: CancellationToken) {
     let mut changes = match Changes::of(&dir) {
         Ok(changes) => changes,
         Err(error) => {
@@ -59,15 +59,15 @@ pub async fn watch(node: Arc<Node>, dir: PathBuf, stop: CancellationToken) {
         };
         let Some((paths, since)) = batch else { return };
         tokio::select! {
-            () = take_in(&node, &dir, &paths, since) => {}
+            () = take_in(&node, &dir, inspect.as_ref(), &paths, since) => {}
             () = stop.cancelled() => return,
         }
     }
 }
 
-async fn take_in(node: &Node, dir: &Path, paths: &[PathBuf], since: Instant) {
+async fn take_in(node: &Node, dir: &Path, inspect: Option<&String>, paths: &[PathBuf], since: Instant) {
     let edits = if paths.iter().any(|path| declares(node, dir, path)) {
-        match read_again(node, dir).await {
+        match read_again(node, dir, inspect).await {
             Ok(edits) => edits,
             Err(failure) => {
                 let mut told = format!("the edit is not taken in: {}", failure.message);
@@ -98,8 +98,9 @@ async fn take_in(node: &Node, dir: &Path, paths: &[PathBuf], since: Instant) {
     }
 }
 
-async fn read_again(node: &Node, dir: &Path) -> Done<Vec<(String, Edit)>> {
-    let setup = Setup::read(dir, &std::env::vars().collect())?;
+async fn read_again(node: &Node, dir: &Path, inspect: Option<&String>) -> Done<Vec<(String, Edit)>> {
+    let mut setup = Setup::read(dir, &std::env::vars().collect())?;
+    setup.inspect = inspect.cloned();
     node.take_edits(&setup).await
 }
 

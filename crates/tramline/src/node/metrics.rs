@@ -1,7 +1,8 @@
-//! The engine's numbers for `/metrics`.
+//! The engine's and the host's numbers for `/metrics`.
 
 use tramline_engine::EngineHandle;
 use tramline_gateway::{Metric, MetricKind, MetricsSource};
+use tramline_host::Host;
 
 /// Reads them when asked.
 pub struct EngineMetrics(pub EngineHandle);
@@ -91,6 +92,56 @@ impl MetricsSource for EngineMetrics {
                 "Runs that discovery missed and the sweep found; must stay 0.",
                 MetricKind::Counter,
                 stats.missed,
+            ),
+        ]
+    }
+}
+
+/// Reads the host's when asked.
+pub struct HostMetrics(pub Host);
+
+impl MetricsSource for HostMetrics {
+    fn metrics(&self) -> Vec<Metric> {
+        let stats = self.0.stats();
+        let metric = |name: &str, help: &'static str, kind: MetricKind, value: f64| Metric {
+            name: name.to_owned(),
+            help,
+            kind,
+            labels: Vec::new(),
+            value,
+        };
+        let gauge = |name, help, value: u64| metric(name, help, MetricKind::Gauge, value as f64);
+        let counter = |name, help, value| metric(name, help, MetricKind::Counter, value);
+        vec![
+            gauge(
+                "tramline_function_instances",
+                "Processes that serve functions.",
+                stats.instances,
+            ),
+            gauge(
+                "tramline_function_spare_workers",
+                "Warmed-up processes that wait for a function.",
+                stats.spares,
+            ),
+            gauge(
+                "tramline_function_calls_in_flight",
+                "Calls of functions under way.",
+                stats.in_flight,
+            ),
+            counter(
+                "tramline_function_starts_from_spare_total",
+                "Instances started from a warmed-up process.",
+                stats.starts_from_spare as f64,
+            ),
+            counter(
+                "tramline_function_starts_fresh_total",
+                "Instances that needed a new process.",
+                stats.starts_fresh as f64,
+            ),
+            counter(
+                "tramline_function_start_seconds_total",
+                "Time from wanting an instance to having it, of all starts together.",
+                stats.starts_us as f64 / 1_000_000.0,
             ),
         ]
     }

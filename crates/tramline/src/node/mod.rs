@@ -173,6 +173,9 @@ impl Node {
         gateway.gate_store = Some(Arc::new(gate::NodeGate(self.db.clone())));
         gateway.issuers = issuers::of(&setup.config.issuers, &setup.project.dir)?;
         gateway.cron_secrets = vec![cron_secret];
+        gateway
+            .metrics
+            .push(Arc::new(metrics::HostMetrics(self.host.clone())));
         if let Some(engine) = &self.engine {
             gateway
                 .metrics

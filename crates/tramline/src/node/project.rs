@@ -26,6 +26,8 @@ pub struct Setup {
     pub project: Project,
     pub config: Config,
     pub keys: LocalKeys,
+    /// The function that a debugger may attach to.
+    pub inspect: Option<String>,
     /// Things that were understood but are probably not meant, one line each.
     pub warnings: Vec<String>,
 }
@@ -53,6 +55,7 @@ impl Setup {
             project,
             config,
             keys,
+            inspect: None,
             warnings,
         })
     }
@@ -101,6 +104,8 @@ impl Setup {
                 name: source.name.clone(),
                 entrypoint: source.entrypoint.clone(),
                 import_map: source.import_map.clone().or_else(|| source.package_json.clone()),
+                inspect: (self.inspect.as_ref() == Some(&source.name))
+                    .then_some(self.project.config.edge_runtime.inspector_port),
                 static_files: source.static_files.clone(),
                 broken: source.broken(&vars),
                 env: vars,
@@ -121,6 +126,20 @@ impl Setup {
             cron_secret: environment.cron_secret().to_owned(),
             warnings,
         }
+    }
+
+    /// `--inspect`: lets a debugger attach to this function, which must exist.
+    pub fn inspect(&mut self, function: &str) -> Done {
+        let names = || self.project.functions.iter().map(|source| source.name.as_str());
+        if !names().any(|name| name == function) {
+            let near = hint(function, names());
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("failed to inspect {function:?}: there is no function of this name{near}"),
+            ));
+        }
+        self.inspect = Some(function.to_owned());
+        Ok(())
     }
 
     /// `--strict`: every function that anybody may call is declared so.

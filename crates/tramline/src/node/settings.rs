@@ -85,6 +85,10 @@ pub(super) fn host(settings: &HostSettings) -> tramline_host::Limits {
         &mut limits.max_in_flight,
         settings.max_in_flight.and_then(|max| usize::try_from(max).ok()),
     );
+    let count = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok());
+    set(&mut limits.max_instances, count(settings.max_instances));
+    set(&mut limits.min_instances, count(settings.min_instances));
+    set(&mut limits.max_calls, settings.max_calls);
     set(
         &mut limits.max_age_ms,
         settings.max_age_minutes.map(|minutes| minutes * 60_000),

@@ -83,6 +83,19 @@ fn strict_refuses_functions_that_are_open_without_a_word() {
 }
 
 #[test]
+fn only_a_function_that_exists_can_be_inspected() {
+    let project = Project::new().function("users", "Response.json(1)");
+    let said = project
+        .say(&["dev", "--inspect", "user", "--port", "0", "--db-port", "0"])
+        .ended(2);
+    assert!(
+        said.err
+            .contains("there is no function of this name; did you mean users?"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn serve_refuses_the_keys_that_everybody_knows() {
     let project = Project::new();
     let said = project
