@@ -7,9 +7,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::api::control::Control;
-use crate::auth::{Guard, GuardAuth, Secret, TokenError, TokenRules};
+use crate::auth::{Guard, GuardAuth, Issuer, Secret, TokenError, TokenRules, WebhookRule};
 use crate::cors::Cors;
 use crate::functions::Functions;
+use crate::gate_store::GateStore;
 use crate::limits::{Limits, SECRET_BYTES_MIN};
 use crate::metrics::MetricsSource;
 
@@ -75,10 +76,16 @@ pub struct GatewayConfig {
     pub keys: Keys,
     /// Which tokens are acceptable.
     pub token_rules: TokenRules,
+    /// Issuers of ES256 and RS256 tokens.
+    pub issuers: Vec<Issuer>,
     /// Accepted values of CRON_SECRET; two while one is being rotated, none when only the service role may call.
     pub cron_secrets: Vec<Secret>,
     /// Guards by function; a function without one needs a token.
     pub guards: BTreeMap<String, Guard>,
+    /// How the functions with guard `webhook` verify.
+    pub webhooks: BTreeMap<String, WebhookRule>,
+    /// Needed by guards `webhook` and `signed_link`.
+    pub gate_store: Option<Arc<dyn GateStore>>,
     /// CORS of the gateway's own answers and of functions that set none.
     pub cors: Cors,
     /// Signs the tokens for `rest` and `auth`; at least 32 bytes, known to nobody outside.
@@ -123,8 +130,11 @@ impl GatewayConfig {
             limits: Limits::default(),
             keys,
             token_rules: TokenRules::default(),
+            issuers: Vec::new(),
             cron_secrets: Vec::new(),
             guards: BTreeMap::new(),
+            webhooks: BTreeMap::new(),
+            gate_store: None,
             cors: Cors::default(),
             internal_secret,
             rest: None,
@@ -162,18 +172,40 @@ impl GatewayConfig {
         if opaque.into_iter().any(|key| key.expose().trim().is_empty()) {
             return Err(ConfigError::EmptyApiKey);
         }
-        check_guards(&self.guards)
+        for (place, issuer) in self.issuers.iter().enumerate() {
+            let known = self.issuers.iter().take(place);
+            if issuer.issuer.is_empty()
+                || issuer.audiences.is_empty()
+                || known.into_iter().any(|other| other.issuer == issuer.issuer)
+            {
+                return Err(ConfigError::Issuer {
+                    issuer: issuer.issuer.clone(),
+                });
+            }
+        }
+        check_guards(&self.guards, &self.webhooks, self.gate_store.is_some())
     }
 }
 
-/// Refuses guards that are not offered.
-pub(crate) fn check_guards(guards: &BTreeMap<String, Guard>) -> Result<(), ConfigError> {
-    match guards.iter().find(|(_, guard)| guard.auth == GuardAuth::Webhook) {
-        Some((name, _)) => Err(ConfigError::WebhookGuard {
-            function: name.clone(),
-        }),
-        None => Ok(()),
+/// Refuses guards that could never be passed.
+pub(crate) fn check_guards(
+    guards: &BTreeMap<String, Guard>,
+    webhooks: &BTreeMap<String, WebhookRule>,
+    has_store: bool,
+) -> Result<(), ConfigError> {
+    for (function, guard) in guards {
+        let function = || function.clone();
+        match guard.auth {
+            GuardAuth::Webhook if !webhooks.get(&function()).is_some_and(WebhookRule::is_usable) => {
+                return Err(ConfigError::WebhookGuard { function: function() });
+            }
+            GuardAuth::Webhook | GuardAuth::SignedLink if !has_store => {
+                return Err(ConfigError::NoStore { function: function() });
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Why a configuration is refused.
@@ -194,12 +226,24 @@ pub enum ConfigError {
     /// An empty key would let everybody in.
     #[error("use an API key: it is empty")]
     EmptyApiKey,
-    /// The webhook guard is declared but not offered.
+    /// An issuer that would accept too much.
+    #[error("use issuer {issuer:?}: it needs a name that no other issuer has, and at least one audience")]
+    Issuer {
+        /// Its `iss`.
+        issuer: String,
+    },
+    /// The webhook guard has nothing to verify with.
     #[error(
-        "guard function {function}: auth = \"webhook\" is not offered yet; use auth = \"none\" and verify the \
-         signature in the function"
+        "guard function {function}: auth = \"webhook\" needs a secret that is not empty; a secret that begins with \
+         whsec_ goes on in base64"
     )]
     WebhookGuard {
+        /// The function.
+        function: String,
+    },
+    /// Nothing remembers what came in.
+    #[error("guard function {function}: webhooks and signed links need the database")]
+    NoStore {
         /// The function.
         function: String,
     },

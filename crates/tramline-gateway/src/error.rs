@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::control::ControlError;
-use crate::auth::{AuthFailure, GuardFailure, TokenError};
+use crate::auth::{AuthFailure, GuardFailure, LinkFailure, TokenError};
 use crate::body::{Body, BodyCut, full};
 use crate::functions::CallError;
 use crate::limits::DEPTH_MAX;
@@ -291,6 +291,51 @@ impl Fault {
         }
     }
 
+    /// One answer for all that can be wrong with a webhook: the sender learns nothing that helps to forge one.
+    pub(crate) fn webhook() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "UNAUTHORIZED_WEBHOOK",
+            "Webhook is not signed as agreed",
+        )
+    }
+
+    /// Two attempts at once: the sender tries again and finds how the first one ended.
+    pub(crate) fn delivery_running() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "DELIVERY_IN_PROGRESS",
+            "This delivery is being worked on, try again",
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+    }
+
+    pub(crate) fn link(failure: LinkFailure) -> Self {
+        match failure {
+            LinkFailure::Missing => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "UNAUTHORIZED_NO_LINK",
+                "This needs a signed link",
+            ),
+            LinkFailure::Expired => Self::new(StatusCode::GONE, "LINK_EXPIRED", "Link has expired"),
+            LinkFailure::Malformed | LinkFailure::UnknownKey | LinkFailure::Signature => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "UNAUTHORIZED_INVALID_LINK",
+                "Link is not valid for this request",
+            ),
+        }
+    }
+
+    /// The caller may be fine; who issued the token cannot be asked.
+    fn keys_unavailable() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ISSUER_UNAVAILABLE",
+            "Keys of the token's issuer cannot be fetched now, try again",
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+    }
+
     /// The platform's answers to a missing or bad credential.
     pub(crate) fn auth(failure: &AuthFailure) -> Self {
         let (code, message) = match failure {
@@ -304,7 +349,10 @@ impl Fault {
                 "UNAUTHORIZED_SECRET_KEY_IN_BROWSER",
                 "Forbidden use of secret API key in browser",
             ),
-            AuthFailure::Token(TokenError::Asymmetric(_)) => ("UNAUTHORIZED_ASYMMETRIC_JWT", "Invalid JWT"),
+            AuthFailure::Token(TokenError::KeysUnavailable) => return Self::keys_unavailable(),
+            AuthFailure::Token(TokenError::Asymmetric(_) | TokenError::UnknownKey) => {
+                ("UNAUTHORIZED_ASYMMETRIC_JWT", "Invalid JWT")
+            }
             AuthFailure::Token(TokenError::UnsupportedAlgorithm(_)) => (
                 "UNAUTHORIZED_UNSUPPORTED_TOKEN_ALGORITHM",
                 "Unsupported JWT algorithm",
@@ -327,7 +375,9 @@ impl Fault {
     pub(crate) fn rest_auth(failure: &AuthFailure) -> Self {
         match failure {
             AuthFailure::Token(TokenError::Expired) => Self::unauthorized("PGRST303", "JWT expired"),
-            AuthFailure::UnknownKey | AuthFailure::SecretKeyInBrowser => Self::auth(failure),
+            AuthFailure::UnknownKey
+            | AuthFailure::SecretKeyInBrowser
+            | AuthFailure::Token(TokenError::KeysUnavailable) => Self::auth(failure),
             _ => Self::unauthorized("PGRST301", "JWT could not be verified"),
         }
     }
@@ -335,7 +385,9 @@ impl Fault {
     /// As GoTrue says it.
     pub(crate) fn gotrue_auth(failure: &AuthFailure) -> Self {
         match failure {
-            AuthFailure::UnknownKey | AuthFailure::SecretKeyInBrowser => Self::auth(failure),
+            AuthFailure::UnknownKey
+            | AuthFailure::SecretKeyInBrowser
+            | AuthFailure::Token(TokenError::KeysUnavailable) => Self::auth(failure),
             AuthFailure::Token(TokenError::Expired) => {
                 Self::new(StatusCode::FORBIDDEN, "bad_jwt", "invalid JWT: token is expired")
             }

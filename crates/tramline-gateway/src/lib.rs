@@ -16,6 +16,7 @@ mod config;
 mod cors;
 mod error;
 mod functions;
+mod gate_store;
 pub mod limits;
 mod metrics;
 mod proxy;
@@ -25,7 +26,10 @@ mod strict_json;
 
 pub use api::control;
 pub use api::{ROUTES, Right, Route};
-pub use auth::{Claims, Guard, GuardAuth, Preflight, Secret, TokenError, TokenRules};
+pub use auth::{
+    Claims, Guard, GuardAuth, Issuer, KeySource, LinkKey, Preflight, Secret, TokenError, TokenRules,
+    WebhookRule, WebhookScheme,
+};
 pub use body::{Body, BoxError, boxed, empty, full};
 pub use call_token::{CallOrigin, CallTokens};
 pub use config::{
@@ -34,6 +38,7 @@ pub use config::{
 };
 pub use cors::{BadOrigin, Cors, Origin};
 pub use functions::{CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine};
+pub use gate_store::{Delivery, GateStore, Kept, NewLink};
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};
 pub use server::{Gateway, GatewayHandle, StartError};

@@ -66,6 +66,31 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 pub const TOKEN_DEPTH_MAX: usize = 16;
 /// Nesting of a JSON body.
 pub const JSON_DEPTH_MAX: usize = 64;
+/// Body of a webhook: it is held in memory until its signature is verified. Events of the common senders have some
+/// kilobytes; what is larger comes as a reference.
+pub const WEBHOOK_BODY_MAX: u64 = 4 * 1024 * 1024;
+/// Distance between the signed time of a webhook and now that is accepted when nothing else is set: what Stripe and
+/// Standard Webhooks recommend.
+pub const WEBHOOK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
+/// How long the keys of signed links are remembered: so long a withdrawn key works on.
+pub const LINK_KEYS_FRESH: Duration = Duration::from_secs(30);
+/// Pause between questions for keys that are not there: anybody can invent a name.
+pub const LINK_KEYS_PAUSE: Duration = Duration::from_secs(5);
+/// An issuer's key set: a hundred RSA keys of 4096 bits.
+pub const KEY_SET_BYTES_MAX: usize = 64 * 1024;
+/// Keys of one issuer; each is compared by name for every token.
+pub const KEY_SET_KEYS_MAX: usize = 100;
+/// How long one fetch of a key set may take; requests wait for it.
+pub const KEY_SET_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Age from which a key set is fetched again beside the requests: what issuers themselves allow caches.
+pub const KEY_SET_FRESH: Duration = Duration::from_secs(10 * 60);
+/// Age from which a key set is not believed any more, although nothing newer can be had: how long a revoked key works at
+/// most when somebody cuts the way to the issuer.
+pub const KEY_SET_STALE_MAX: Duration = Duration::from_secs(60 * 60);
+/// Pause after a fetch that failed: a broken issuer is not asked once per request.
+pub const KEY_SET_RETRY: Duration = Duration::from_secs(5);
+/// Pause between fetches for keys that the set does not have: anybody can invent a name.
+pub const KEY_SET_UNKNOWN_KID_PAUSE: Duration = Duration::from_secs(30);
 /// Clock difference forgiven in `exp`, `nbf` and `iat`, in seconds.
 pub const TOKEN_LEEWAY_S: u64 = 30;
 /// Life of a token minted for the REST and auth backends; only the start of a request is checked, so short.

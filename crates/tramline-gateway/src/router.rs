@@ -117,6 +117,9 @@ async fn dispatch(
     class: RouteClass,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    if !matches!(class, RouteClass::Other) && request.method() != Method::OPTIONS {
+        shared.credentials.prepare(request.headers()).await;
+    }
     let result = match class {
         RouteClass::Functions => return proxy::handle(shared, visit, request).await,
         RouteClass::Rest => return backend::handle(shared, visit, Backend::Rest, request).await,
@@ -148,6 +151,7 @@ async fn call_api(
     let call = ApiParts {
         control: &*shared.control,
         functions: &*shared.functions,
+        gate_store: shared.gate_store.as_deref(),
         guards: shared.guards(),
         policy: &shared.api,
         stop: shared.stop.clone(),

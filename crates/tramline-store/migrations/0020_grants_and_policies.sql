@@ -8,7 +8,8 @@ begin
   foreach t in array array['runs', 'runs_foreign', 'run_ends', 'run_ends_foreign', 'run_marks', 'run_marks_foreign', 'run_steps', 'run_steps_foreign',
                            'run_events', 'run_events_foreign', 'artifacts', 'dead_letters', 'timers', 'workflow_definitions', 'functions', 'schedules',
                            'schedule_periods', 'calendars', 'schedule_changes', 'queues', 'nodes', 'shards', 'commands', 'parked', 'correlations',
-                           'step_starts', 'project_members', 'settings', 'partitions', 'migrations', 'stuck', 'retention', 'target_limits', 'limits', 'limit_claims'] loop
+                           'step_starts', 'project_members', 'settings', 'partitions', 'migrations', 'stuck', 'retention', 'target_limits', 'limits', 'limit_claims',
+                           'webhook_deliveries'] loop
     execute format('alter table tramline.%I enable row level security', t);
     execute format('create policy engine on tramline.%I to tramline_engine using (true) with check (true)', t);
     execute format('create policy api on tramline.%I to tramline_api, service_role using (true) with check (true)', t);
@@ -32,6 +33,10 @@ begin
       using (exists (select from tramline.all_runs r where r.run_id = %1$I.run_id))$p$, t);
   end loop;
 end $$;
+-- Whoever reads these can sign: nodes only.
+alter table tramline.link_keys enable row level security;
+create policy engine on tramline.link_keys to tramline_engine using (true) with check (true);
+grant select on tramline.link_keys to tramline_engine;
 create policy own on tramline.project_members for select to authenticated using (user_id = (select auth.uid()));
 
 grant select on tramline.runs, tramline.runs_foreign, tramline.run_ends, tramline.run_ends_foreign, tramline.run_marks, tramline.run_marks_foreign,

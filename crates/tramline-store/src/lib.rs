@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod embedded;
 mod error;
 pub mod flush;
+pub mod gate;
 pub mod limits;
 mod migrate;
 pub mod retention;

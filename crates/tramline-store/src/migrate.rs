@@ -52,6 +52,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0014_retention", include_str!("../migrations/0014_retention.sql")),
     ("0014b_lists", include_str!("../migrations/0014b_lists.sql")),
     (
+        "0015_signed_links",
+        include_str!("../migrations/0015_signed_links.sql"),
+    ),
+    (
         "0017_pull_requests",
         include_str!("../migrations/0017_pull_requests.sql"),
     ),

@@ -62,6 +62,11 @@ pub async fn remove_expired(db: &Db) -> Result<u64, StoreError> {
                select l.ctid from tramline.limits l where l.expires_at < now() limit $1 for update skip locked))",
         ),
         (
+            "remove expired deliveries",
+            "delete from tramline.webhook_deliveries where ctid = any (array(
+               select d.ctid from tramline.webhook_deliveries d where d.expires_at < now() limit $1 for update skip locked))",
+        ),
+        (
             "remove starts of ended runs",
             "delete from tramline.step_starts where ctid = any (array(
                select s.ctid from tramline.step_starts s

@@ -103,6 +103,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Dev(args) => dev::dev(global, args).await,
         Command::Serve(args) => serve::serve(global, args).await,
         Command::Status => commands::status::status(global).await,
+        Command::Sign(args) => commands::sign::sign(global, args).await,
         Command::Retention { dry_run } => commands::retention::retention(global, dry_run).await,
         Command::Doctor => commands::doctor::doctor(global).await,
         Command::Run(command) => commands::run::run(global, command).await,

@@ -198,7 +198,10 @@ async fn memory_tells_the_place_in_line_and_the_call_that_is_out() {
     let told = explained(&engine, first).await;
     assert_eq!(told[0].0, "in_line");
     assert!(
-        told[0].1.starts_with("it is number 1 of 1") && told[0].1.ends_with("drives 1 of at most 1 runs"),
+        told[0]
+            .1
+            .starts_with("it is number 1 of priority 2 on this node, where 1 are in line")
+            && told[0].1.ends_with("drives 1 of at most 1 runs"),
         "{told:?}"
     );
     let told = explained(&engine, held).await;

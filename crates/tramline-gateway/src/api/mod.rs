@@ -3,6 +3,7 @@
 pub mod control;
 mod fields;
 mod functions;
+mod links;
 mod operations;
 mod queues;
 mod retention;
@@ -29,6 +30,7 @@ use crate::call_token::CallOrigin;
 use crate::config::ApiPolicy;
 use crate::error::Fault;
 use crate::functions::Functions;
+use crate::gate_store::GateStore;
 use crate::limits::JSON_DEPTH_MAX;
 use crate::strict_json;
 
@@ -102,6 +104,7 @@ enum Does {
     DeleteCalendar,
     ListFunctions,
     FunctionLogs,
+    SignLink,
     Status,
 }
 
@@ -229,6 +232,7 @@ pub const ROUTES: &[Route] = &[
     ),
     route("GET", "/functions", Right::Service, Does::ListFunctions),
     route("GET", "/functions/{}/logs", Right::Service, Does::FunctionLogs),
+    route("POST", "/links", Right::Service, Does::SignLink),
     route("GET", "/status", Right::Service, Does::Status),
 ];
 
@@ -236,6 +240,7 @@ pub const ROUTES: &[Route] = &[
 pub(crate) struct ApiCall<'a> {
     pub(crate) control: &'a dyn Control,
     pub(crate) functions: &'a dyn Functions,
+    pub(crate) gate_store: Option<&'a dyn GateStore>,
     pub(crate) guards: Arc<BTreeMap<String, Guard>>,
     pub(crate) stop: CancellationToken,
     pub(crate) actor: Actor,
@@ -251,6 +256,7 @@ pub(crate) struct ApiCall<'a> {
 pub(crate) struct ApiParts<'a> {
     pub(crate) control: &'a dyn Control,
     pub(crate) functions: &'a dyn Functions,
+    pub(crate) gate_store: Option<&'a dyn GateStore>,
     pub(crate) guards: Arc<BTreeMap<String, Guard>>,
     pub(crate) policy: &'a ApiPolicy,
     pub(crate) stop: CancellationToken,
@@ -285,6 +291,7 @@ pub(crate) async fn handle(
     let call = ApiCall {
         control: parts.control,
         functions: parts.functions,
+        gate_store: parts.gate_store,
         guards: parts.guards,
         stop: parts.stop,
         actor: Actor {
@@ -347,6 +354,7 @@ async fn run(
         Does::DeleteCalendar => schedules::delete_calendar(call, name).await,
         Does::ListFunctions => functions::list(call),
         Does::FunctionLogs => functions::logs(call, name, &request),
+        Does::SignLink => links::sign(call, request).await,
         Does::Status => {
             let status = call.control.status().await.map_err(Fault::control)?;
             json_answer(StatusCode::OK, &status)

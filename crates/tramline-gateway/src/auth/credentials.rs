@@ -1,9 +1,10 @@
 //! Who calls: bearer tokens and API keys, with the platform's rewrite of opaque keys to role tokens.
 
-use http::header::{AUTHORIZATION, USER_AGENT};
+use http::header::{AUTHORIZATION, ORIGIN, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
+use super::jwks::Issuer;
 use super::secret::{SecretHash, is_one_of};
 use super::token::{Claims, TokenError, TokenRules, Verifier};
 use crate::config::Keys;
@@ -22,7 +23,7 @@ pub(crate) enum AuthFailure {
     NotBearer,
     #[error("API key is not known")]
     UnknownKey,
-    #[error("secret API key was sent by a browser")]
+    #[error("service role credential was sent by a browser")]
     SecretKeyInBrowser,
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -96,8 +97,12 @@ impl RoleToken {
 }
 
 impl Credentials {
-    pub(crate) fn new(keys: &Keys, rules: TokenRules) -> Result<Self, (&'static str, TokenError)> {
-        let verifier = Verifier::new(&keys.jwt_secret, rules);
+    pub(crate) fn new(
+        keys: &Keys,
+        rules: TokenRules,
+        issuers: &[Issuer],
+    ) -> Result<Self, (&'static str, TokenError)> {
+        let verifier = Verifier::new(&keys.jwt_secret, rules, issuers);
         let anon = RoleToken::new(&verifier, keys.anon_token.expose()).map_err(|e| ("anon", e))?;
         let service =
             RoleToken::new(&verifier, keys.service_role_token.expose()).map_err(|e| ("service_role", e))?;
@@ -111,9 +116,27 @@ impl Credentials {
         })
     }
 
+    /// Fetches what [`Self::resolve`] needs to know of other issuers' keys; it itself never waits.
+    pub(crate) async fn prepare(&self, headers: &HeaderMap) {
+        let apikey = single(headers, &APIKEY, "apikey").ok().flatten();
+        let bearer = bearer(headers).ok().flatten();
+        if let Some(token) = bearer.or(apikey).filter(|token| !token.starts_with("sb_")) {
+            self.verifier.prepare(token).await;
+        }
+    }
+
     /// The caller of a request; `Missing` when it shows no credential at all. A credential that is shown and
     /// wrong never falls back to a weaker one.
     pub(crate) fn resolve(&self, headers: &HeaderMap) -> Result<Caller, AuthFailure> {
+        let caller = self.resolve_any(headers)?;
+        // Whatever stands for the service role and reaches a browser is known to its user.
+        if caller.is_service() && is_browser(headers) {
+            return Err(AuthFailure::SecretKeyInBrowser);
+        }
+        Ok(caller)
+    }
+
+    fn resolve_any(&self, headers: &HeaderMap) -> Result<Caller, AuthFailure> {
         let apikey = single(headers, &APIKEY, "apikey")?.filter(|key| !key.is_empty());
         match bearer(headers)? {
             Some(token) if !token.starts_with("sb_") => Ok(Caller::new(self.verifier.verify(token)?, None)),
@@ -121,13 +144,13 @@ impl Credentials {
                 // As on the platform, a known key in `apikey` decides over one in `Authorization`.
                 let kind = self.kind(opaque).ok_or(AuthFailure::UnknownKey)?;
                 let kind = apikey.and_then(|key| self.kind(key)).unwrap_or(kind);
-                self.by_key(kind, headers)
+                Ok(self.by_key(kind))
             }
             None => match apikey {
                 None => Err(AuthFailure::Missing),
                 Some(key) if key.starts_with("sb_") => {
                     let kind = self.kind(key).ok_or(AuthFailure::UnknownKey)?;
-                    self.by_key(kind, headers)
+                    Ok(self.by_key(kind))
                 }
                 Some(token) => {
                     let claims = self.verifier.verify(token)?;
@@ -152,11 +175,10 @@ impl Credentials {
         }
     }
 
-    fn by_key(&self, kind: KeyKind, headers: &HeaderMap) -> Result<Caller, AuthFailure> {
+    fn by_key(&self, kind: KeyKind) -> Caller {
         match kind {
-            KeyKind::Publishable => Ok(self.anon.caller()),
-            KeyKind::Secret if is_browser(headers) => Err(AuthFailure::SecretKeyInBrowser),
-            KeyKind::Secret => Ok(self.service.caller()),
+            KeyKind::Publishable => self.anon.caller(),
+            KeyKind::Secret => self.service.caller(),
         }
     }
 }
@@ -188,12 +210,14 @@ fn single<'a>(
         .transpose()
 }
 
-/// Every browser calls itself Mozilla, and no server-side HTTP client does by default.
+/// Every browser calls itself Mozilla, and no server-side HTTP client does by default; scripts of other origins send
+/// theirs, and no server-side client has one.
 fn is_browser(headers: &HeaderMap) -> bool {
-    headers.get_all(USER_AGENT).iter().any(|agent| {
-        agent
-            .as_bytes()
-            .windows(8)
-            .any(|part| part.eq_ignore_ascii_case(b"Mozilla/"))
-    })
+    headers.contains_key(ORIGIN)
+        || headers.get_all(USER_AGENT).iter().any(|agent| {
+            agent
+                .as_bytes()
+                .windows(8)
+                .any(|part| part.eq_ignore_ascii_case(b"Mozilla/"))
+        })
 }

@@ -20,8 +20,10 @@ pub enum GuardAuth {
     None,
     /// Anybody, untouched, because the function checks for itself (`verify_jwt = false`).
     PassThrough,
-    /// Signed webhooks: not offered yet, refused when the configuration is checked.
+    /// Whoever signs its requests with a shared secret; see [`crate::WebhookRule`].
     Webhook,
+    /// Whoever has a signed link that has not expired (`auth = "public"` with `signed_links = true`).
+    SignedLink,
 }
 
 /// Who answers a preflight request of a function.
@@ -101,7 +103,7 @@ pub(crate) fn check(
                 Ok(_) | Err(_) => Err(GuardFailure::NotCron),
             }
         }
-        // Refused at configuration; kept closed here as well.
-        GuardAuth::Webhook => Err(AuthFailure::Missing.into()),
+        // Their proofs are read where the body and the query are; here is no way in.
+        GuardAuth::Webhook | GuardAuth::SignedLink => Err(AuthFailure::Missing.into()),
     }
 }

@@ -2,11 +2,18 @@
 
 mod credentials;
 mod guard;
+mod jwks;
+mod link;
 mod secret;
 mod token;
+mod webhook;
 
 pub(crate) use credentials::{APIKEY, AuthFailure, Caller, Credentials};
 pub(crate) use guard::{CronSecrets, GuardFailure, check};
 pub use guard::{Guard, GuardAuth, Preflight};
+pub use jwks::{Issuer, KeySource};
+pub use link::LinkKey;
+pub(crate) use link::{Link, LinkFailure};
 pub use secret::Secret;
 pub use token::{Claims, TokenError, TokenRules};
+pub use webhook::{WebhookRule, WebhookScheme};

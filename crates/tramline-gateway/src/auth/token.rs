@@ -1,5 +1,8 @@
-//! Verifies tokens: HS256 only, and strictly. A pre-parser refuses everything that a library may interpret
-//! generously (duplicate members, string dates, non-canonical base64, `crit`) before the signature is checked.
+//! Verifies tokens, strictly: HS256 with the project's secret, ES256 and RS256 with the keys of known issuers. A
+//! pre-parser refuses everything that a library may interpret generously (duplicate members, string dates,
+//! non-canonical base64, `crit`) before the signature is checked. The algorithm is the key's, never the token's.
+
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,10 +12,11 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::Secret;
+use super::jwks::{Issuer, IssuerKeys, PublicKey};
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_DEPTH_MAX, TOKEN_LEEWAY_S};
 use crate::strict_json;
 
-/// Longest `kid`; it is never used to look anything up.
+/// Longest `kid`; it is compared with the names of known keys and never used otherwise.
 const KID_BYTES_MAX: usize = 128;
 /// An HMAC-SHA-256 tag.
 const SIGNATURE_BYTES: usize = 32;
@@ -30,6 +34,8 @@ pub struct TokenRules {
     pub issuers: Vec<String>,
     /// Accepted `aud` when a token has one; empty accepts any.
     pub audiences: Vec<String>,
+    /// Whether a token without `aud` is refused.
+    pub audience_required: bool,
 }
 
 impl Default for TokenRules {
@@ -40,6 +46,7 @@ impl Default for TokenRules {
                 .into(),
             issuers: Vec::new(),
             audiences: Vec::new(),
+            audience_required: false,
         }
     }
 }
@@ -50,9 +57,15 @@ pub enum TokenError {
     /// Not a token at all.
     #[error("token is malformed: {0}")]
     Malformed(&'static str),
-    /// ES256, RS256 and relatives: no public keys are configured.
-    #[error("token is signed with {0}, and no public keys are configured")]
+    /// ES256, RS256 and relatives: no public keys for them are configured.
+    #[error("token is signed with {0}, and no public keys for it are configured")]
     Asymmetric(String),
+    /// No key of the issuer fits the token's `kid` and algorithm.
+    #[error("token names no key of its issuer")]
+    UnknownKey,
+    /// The issuer's keys are not known and cannot be fetched now.
+    #[error("keys of the token's issuer cannot be fetched")]
+    KeysUnavailable,
     /// `none`, HS512 and whatever else.
     #[error("token names the unsupported algorithm {0}")]
     UnsupportedAlgorithm(String),
@@ -73,100 +86,163 @@ pub enum TokenError {
 /// Verified claims, as they were signed.
 pub type Claims = Map<String, Value>;
 
-/// Verifies tokens against one shared secret.
+/// A token taken apart, every part well-formed, nothing verified.
+struct Parsed {
+    algorithm: Algorithm,
+    kid: Option<String>,
+    claims: Claims,
+    signature_bytes: usize,
+}
+
+fn take_apart(token: &str) -> Result<Parsed, TokenError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::Malformed("longer than 8 KiB"));
+    }
+    let mut parts = token.split('.');
+    let (Some(header), Some(payload), Some(signature), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(TokenError::Malformed("does not have three parts"));
+    };
+    let (algorithm, kid) = read_header(&object(header)?)?;
+    let claims = object(payload)?;
+    let signature_bytes = decode(signature)?.len();
+    Ok(Parsed {
+        algorithm,
+        kid,
+        claims,
+        signature_bytes,
+    })
+}
+
+/// Verifies tokens against the project's secret and the keys of issuers.
 pub(crate) struct Verifier {
-    key: DecodingKey,
-    validation: Validation,
+    secret: DecodingKey,
     rules: TokenRules,
+    issuers: Vec<Arc<IssuerKeys>>,
 }
 
 impl Verifier {
-    pub(crate) fn new(secret: &Secret, rules: TokenRules) -> Self {
-        // The algorithm comes from the key, never from the token. Everything is set, nothing left to defaults.
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.algorithms = vec![Algorithm::HS256];
-        // The library checks the signature; dates and names are checked here, on the claims that are handed on. Its reading
-        // of dates depends on how the JSON library of the whole program keeps numbers.
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
+    pub(crate) fn new(secret: &Secret, rules: TokenRules, issuers: &[Issuer]) -> Self {
         Self {
-            key: DecodingKey::from_secret(secret.expose().as_bytes()),
-            validation,
+            secret: DecodingKey::from_secret(secret.expose().as_bytes()),
             rules,
+            issuers: issuers.iter().map(IssuerKeys::new).collect(),
+        }
+    }
+
+    /// Fetches the key that a token names where it is not known yet; [`Self::verify`] itself never waits.
+    pub(crate) async fn prepare(&self, token: &str) {
+        if self.issuers.is_empty() {
+            return;
+        }
+        let Ok(parsed) = take_apart(token) else { return };
+        if parsed.algorithm == Algorithm::HS256 {
+            return;
+        }
+        if let Ok(issuer) = self.issuer(&parsed.claims) {
+            issuer.ensure(parsed.algorithm, parsed.kid.as_deref()).await;
         }
     }
 
     /// The claims of an acceptable token.
     pub(crate) fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::Malformed("longer than 8 KiB"));
+        let parsed = take_apart(token)?;
+        if parsed.algorithm != Algorithm::HS256 {
+            return self.verify_by_issuer(token, parsed);
         }
-        let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(TokenError::Malformed("does not have three parts"));
-        };
-        check_header(&object(header)?)?;
-        let claims = object(payload)?;
-        if decode(signature)?.len() != SIGNATURE_BYTES {
+        if parsed.signature_bytes != SIGNATURE_BYTES {
             return Err(TokenError::Signature);
         }
-        check_dates(&claims)?;
-        jsonwebtoken::decode::<IgnoredAny>(token, &self.key, &self.validation).map_err(
-            |error| match error.kind() {
-                ErrorKind::InvalidSignature => TokenError::Signature,
-                _ => TokenError::Malformed("refused by the verifier"),
-            },
-        )?;
-        self.check_claims(&claims)?;
-        Ok(claims)
+        check_dates(&parsed.claims)?;
+        check_signature(token, &self.secret, Algorithm::HS256)?;
+        check_claims(&parsed.claims, &self.rules)?;
+        Ok(parsed.claims)
     }
 
-    fn check_claims(&self, claims: &Claims) -> Result<(), TokenError> {
-        let now = jsonwebtoken::get_current_timestamp() as f64;
-        let date = |name: &str| claims.get(name).and_then(Value::as_f64);
-        if date("exp").is_none_or(|expiry| expiry < now - TOKEN_LEEWAY_S as f64) {
-            return Err(TokenError::Expired);
+    fn verify_by_issuer(&self, token: &str, parsed: Parsed) -> Result<Claims, TokenError> {
+        if self.issuers.is_empty() {
+            return Err(TokenError::Asymmetric(format!("{:?}", parsed.algorithm)));
         }
-        let is_ahead = |date: f64| date > now + TOKEN_LEEWAY_S as f64;
-        if date("nbf").is_some_and(is_ahead) || date("iat").is_some_and(is_ahead) {
-            return Err(TokenError::NotYetValid);
+        let issuer = self.issuer(&parsed.claims)?;
+        let keys = issuer.keys().ok_or(TokenError::KeysUnavailable)?;
+        let key: &PublicKey = keys
+            .find(parsed.algorithm, parsed.kid.as_deref())
+            .ok_or(TokenError::UnknownKey)?;
+        if parsed.signature_bytes != key.signature_bytes {
+            return Err(TokenError::Signature);
         }
-        let issuer = text(claims, "iss")?;
-        if !self.rules.issuers.is_empty()
-            && !issuer.is_some_and(|issuer| self.rules.issuers.iter().any(|known| known == issuer))
-        {
-            return Err(TokenError::Claim("iss"));
-        }
-        self.check_audience(claims)?;
-        text(claims, "sub")?;
-        match text(claims, "role")? {
-            Some(role) if !self.rules.roles.iter().any(|known| known == role) => {
-                Err(TokenError::Claim("role"))
-            }
-            _ => Ok(()),
-        }
+        check_dates(&parsed.claims)?;
+        check_signature(token, &key.key, key.algorithm)?;
+        check_claims(&parsed.claims, &issuer.rules)?;
+        Ok(parsed.claims)
     }
 
-    fn check_audience(&self, claims: &Claims) -> Result<(), TokenError> {
-        let named: Vec<&str> = match claims.get("aud") {
-            None => return Ok(()),
-            Some(Value::String(one)) => vec![one],
-            Some(Value::Array(many)) => many
-                .iter()
-                .map(|one| one.as_str().ok_or(TokenError::Claim("aud")))
-                .collect::<Result<_, _>>()?,
-            Some(_) => return Err(TokenError::Claim("aud")),
-        };
-        let known = |one: &&str| self.rules.audiences.iter().any(|known| known == one);
-        if self.rules.audiences.is_empty() || named.iter().any(known) {
-            Ok(())
-        } else {
-            Err(TokenError::Claim("aud"))
-        }
+    fn issuer(&self, claims: &Claims) -> Result<&Arc<IssuerKeys>, TokenError> {
+        let named = text(claims, "iss")?.ok_or(TokenError::Claim("iss"))?;
+        self.issuers
+            .iter()
+            .find(|issuer| issuer.is(named))
+            .ok_or(TokenError::Claim("iss"))
+    }
+}
+
+/// The library checks the signature and nothing else; dates and names are checked here, on the claims that are handed
+/// on. Its reading of dates depends on how the JSON library of the whole program keeps numbers.
+fn check_signature(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<(), TokenError> {
+    let mut validation = Validation::new(algorithm);
+    validation.algorithms = vec![algorithm];
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    match jsonwebtoken::decode::<IgnoredAny>(token, key, &validation) {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => Err(TokenError::Signature),
+        Err(_) => Err(TokenError::Malformed("refused by the verifier")),
+    }
+}
+
+fn check_claims(claims: &Claims, rules: &TokenRules) -> Result<(), TokenError> {
+    let now = jsonwebtoken::get_current_timestamp() as f64;
+    let date = |name: &str| claims.get(name).and_then(Value::as_f64);
+    if date("exp").is_none_or(|expiry| expiry < now - TOKEN_LEEWAY_S as f64) {
+        return Err(TokenError::Expired);
+    }
+    let is_ahead = |date: f64| date > now + TOKEN_LEEWAY_S as f64;
+    if date("nbf").is_some_and(is_ahead) || date("iat").is_some_and(is_ahead) {
+        return Err(TokenError::NotYetValid);
+    }
+    let issuer = text(claims, "iss")?;
+    if !rules.issuers.is_empty()
+        && !issuer.is_some_and(|issuer| rules.issuers.iter().any(|known| known == issuer))
+    {
+        return Err(TokenError::Claim("iss"));
+    }
+    check_audience(claims, rules)?;
+    text(claims, "sub")?;
+    match text(claims, "role")? {
+        Some(role) if !rules.roles.iter().any(|known| known == role) => Err(TokenError::Claim("role")),
+        _ => Ok(()),
+    }
+}
+
+fn check_audience(claims: &Claims, rules: &TokenRules) -> Result<(), TokenError> {
+    let named: Vec<&str> = match claims.get("aud") {
+        None if rules.audience_required => return Err(TokenError::Claim("aud")),
+        None => return Ok(()),
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(many)) => many
+            .iter()
+            .map(|one| one.as_str().ok_or(TokenError::Claim("aud")))
+            .collect::<Result<_, _>>()?,
+        Some(_) => return Err(TokenError::Claim("aud")),
+    };
+    let known = |one: &&str| rules.audiences.iter().any(|known| known == one);
+    if rules.audiences.is_empty() || named.iter().any(known) {
+        Ok(())
+    } else {
+        Err(TokenError::Claim("aud"))
     }
 }
 
@@ -185,16 +261,19 @@ fn object(part: &str) -> Result<Claims, TokenError> {
     }
 }
 
-fn check_header(header: &Claims) -> Result<(), TokenError> {
-    match header.get("alg") {
-        Some(Value::String(alg)) if alg == "HS256" => {}
+/// The algorithm and the name of the key.
+fn read_header(header: &Claims) -> Result<(Algorithm, Option<String>), TokenError> {
+    let algorithm = match header.get("alg") {
+        Some(Value::String(alg)) if alg == "HS256" => Algorithm::HS256,
+        Some(Value::String(alg)) if alg == "ES256" => Algorithm::ES256,
+        Some(Value::String(alg)) if alg == "RS256" => Algorithm::RS256,
         Some(Value::String(alg)) if is_asymmetric(alg) => return Err(TokenError::Asymmetric(alg.clone())),
         Some(Value::String(alg)) => {
             // The name is the client's text: bounded, it goes to the log.
             return Err(TokenError::UnsupportedAlgorithm(alg.chars().take(16).collect()));
         }
         _ => return Err(TokenError::Malformed("header names no algorithm")),
-    }
+    };
     if HEADERS_REFUSED.iter().any(|name| header.contains_key(*name)) {
         return Err(TokenError::Malformed("header has a member that is not supported"));
     }
@@ -204,8 +283,10 @@ fn check_header(header: &Claims) -> Result<(), TokenError> {
         Some(_) => return Err(TokenError::Malformed("header has a wrong typ")),
     }
     match header.get("kid") {
-        None => Ok(()),
-        Some(Value::String(kid)) if !kid.is_empty() && kid.len() <= KID_BYTES_MAX => Ok(()),
+        None => Ok((algorithm, None)),
+        Some(Value::String(kid)) if !kid.is_empty() && kid.len() <= KID_BYTES_MAX => {
+            Ok((algorithm, Some(kid.clone())))
+        }
         Some(_) => Err(TokenError::Malformed("header has a bad kid")),
     }
 }
@@ -213,7 +294,7 @@ fn check_header(header: &Claims) -> Result<(), TokenError> {
 fn is_asymmetric(alg: &str) -> bool {
     matches!(
         alg,
-        "ES256" | "ES384" | "ES512" | "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" | "EdDSA"
+        "ES384" | "ES512" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" | "EdDSA"
     )
 }
 

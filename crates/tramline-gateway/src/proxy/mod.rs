@@ -4,18 +4,19 @@
 //! call. Only an upgraded connection outlives its request: the host joins its ends, the socket itself ends with the
 //! node.
 
+mod doors;
 pub(crate) mod headers;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, REFERRER_POLICY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
 use crate::auth::{self, Caller, Guard, GuardAuth, Preflight};
-use crate::body::{Body, BodyCut, GuardedBody, HoldingBody, boxed, full};
+use crate::body::{Body, BodyCut, BodyWatch, GuardedBody, HoldingBody, boxed, full};
 use crate::config::InvocationObserver;
 use crate::error::{Fault, SB_ERROR_CODE, Shape};
 use crate::functions::{CallContext, CallError, Invocation};
@@ -96,6 +97,7 @@ fn health() -> Response<Body> {
     response
 }
 
+/// Passes a request through its function's guard.
 async fn call(
     shared: &Shared,
     visit: &Visit,
@@ -104,54 +106,122 @@ async fn call(
     mut request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<Response<Body>, Fault> {
-    let caller = if request.method() == Method::OPTIONS {
-        // Preflights carry no credentials; the function answers them.
-        None
-    } else {
-        auth::check(guard.auth, request.headers(), &shared.credentials, &shared.cron).map_err(|failure| {
-            tracing::debug!(function = name, error = %failure, "refused a caller");
-            Fault::guard(&failure)
-        })?
-    };
     let bytes_max = shared.limits.function_body_max;
+    // Preflights carry no credentials; the function answers them.
+    let auth = (request.method() != Method::OPTIONS).then_some(guard.auth);
+    let mut caller = None;
+    match auth {
+        Some(GuardAuth::Webhook) => {
+            let Some((request, taken)) = doors::webhook(shared, name, request).await? else {
+                return Ok(doors::accepted());
+            };
+            let prepared = Call::new(shared, visit, None, request.map(full), record)?;
+            // A watch that nothing cuts: the body is here.
+            let answer = prepared
+                .send(shared, visit, name, &BodyWatch::default(), bytes_max)
+                .await;
+            let status = match &answer {
+                Ok(answer) => answer.status(),
+                Err(fault) => fault.status,
+            };
+            taken.end(status).await;
+            return answer;
+        }
+        Some(GuardAuth::SignedLink) => {
+            *request.uri_mut() = doors::link(shared, &request).await?;
+        }
+        Some(auth) => {
+            let checked = auth::check(auth, request.headers(), &shared.credentials, &shared.cron);
+            caller = checked.map_err(|failure| {
+                tracing::debug!(function = name, error = %failure, "refused a caller");
+                Fault::guard(&failure)
+            })?;
+        }
+        None => {}
+    }
     if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
         return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
     }
-    let websocket = headers::wants_websocket(request.headers());
-    let client = websocket.then(|| hyper::upgrade::on(&mut request));
-    let (mut parts, body) = request.into_parts();
-    let run_id = prepare(shared, visit, caller.as_ref(), &mut parts.headers)?;
-    record.run_id = run_id;
-    if websocket {
-        headers::set_websocket(&mut parts.headers);
-    }
-    parts.uri = strip_prefix(&parts.uri, PREFIX)?;
-    parts.extensions = http::Extensions::new();
-    if let Some(client) = client {
-        parts.extensions.insert(client);
-    }
+    let client = headers::wants_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
     let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
-    let context = CallContext {
-        run_id: run_id.map(|run| run.to_string()),
-        request_id: visit.request_id.to_string(),
-        wall_ms: u64::try_from(shared.limits.function_idle.as_millis()).unwrap_or(u64::MAX),
-    };
-    let answer = shared
-        .functions
-        .call(name, Request::from_parts(parts, boxed(body)), context);
-    let answer = tokio::select! {
-        biased;
-        cut = watch.cut() => return Err(Fault::body_cut(cut, bytes_max)),
-        answer = answer => answer,
-    };
-    match answer {
-        Ok(answer) => pass_back(visit, answer, websocket),
-        Err(error) => {
-            if let Some(cut) = watch.cause() {
-                return Err(Fault::body_cut(cut, bytes_max));
+    let request = Request::from_parts(parts, boxed(body));
+    let mut prepared = Call::new(shared, visit, caller.as_ref(), request, record)?;
+    if let Some(client) = client {
+        prepared.upgrade(client);
+    }
+    let mut answer = prepared.send(shared, visit, name, &watch, bytes_max).await?;
+    if auth == Some(GuardAuth::SignedLink) {
+        // The link must not travel to the places that the page shows or leads to.
+        answer
+            .headers_mut()
+            .entry(REFERRER_POLICY)
+            .or_insert(HeaderValue::from_static("no-referrer"));
+    }
+    Ok(answer)
+}
+
+/// A request as the function gets it.
+struct Call {
+    request: Request<Body>,
+    run_id: Option<Uuid>,
+    websocket: bool,
+}
+
+impl Call {
+    fn new(
+        shared: &Shared,
+        visit: &Visit,
+        caller: Option<&Caller>,
+        request: Request<Body>,
+        record: &mut Record,
+    ) -> Result<Self, Fault> {
+        let (mut parts, body) = request.into_parts();
+        let run_id = prepare(shared, visit, caller, &mut parts.headers)?;
+        record.run_id = run_id;
+        parts.uri = strip_prefix(&parts.uri, PREFIX)?;
+        parts.extensions = http::Extensions::new();
+        Ok(Self {
+            request: Request::from_parts(parts, body),
+            run_id,
+            websocket: false,
+        })
+    }
+
+    fn upgrade(&mut self, client: hyper::upgrade::OnUpgrade) {
+        self.websocket = true;
+        headers::set_websocket(self.request.headers_mut());
+        self.request.extensions_mut().insert(client);
+    }
+
+    async fn send(
+        self,
+        shared: &Shared,
+        visit: &Visit,
+        name: &str,
+        watch: &BodyWatch,
+        bytes_max: u64,
+    ) -> Result<Response<Body>, Fault> {
+        let context = CallContext {
+            run_id: self.run_id.map(|run| run.to_string()),
+            request_id: visit.request_id.to_string(),
+            wall_ms: u64::try_from(shared.limits.function_idle.as_millis()).unwrap_or(u64::MAX),
+        };
+        let answer = shared.functions.call(name, self.request, context);
+        let answer = tokio::select! {
+            biased;
+            cut = watch.cut() => return Err(Fault::body_cut(cut, bytes_max)),
+            answer = answer => answer,
+        };
+        match answer {
+            Ok(answer) => pass_back(visit, answer, self.websocket),
+            Err(error) => {
+                if let Some(cut) = watch.cause() {
+                    return Err(Fault::body_cut(cut, bytes_max));
+                }
+                tracing::warn!(function = name, request.id = %visit.request_id, error = %error, "function not called");
+                Err(Fault::call(&error))
             }
-            tracing::warn!(function = name, request.id = %visit.request_id, error = %error, "function not called");
-            Err(Fault::call(&error))
         }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) use self::io::Activity;
 use self::io::{ClientIo, Held, IoTimeouts, Protocol, sniff};
 use self::slots::{Slot, Slots};
 use crate::api::control::Control;
-use crate::auth::{Credentials, CronSecrets, Guard};
+use crate::auth::{Credentials, CronSecrets, Guard, WebhookRule};
 use crate::backend::Minter;
 use crate::call_token::CallTokens;
 use crate::config::{
@@ -29,6 +29,7 @@ use crate::config::{
 };
 use crate::cors::{Cors, RequestOrigin};
 use crate::functions::Functions;
+use crate::gate_store::{GateStore, LinkKeys};
 use crate::limits::{H2_PENDING_RESETS_MAX, H2_STREAMS_MAX, HEAD_BYTES_MAX, Limits};
 use crate::metrics::{Metrics, MetricsSource};
 use crate::router;
@@ -80,6 +81,9 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) credentials: Credentials,
     pub(crate) cron: CronSecrets,
+    webhooks: RwLock<Arc<BTreeMap<String, WebhookRule>>>,
+    pub(crate) gate_store: Option<Arc<dyn GateStore>>,
+    pub(crate) link_keys: LinkKeys,
     pub(crate) cors: Cors,
     pub(crate) minter: Minter,
     pub(crate) rest: Option<axum::Router>,
@@ -109,6 +113,10 @@ impl Shared {
     pub(crate) fn guards(&self) -> Arc<BTreeMap<String, Guard>> {
         Arc::clone(&self.guards.read().unwrap_or_else(PoisonError::into_inner))
     }
+
+    pub(crate) fn webhooks(&self) -> Arc<BTreeMap<String, WebhookRule>> {
+        Arc::clone(&self.webhooks.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What one request knows about itself.
@@ -124,7 +132,7 @@ impl Gateway {
     /// Checks the configuration, takes the port and serves.
     pub async fn start(config: GatewayConfig) -> Result<GatewayHandle, StartError> {
         config.check()?;
-        let credentials = Credentials::new(&config.keys, config.token_rules)
+        let credentials = Credentials::new(&config.keys, config.token_rules, &config.issuers)
             .map_err(|(role, source)| ConfigError::RoleToken { role, source })?;
         let call_tokens = CallTokens::new(&config.keys.jwt_secret)?;
         let address = config.listen;
@@ -142,6 +150,9 @@ impl Gateway {
             limits: config.limits,
             credentials,
             cron: CronSecrets::new(&config.cron_secrets),
+            webhooks: RwLock::new(Arc::new(config.webhooks)),
+            gate_store: config.gate_store,
+            link_keys: LinkKeys::default(),
             cors: config.cors,
             minter: Minter::new(&config.internal_secret),
             rest: config.rest,
@@ -174,9 +185,18 @@ impl GatewayHandle {
         self.local
     }
 
+    /// Replaces how all webhooks are verified; before the guards that need it.
+    pub fn replace_webhooks(&self, webhooks: BTreeMap<String, WebhookRule>) {
+        *self
+            .shared
+            .webhooks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(webhooks);
+    }
+
     /// Replaces all guards, for functions that came or changed. Requests in flight keep theirs.
     pub fn replace_guards(&self, guards: BTreeMap<String, Guard>) -> Result<(), ConfigError> {
-        check_guards(&guards)?;
+        check_guards(&guards, &self.shared.webhooks(), self.shared.gate_store.is_some())?;
         *self.shared.guards.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(guards);
         Ok(())
     }

@@ -23,6 +23,7 @@ fn body_for(route: &Route) -> Value {
     match (route.method, route.pattern) {
         ("POST", "/runs/bulk") => json!({ "verb": "cancel", "filter": { "target": "hello" } }),
         ("POST", "/dead-letters/redrive") => json!({ "filter": { "target": "hello" } }),
+        ("POST", "/links") => json!({ "function": "echo" }),
         ("POST", "/runs") => json!({ "target": "hello" }),
         ("POST", "/queues") => json!({ "name": "mail" }),
         ("POST", "/queues/{}") => json!({ "concurrency": 2 }),

@@ -238,7 +238,7 @@ async fn unsafe_configurations_do_not_start() {
                     .guards
                     .insert("hook".into(), Guard::new(GuardAuth::Webhook));
             },
-            "function hook: auth = \"webhook\" is not offered yet",
+            "function hook: auth = \"webhook\" needs a secret that is not empty",
         ),
     ];
     for (change, named) in table {

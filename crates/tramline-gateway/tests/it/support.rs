@@ -553,6 +553,7 @@ pub fn config(functions: Arc<ScriptedFunctions>, control: Arc<ScriptedControl>) 
     };
     let mut config = GatewayConfig::new(keys, INTERNAL.into(), functions, control);
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    config.gate_store = Some(Arc::new(crate::doors::MemoryStore::default()));
     config.cron_secrets = vec![CRON.into(), "next-cron-secret".into()];
     config
 }

@@ -75,3 +75,24 @@ pub struct LogsArgs {
     #[arg(long, value_parser = ["debug", "info", "warn", "error"])]
     pub level: Option<String>,
 }
+
+/// `tramline sign`.
+#[derive(Debug, Args)]
+pub struct SignArgs {
+    /// The function; its guard is auth = "public" with signed_links = true
+    pub function: String,
+    /// What stands after the function's name in the URL, with the query, such as report/7?lang=en
+    #[arg(default_value = "", value_name = "PATH")]
+    pub path: String,
+    /// The method that the link is good for; GET includes HEAD
+    #[arg(long, default_value = "GET", value_name = "METHOD")]
+    pub method: String,
+    /// Until it expires, such as 15m, at most 30d
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = seconds)]
+    pub expires: u64,
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let ms = tramline_core::definition::parse_duration(text).map_err(|error| error.to_string())?;
+    Ok(ms.div_ceil(1_000))
+}

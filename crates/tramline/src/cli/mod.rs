@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role};
+pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role, SignArgs};
 pub use many::{ActArgs, DeadLetterCommand, LettersArgs, ManyArgs, RedriveArgs, WhyArgs};
 pub use nodes::{DevArgs, ServeArgs, ServeRole};
 pub use queues::{QueueCommand, QueueSettings};
@@ -116,6 +116,8 @@ pub enum Command {
     /// List, call and read the logs of functions
     #[command(subcommand)]
     Function(FunctionCommand),
+    /// Sign a link to a public function that is good until it expires
+    Sign(SignArgs),
     /// What the exit codes mean
     #[command(name = "exit-codes", hide = true)]
     ExitCodes,

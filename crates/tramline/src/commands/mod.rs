@@ -9,6 +9,7 @@ pub mod queue;
 pub mod retention;
 pub mod run;
 pub mod schedule;
+pub mod sign;
 pub mod status;
 pub mod why;
 pub mod workflow;

@@ -3,6 +3,7 @@
 //! Defaults are overridden by the file, the file by `TRAMLINE_<SECTION>_<KEY>`, those by flags (where the command
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
+mod doors;
 mod host;
 mod reader;
 mod sandbox;
@@ -21,6 +22,7 @@ use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
+pub use doors::{IssuerSettings, KeySetPlace, WebhookSettings};
 pub use host::HostSettings;
 pub use reader::hint;
 use reader::{Section, Source};
@@ -40,6 +42,8 @@ const LEASE_SECONDS_MAX: u64 = 300;
 pub struct Config {
     pub functions: BTreeMap<String, FunctionSettings>,
     pub gateway: GatewaySettings,
+    /// `[issuers.<name>]`.
+    pub issuers: Vec<IssuerSettings>,
     pub engine: EngineSettings,
     pub retention: RetentionSettings,
     pub host: HostSettings,
@@ -55,6 +59,8 @@ pub struct FunctionSettings {
     /// Why it is open to everybody.
     pub reason: Option<String>,
     pub preflight: Preflight,
+    /// How its webhooks are signed, with `auth = "webhook"`.
+    pub webhook: Option<WebhookSettings>,
     /// Until its answer must have begun.
     pub timeout_seconds: Option<u64>,
     /// Its calls that a node may have out at once for runs.
@@ -167,6 +173,7 @@ fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
     let config = Config {
         functions: read_functions(&top.section("functions"), source),
         gateway: read_gateway(&top.section("gateway")),
+        issuers: doors::read_issuers(&top.section("issuers")),
         engine: read_engine(&top.section("engine")),
         host: host::read(&top.section("host")),
         sandbox: sandbox::read_sandbox(&top.section("sandbox")),
@@ -194,7 +201,14 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                 format!("{name:?} is no name of a function: {FUNCTION_NAME_RULE}"),
             );
         }
-        let auth = block.choice("auth", &AUTHS);
+        let mut auth = block.choice("auth", &AUTHS);
+        if block.flag("signed_links") == Some(true) {
+            match auth {
+                Some(GuardAuth::Public) => auth = Some(GuardAuth::SignedLink),
+                _ => block.refuse("signed_links", "this goes with auth = \"public\""),
+            }
+        }
+        let webhook = doors::read_webhook(&block, auth == Some(GuardAuth::Webhook));
         let reason = block.text("reason").filter(|reason| !reason.trim().is_empty());
         if matches!(auth, Some(GuardAuth::None | GuardAuth::Public)) && reason.is_none() {
             let auth = if auth == Some(GuardAuth::None) {
@@ -215,6 +229,7 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
             retry,
             retention_ms,
             auth,
+            webhook,
             reason,
             preflight: block
                 .choice(

@@ -202,3 +202,57 @@ fn functions_have_policies_which_the_core_checks() {
         "{found:?}"
     );
 }
+
+#[test]
+fn doors_that_could_not_be_locked_are_refused() {
+    let refused = [
+        (
+            "[functions.a]\nauth = \"webhook\"\nwebhook = \"github\"\n",
+            "name the variables",
+        ),
+        (
+            "[functions.a]\nauth = \"webhook\"\nwebhook = \"github\"\nwebhook_secrets = [\"whsec_c2VjcmV0\"]\n",
+            "name the variables",
+        ),
+        (
+            "[functions.a]\nauth = \"webhook\"\nwebhook_secrets = [\"HOOK\"]\n",
+            "needs webhook = ",
+        ),
+        (
+            "[functions.a]\nauth = \"jwt\"\nwebhook = \"github\"\n",
+            "only with auth",
+        ),
+        (
+            "[functions.a]\nauth = \"jwt\"\nsigned_links = true\n",
+            "goes with auth",
+        ),
+        ("[issuers.a]\njwks_file = \"k.json\"\n", "needs issuer = "),
+        ("[issuers.a]\nissuer = \"i\"\n", "either jwks_url or jwks_file"),
+        (
+            "[issuers.a]\nissuer = \"i\"\njwks_url = \"http://id.example.com/k\"\n",
+            "by https://",
+        ),
+        (
+            "[issuers.a]\nissuer = \"i\"\njwks_file = \"k.json\"\naudiences = []\n",
+            "at least one",
+        ),
+    ];
+    for (text, part) in refused {
+        let found = problems(text, &[]);
+        assert!(
+            found.iter().any(|problem| problem.contains(part)),
+            "{text}: {found:?}"
+        );
+        assert!(!found.concat().contains("c2VjcmV0"), "a secret is not repeated");
+    }
+    let good = "[functions.a]\nauth = \"public\"\nsigned_links = true\n[functions.b]\nauth = \"webhook\"\n\
+                webhook = \"slack\"\nwebhook_secrets = [\"NEW\", \"OLD\"]\n[issuers.c]\nissuer = \"i\"\n\
+                jwks_url = \"https://id.example.com/k\"\n";
+    let config = parse(good, &[]).unwrap();
+    assert_eq!(config.functions["a"].auth, Some(GuardAuth::SignedLink));
+    assert_eq!(
+        config.functions["b"].webhook.as_ref().unwrap().secrets,
+        ["NEW", "OLD"]
+    );
+    assert_eq!(config.issuers[0].roles, ["anon", "authenticated"]);
+}

@@ -5,8 +5,10 @@
 pub mod control;
 pub mod database;
 pub mod functions;
+mod gate;
 pub mod guards;
 pub mod invoke;
+mod issuers;
 mod metrics;
 mod own_addresses;
 pub mod project;
@@ -170,6 +172,9 @@ impl Node {
             authenticated_targets: setup.config.gateway.authenticated_targets.clone(),
         };
         gateway.guards = plan.guards.clone();
+        gateway.webhooks = plan.webhooks.clone();
+        gateway.gate_store = Some(Arc::new(gate::NodeGate(self.db.clone())));
+        gateway.issuers = issuers::of(&setup.config.issuers, &setup.project.dir)?;
         gateway.cron_secrets = vec![cron_secret];
         gateway
             .metrics
@@ -198,6 +203,7 @@ impl Node {
             &self.inputs.cron_secret,
         );
         if let Some(gateway) = &self.gateway {
+            gateway.replace_webhooks(plan.webhooks.clone());
             gateway.replace_guards(plan.guards.clone()).or_exit(Exit::Usage)?;
         }
         self.guards.replace(plan.guards.clone());

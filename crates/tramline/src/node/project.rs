@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tramline_gateway::{Guard, GuardAuth};
+use tramline_gateway::{Guard, GuardAuth, Secret, WebhookRule};
 use tramline_host::{FunctionLimits, FunctionSpec, Policy};
 use tramline_supabase::config::EdgePolicy;
 use tramline_supabase::environment::{EnvironmentInput, of_functions};
 use tramline_supabase::project::FunctionSource;
 use tramline_supabase::{LocalKeys, Project};
 
-use crate::config::{Config, FunctionSettings, hint};
+use crate::config::{Config, FunctionSettings, WebhookSettings, hint};
 use crate::exit::{Done, Exit, Failure, OrExit as _};
 
 /// With these a function may do everything; they are withheld together.
@@ -36,6 +36,8 @@ pub struct Setup {
 pub struct FunctionPlan {
     pub specs: Vec<FunctionSpec>,
     pub guards: BTreeMap<String, Guard>,
+    /// How signed webhooks are verified.
+    pub webhooks: BTreeMap<String, WebhookRule>,
     /// What cron functions compare with.
     pub cron_secret: String,
     pub warnings: Vec<String>,
@@ -69,6 +71,7 @@ impl Setup {
         let environment = of_functions(&self.project, &input);
         let mut warnings: Vec<String> = environment.warnings.iter().map(ToString::to_string).collect();
         let (mut specs, mut guards) = (Vec::new(), BTreeMap::new());
+        let mut webhooks = BTreeMap::new();
         for source in &self.project.functions {
             let settings = self
                 .config
@@ -86,6 +89,15 @@ impl Setup {
                     "function {0}: verify_jwt = false lets every request through; it must check for itself. Say so in tramline.toml: [functions.{0}] auth = \"cron\", \"public\" or \"none\"",
                     source.name
                 ));
+            }
+            if let Some(webhook) = &settings.webhook {
+                let rule = webhook_rule(webhook, &vars, |name| {
+                    warnings.push(format!(
+                        "function {}: {name} is not set; set the secret of its webhooks in supabase/functions/.env or [edge_runtime.secrets]",
+                        source.name
+                    ));
+                });
+                webhooks.insert(source.name.clone(), rule);
             }
             guards.insert(source.name.clone(), guard);
             specs.push(FunctionSpec {
@@ -110,6 +122,7 @@ impl Setup {
         FunctionPlan {
             specs,
             guards,
+            webhooks,
             cron_secret: environment.cron_secret().to_owned(),
             warnings,
         }
@@ -164,6 +177,25 @@ fn guard(source: &FunctionSource, settings: &FunctionSettings) -> Guard {
     Guard {
         auth: settings.auth.unwrap_or(by_config),
         preflight: settings.preflight,
+    }
+}
+
+fn webhook_rule(
+    settings: &WebhookSettings,
+    vars: &BTreeMap<String, String>,
+    mut missing: impl FnMut(&str),
+) -> WebhookRule {
+    let mut secrets = Vec::new();
+    for name in &settings.secrets {
+        match vars.get(name).filter(|value| !value.is_empty()) {
+            Some(value) => secrets.push(Secret::new(value.clone())),
+            None => missing(name),
+        }
+    }
+    WebhookRule {
+        scheme: settings.scheme,
+        secrets,
+        tolerance: settings.tolerance,
     }
 }
 

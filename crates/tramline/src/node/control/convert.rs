@@ -19,7 +19,7 @@ fn millis(at: Timestamp) -> Option<Millis> {
 }
 
 /// What a failed statement means for the caller.
-pub(super) fn error(error: StoreError) -> ControlError {
+pub(in crate::node) fn error(error: StoreError) -> ControlError {
     if let StoreError::Refused {
         code,
         message,

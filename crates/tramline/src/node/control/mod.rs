@@ -1,7 +1,7 @@
 //! What the HTTP API asks, answered by the store and the engine.
 
 mod catalog;
-mod convert;
+pub(super) mod convert;
 mod operations;
 mod queues;
 mod retention;

@@ -1,0 +1,440 @@
+//! Webhooks and signed links: what their proofs cover, and that a delivery is accepted once.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use http::Response;
+use sha2::Sha256;
+use tramline_gateway::*;
+
+use crate::support::*;
+
+const KEY: &str = "a-shared-secret-of-some-length";
+
+#[derive(Default)]
+pub struct MemoryStore {
+    deliveries: Mutex<BTreeMap<String, bool>>,
+    key_reads: AtomicUsize,
+}
+
+fn link_key(id: i32) -> LinkKey {
+    LinkKey {
+        id,
+        secret: format!("{KEY}-{id}").into(),
+    }
+}
+
+impl GateStore for MemoryStore {
+    fn link_keys(&self) -> Kept<Vec<LinkKey>> {
+        self.key_reads.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { Ok(vec![link_key(1), link_key(2)]) })
+    }
+
+    fn sign_link(&self, link: NewLink) -> Kept<String> {
+        Box::pin(async move { Ok(format!("{link:?}")) })
+    }
+
+    fn begin_delivery(&self, function: &str, id: &str, _: Duration) -> Kept<Delivery> {
+        let mut deliveries = self.deliveries.lock().unwrap();
+        let state = match deliveries.get(&format!("{function}/{id}")) {
+            None => Delivery::New,
+            Some(false) => Delivery::Running,
+            Some(true) => Delivery::Accepted,
+        };
+        deliveries.entry(format!("{function}/{id}")).or_insert(false);
+        Box::pin(async move { Ok(state) })
+    }
+
+    fn end_delivery(&self, function: &str, id: &str, accepted: bool) -> Kept<()> {
+        let mut deliveries = self.deliveries.lock().unwrap();
+        let key = format!("{function}/{id}");
+        if accepted {
+            deliveries.insert(key, true);
+        } else {
+            deliveries.remove(&key);
+        }
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn mac(key: &[u8], message: &str) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(message.as_bytes());
+    mac.finalize().into_bytes().to_vec()
+}
+
+fn hex_mac(message: &str) -> String {
+    hex::encode(mac(KEY.as_bytes(), message))
+}
+
+type Headers = Vec<(&'static str, String)>;
+
+fn standard(id: &str, at: i64, body: &str) -> Headers {
+    let signature = STANDARD.encode(mac(KEY.as_bytes(), &format!("{id}.{at}.{body}")));
+    vec![
+        ("webhook-id", id.into()),
+        ("webhook-timestamp", at.to_string()),
+        ("webhook-signature", format!("v2,AAAA v1,{signature}")),
+    ]
+}
+
+fn stripe(at: i64, body: &str) -> Headers {
+    let signature = hex_mac(&format!("{at}.{body}"));
+    vec![("stripe-signature", format!("t={at},v1={signature},v0=00"))]
+}
+
+fn slack(at: i64, body: &str) -> Headers {
+    vec![
+        ("x-slack-request-timestamp", at.to_string()),
+        (
+            "x-slack-signature",
+            format!("v0={}", hex_mac(&format!("v0:{at}:{body}"))),
+        ),
+    ]
+}
+
+fn github(body: &str) -> Headers {
+    vec![
+        ("x-hub-signature-256", format!("sha256={}", hex_mac(body))),
+        ("x-github-delivery", "72d3162e-cc78-11e3-81ab-4c9367dc0958".into()),
+    ]
+}
+
+async fn hooked() -> (Gate, Arc<MemoryStore>) {
+    let store = Arc::new(MemoryStore::default());
+    let rule = |scheme, secret: &str| WebhookRule {
+        scheme,
+        secrets: vec!["an-old-secret".into(), secret.into()],
+        tolerance: Duration::from_secs(300),
+    };
+    let rules = [
+        ("standard", rule(WebhookScheme::Standard, KEY)),
+        ("github", rule(WebhookScheme::Github, KEY)),
+        ("stripe", rule(WebhookScheme::Stripe, KEY)),
+        ("slack", rule(WebhookScheme::Slack, KEY)),
+    ];
+    let kept = Arc::clone(&store);
+    let gate = gate(|config| {
+        for (name, rule) in rules {
+            config.guards.insert(name.into(), Guard::new(GuardAuth::Webhook));
+            config.webhooks.insert(name.into(), rule);
+        }
+        config.gate_store = Some(kept);
+    })
+    .await;
+    for name in ["standard", "github", "stripe", "slack"] {
+        gate.functions.on(name, echo);
+    }
+    (gate, store)
+}
+
+async fn deliver(gate: &Gate, function: &str, headers: &Headers, body: &str) -> Reply {
+    let headers: Vec<(&str, &str)> = headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    gate.call("POST", &format!("/functions/v1/{function}"), &headers, body)
+        .await
+}
+
+#[tokio::test]
+async fn webhooks_of_every_scheme_reach_the_function_once_with_the_bytes_that_came() {
+    let (gate, _) = hooked().await;
+    let body = "{ \"id\":\"evt_1\",\n \"b\" : 1.0 }";
+    let at = now();
+    let cases = [
+        ("standard", standard("msg_1", at, body)),
+        ("github", github(body)),
+        ("stripe", stripe(at, body)),
+        ("slack", slack(at, body)),
+    ];
+    for (function, headers) in cases {
+        let first = deliver(&gate, function, &headers, body).await;
+        assert_eq!(first.status, 200, "{function}");
+        assert!(
+            first.json()["body"].as_str() == Some(body),
+            "{function}: {first:?}"
+        );
+        let again = deliver(&gate, function, &headers, body).await;
+        assert_eq!(again.status, 200, "{function}");
+        assert_eq!(again.json()["message"], "accepted before", "{function}");
+    }
+    // Another attempt at the same event has a new time and signature, and is still the same event.
+    let later = deliver(&gate, "stripe", &stripe(at + 1, body), body).await;
+    assert_eq!(later.json()["message"], "accepted before");
+    // A delivery id that is not signed does not make a replay new.
+    let mut headers = github(body);
+    headers[1].1 = "00000000-cc78-11e3-81ab-4c9367dc0958".into();
+    assert_eq!(
+        deliver(&gate, "github", &headers, body).await.json()["message"],
+        "accepted before"
+    );
+}
+
+#[tokio::test]
+async fn webhooks_that_are_not_signed_as_agreed_never_reach_the_function() {
+    let (gate, store) = hooked().await;
+    let called = Arc::new(AtomicUsize::new(0));
+    for name in ["standard", "github", "stripe", "slack"] {
+        let called = Arc::clone(&called);
+        gate.functions.on(name, move |request, context| {
+            called.fetch_add(1, Ordering::SeqCst);
+            echo(request, context)
+        });
+    }
+    let body = "{\"id\":\"x\"}";
+    let at = now();
+    let swap = |mut headers: Headers, place: usize, value: &str| {
+        headers[place].1 = value.to_owned();
+        headers
+    };
+    let drop_one = |mut headers: Headers, place: usize| {
+        headers.remove(place);
+        headers
+    };
+    let double = |mut headers: Headers, place: usize| {
+        let again = headers[place].clone();
+        headers.push(again);
+        headers
+    };
+    let good = || standard("m", at, body);
+    let cases: Vec<(&str, &str, Headers, &str)> = vec![
+        ("nothing", "standard", vec![], body),
+        ("no id", "standard", drop_one(good(), 0), body),
+        ("no time", "standard", drop_one(good(), 1), body),
+        ("no signature", "standard", drop_one(good(), 2), body),
+        ("two ids", "standard", double(good(), 0), body),
+        ("two signature headers", "standard", double(good(), 2), body),
+        ("other id", "standard", swap(good(), 0, "n"), body),
+        (
+            "other time",
+            "standard",
+            swap(good(), 1, &(at + 1).to_string()),
+            body,
+        ),
+        (
+            "time with a plus",
+            "standard",
+            swap(good(), 1, &format!("+{at}")),
+            body,
+        ),
+        (
+            "time with zeros",
+            "standard",
+            swap(good(), 1, &format!("0{at}")),
+            body,
+        ),
+        ("other body", "standard", good(), "{\"id\": \"x\"}"),
+        ("old", "standard", standard("m", at - 400, body), body),
+        ("from the future", "standard", standard("m", at + 400, body), body),
+        ("wrong version", "standard", swap(good(), 2, "v1a,AAAA"), body),
+        (
+            "hex of sha1",
+            "github",
+            vec![("x-hub-signature", "sha1=00".into())],
+            body,
+        ),
+        (
+            "half a signature",
+            "github",
+            swap(github(body), 0, "sha256=00ff"),
+            body,
+        ),
+        ("wrong signature", "github", github("other"), body),
+        (
+            "only v0",
+            "stripe",
+            vec![(
+                "stripe-signature",
+                format!("t={at},v0={}", hex_mac(&format!("{at}.{body}"))),
+            )],
+            body,
+        ),
+        (
+            "no t",
+            "stripe",
+            vec![("stripe-signature", format!("v1={}", hex_mac(body)))],
+            body,
+        ),
+        (
+            "two t",
+            "stripe",
+            swap(stripe(at, body), 0, &format!("t=1,{}", stripe(at, body)[0].1)),
+            body,
+        ),
+        ("old", "stripe", stripe(at - 400, body), body),
+        ("old", "slack", slack(at - 400, body), body),
+        ("other version", "slack", swap(slack(at, body), 1, "v1=00"), body),
+    ];
+    for (name, function, headers, body) in cases {
+        let reply = deliver(&gate, function, &headers, body).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.code().as_str()),
+            (401, "UNAUTHORIZED_WEBHOOK"),
+            "{function}: {name}"
+        );
+    }
+    // A service role credential is no signature.
+    let reply = gate
+        .call("POST", "/functions/v1/github", &[("apikey", SECRET_KEY)], body)
+        .await;
+    assert_eq!(reply.status, 401);
+    let large = "x".repeat(4 * 1024 * 1024 + 1);
+    assert_eq!(
+        deliver(&gate, "github", &github(&large), &large).await.status,
+        413
+    );
+    assert_eq!(called.load(Ordering::SeqCst), 0);
+    assert!(store.deliveries.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_delivery_that_failed_may_come_again_and_one_that_runs_may_not() {
+    let (gate, store) = hooked().await;
+    let answers = Arc::new(Mutex::new(vec![200, 500]));
+    gate.functions.on("standard", move |_, _| {
+        let status = answers.lock().unwrap().pop().unwrap();
+        async move { Ok(Response::builder().status(status).body(full("")).unwrap()) }
+    });
+    let headers = standard("m", now(), "b");
+    assert_eq!(deliver(&gate, "standard", &headers, "b").await.status, 500);
+    assert_eq!(deliver(&gate, "standard", &headers, "b").await.status, 200);
+    assert_eq!(
+        deliver(&gate, "standard", &headers, "b").await.json()["message"],
+        "accepted before"
+    );
+    store
+        .deliveries
+        .lock()
+        .unwrap()
+        .insert("standard/n".into(), false);
+    let reply = deliver(&gate, "standard", &standard("n", now(), "b"), "b").await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.code().as_str()),
+        (409, "DELIVERY_IN_PROGRESS")
+    );
+}
+
+fn signed(key: &LinkKey, method: &str, path: &str, query: &str, expires_at: i64) -> String {
+    let message = format!("v1\n{method}\n{path}\n{query}\n{expires_at}\n{}", key.id);
+    let tag = URL_SAFE_NO_PAD.encode(mac(key.secret.expose().as_bytes(), &message));
+    let before = if query.is_empty() {
+        String::new()
+    } else {
+        format!("{query}&")
+    };
+    format!("{path}?{before}tramline_link=v1.{}.{expires_at}.{tag}", key.id)
+}
+
+async fn linked() -> (Gate, Arc<MemoryStore>) {
+    let store = Arc::new(MemoryStore::default());
+    let kept = Arc::clone(&store);
+    let gate = gate(|config| {
+        config
+            .guards
+            .insert("page".into(), Guard::new(GuardAuth::SignedLink));
+        config.gate_store = Some(kept);
+    })
+    .await;
+    gate.functions.on("page", echo);
+    (gate, store)
+}
+
+#[tokio::test]
+async fn a_signed_link_opens_what_it_names_and_its_token_goes_no_further() {
+    let (gate, store) = linked().await;
+    let path = "/functions/v1/page/report/7%20a";
+    for key in [link_key(1), link_key(2)] {
+        for query in ["", "lang=en&x=%2F"] {
+            let url = signed(&key, "GET", path, query, now() + 60);
+            let reply = gate.get(&url, &[]).await;
+            assert_eq!(reply.status, 200, "{url}");
+            assert_eq!(reply.header("referrer-policy"), Some("no-referrer"));
+            assert!(
+                !String::from_utf8_lossy(&reply.body).contains("tramline_link"),
+                "{reply:?}"
+            );
+            assert_eq!(gate.call("HEAD", &url, &[], "").await.status, 200);
+        }
+    }
+    assert_eq!(store.key_reads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_link_is_good_for_its_method_path_query_and_time_only() {
+    let (gate, _) = linked().await;
+    let (key, path) = (link_key(1), "/functions/v1/page/a");
+    let good = signed(&key, "GET", path, "x=1", now() + 60);
+    let (before, token) = good.split_once("tramline_link=").unwrap();
+    let expires = token.split('.').nth(2).unwrap().parse::<i64>().unwrap();
+    let cases = [
+        ("GET", good.replace("/a?", "/b?")),
+        ("GET", good.replace("/a?", "/%61?")),
+        ("GET", good.replace("x=1", "x=2")),
+        ("GET", good.replace("x=1&", "x=1&y=2&")),
+        ("GET", format!("{good}&y=2")),
+        ("GET", format!("{good}&tramline_link={token}")),
+        (
+            "GET",
+            good.replace(&expires.to_string(), &(expires + 1).to_string()),
+        ),
+        (
+            "GET",
+            format!("{before}tramline_link={}", token.replacen("v1.1", "v1.2", 1)),
+        ),
+        (
+            "GET",
+            format!("{before}tramline_link={}", token.replacen("v1.1", "v1.9", 1)),
+        ),
+        ("GET", format!("{before}tramline_link=v1.1.{expires}.")),
+        ("GET", format!("{before}tramline_link=v1")),
+        ("POST", good.clone()),
+        ("DELETE", good.clone()),
+    ];
+    for (method, url) in cases {
+        let reply = gate.call(method, &url, &[], "").await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.code().as_str()),
+            (401, "UNAUTHORIZED_INVALID_LINK"),
+            "{method} {url}"
+        );
+    }
+    let reply = gate.get(path, &[("apikey", SECRET_KEY)]).await;
+    assert_eq!(reply.code(), "UNAUTHORIZED_NO_LINK");
+    let reply = gate.get(&signed(&key, "GET", path, "", now() - 1), &[]).await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.code().as_str()),
+        (410, "LINK_EXPIRED")
+    );
+    assert_eq!(gate.get(&good, &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn service_role_credentials_are_refused_from_browsers() {
+    let gate = gate(|_| {}).await;
+    let bearer = format!("Bearer {}", role_token("service_role"));
+    let user = format!("Bearer {}", user_token());
+    let agent = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36");
+    let origin = ("origin", "https://app.example.com");
+    for path in ["/functions/v1/echo", "/api/v1/runs"] {
+        for sign in [agent, origin] {
+            for credential in [("authorization", bearer.as_str()), ("apikey", SECRET_KEY)] {
+                let reply = gate.get(path, &[credential, sign]).await;
+                assert_eq!(
+                    reply.code(),
+                    "UNAUTHORIZED_SECRET_KEY_IN_BROWSER",
+                    "{path} {sign:?}"
+                );
+            }
+        }
+    }
+    let reply = gate
+        .get("/functions/v1/echo", &[("authorization", user.as_str()), origin])
+        .await;
+    assert_eq!(reply.status, 200);
+}
