@@ -47,19 +47,19 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0012_operations",
         include_str!("../migrations/0012_operations.sql"),
     ),
-    ("0012b_reasons", include_str!("../migrations/0012b_reasons.sql")),
-    ("0013_schedules", include_str!("../migrations/0013_schedules.sql")),
-    ("0014_retention", include_str!("../migrations/0014_retention.sql")),
-    ("0014b_lists", include_str!("../migrations/0014b_lists.sql")),
+    ("0013_reasons", include_str!("../migrations/0013_reasons.sql")),
+    ("0014_schedules", include_str!("../migrations/0014_schedules.sql")),
+    ("0015_retention", include_str!("../migrations/0015_retention.sql")),
+    ("0016_lists", include_str!("../migrations/0016_lists.sql")),
     (
-        "0015_signed_links",
-        include_str!("../migrations/0015_signed_links.sql"),
+        "0017_signed_links",
+        include_str!("../migrations/0017_signed_links.sql"),
     ),
     (
-        "0017_pull_requests",
-        include_str!("../migrations/0017_pull_requests.sql"),
+        "0018_pull_requests",
+        include_str!("../migrations/0018_pull_requests.sql"),
     ),
-    ("0018_workers", include_str!("../migrations/0018_workers.sql")),
+    ("0019_workers", include_str!("../migrations/0019_workers.sql")),
     // Last, because it names all the others' tables.
     (
         "0020_grants_and_policies",

@@ -49,7 +49,7 @@ pub struct NewRun {
     pub input: Value,
     /// The caller's idempotency key.
     pub correlation_id: Option<String>,
-    /// Runs of one key do not overlap.
+    /// The group of a fair line; a limit where the target declares one by it.
     pub concurrency_key: Option<String>,
     /// None means the default queue.
     pub queue: Option<String>,
