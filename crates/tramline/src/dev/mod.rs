@@ -39,6 +39,7 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
     let stop = stop_on_signals()?;
     let dir = find_project(args.path.as_deref().or(global.project.as_deref()))?;
     let env: BTreeMap<String, String> = std::env::vars().collect();
+    let changes = watch::begin(&dir);
     let mut setup = Setup::read(&dir, &env)?;
     setup.config.engine.lease_seconds.get_or_insert(LEASE_SECONDS);
     if args.strict {
@@ -78,13 +79,20 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
             "a debugger can attach to {function} at 127.0.0.1:{port} (in Chrome: chrome://inspect)"
         ));
     }
-    let ended = run(&dir, &setup, node, postgres, stop).await;
+    let ended = run(&dir, &setup, node, postgres, changes, stop).await;
     drop(lock);
     ended
 }
 
 /// Shows what happens until the stop, then stops in order.
-async fn run(dir: &Path, setup: &Setup, node: Node, postgres: Postgres, stop: CancellationToken) -> Done {
+async fn run(
+    dir: &Path,
+    setup: &Setup,
+    node: Node,
+    postgres: Postgres,
+    changes: Option<watch::Changes>,
+    stop: CancellationToken,
+) -> Done {
     let live = CancellationToken::new();
     let node = Arc::new(node);
     let shown = tokio::spawn(live::show(
@@ -92,15 +100,18 @@ async fn run(dir: &Path, setup: &Setup, node: Node, postgres: Postgres, stop: Ca
         setup.project.functions.len(),
         live.clone(),
     ));
-    let watched = tokio::spawn(watch::watch(
-        Arc::clone(&node),
-        dir.to_owned(),
-        setup.inspect.clone(),
-        live.clone(),
-    ));
+    let watched = changes.map(|changes| {
+        tokio::spawn(watch::watch(
+            Arc::clone(&node),
+            dir.to_owned(),
+            setup.inspect.clone(),
+            changes,
+            live.clone(),
+        ))
+    });
     stop.cancelled().await;
     output::line("\nstopping; press Ctrl-C again to stop at once");
-    stop_live(live, [shown, watched]).await;
+    stop_live(live, std::iter::once(shown).chain(watched)).await;
     // the watcher has ended, so nobody else holds the node
     if let Some(node) = Arc::into_inner(node) {
         node.stop(DRAIN).await;
@@ -117,7 +128,7 @@ async fn run(dir: &Path, setup: &Setup, node: Node, postgres: Postgres, stop: Ca
     Ok(())
 }
 
-async fn stop_live(live: CancellationToken, tasks: [tokio::task::JoinHandle<()>; 2]) {
+async fn stop_live(live: CancellationToken, tasks: impl Iterator<Item = tokio::task::JoinHandle<()>>) {
     live.cancel();
     for task in tasks {
         if let Err(error) = task.await {

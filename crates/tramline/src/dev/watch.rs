@@ -40,17 +40,25 @@ const DECLARING: [&str; 6] = [
     "package.json",
 ];
 
-/// Runs until it is told to stop.
-pub async fn watch(node: Arc<Node>, dir: PathBuf, inspect: Option<String>, stop: CancellationToken) {
-    let mut changes = match Changes::of(&dir) {
-        Ok(changes) => changes,
-        Err(error) => {
+/// Begins to notice changes. Made before anything of the project is read, so that no edit falls between.
+pub fn begin(dir: &Path) -> Option<Changes> {
+    Changes::of(dir)
+        .inspect_err(|error| {
             output::note(&format!(
                 "edits are not noticed ({error}); restart after an edit, or raise fs.inotify.max_user_watches"
             ));
-            return;
-        }
-    };
+        })
+        .ok()
+}
+
+/// Runs until it is told to stop.
+pub async fn watch(
+    node: Arc<Node>,
+    dir: PathBuf,
+    inspect: Option<String>,
+    mut changes: Changes,
+    stop: CancellationToken,
+) {
     loop {
         changes.follow(&node.host.sources());
         let batch = tokio::select! {
@@ -130,7 +138,7 @@ fn say(text: &str) {
 }
 
 /// Changed files, in batches.
-struct Changes {
+pub struct Changes {
     watcher: RecommendedWatcher,
     events: Receiver<PathBuf>,
     missed: Arc<AtomicBool>,
