@@ -27,11 +27,11 @@ pub enum StoreError {
     #[error("read {what} from the database: {reason}")]
     Decode { what: &'static str, reason: String },
     #[error(
-        "the database holds schema version {found}, this binary knows up to {known}; install a newer tramline or use another database"
+        "use the database: it holds schema version {found}, this binary knows up to {known}; install a newer tramline or use another database"
     )]
     NewerSchema { found: i32, known: i32 },
     #[error(
-        "the database was made by a development version of tramline whose migration {name} was another; start over with `tramline dev --reset`, or use the version that made it"
+        "use the database: a development version of tramline made it, whose migration {name} was another; start over with `tramline dev --reset`, or use the version that made it"
     )]
     ChangedSchema { name: String },
     #[error("apply migration {name}: {message}")]
