@@ -5,12 +5,15 @@
 //! that a long read of one does not hide what is new in another. A snapshot is valid for one server start: when the
 //! connection breaks, the owned shards are scanned anew from their low-water marks.
 
+mod sweep;
+mod wake;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 use tramline_store::discovery::{Cursor, Header, PAGE, Reader};
@@ -20,7 +23,9 @@ use uuid::Uuid;
 use crate::config::EngineConfig;
 use crate::flushing::words_of;
 use crate::message::{Discovered, Message};
+
 use crate::trouble::FlushTrouble;
+pub(crate) use wake::Wake;
 
 /// Priority classes.
 const CLASSES: u8 = 4;
@@ -34,12 +39,6 @@ const LOOK_BACK: Duration = Duration::from_secs(48 * 3600);
 
 /// Longest pause while this node enqueues runs itself: these are read by name, and polls find only what others do.
 const POLL_OWN: Duration = Duration::from_millis(20);
-/// Runs enqueued by this node that may be waiting to be read by name; beyond it a poll finds them as all others.
-const NAMED_MAX: usize = 500;
-
-/// Pages of one sweep, of what is new and of what is old each: half a second of reading, which is the most that a quiet node
-/// may spend on its safety net every few minutes.
-const SWEEP_PAGES: usize = 100;
 
 /// A change of what is to be read.
 pub(crate) enum Assign {
@@ -61,39 +60,6 @@ pub(crate) struct Shared {
     pub(crate) rescans: AtomicU64,
     pub(crate) polls: AtomicU64,
     pub(crate) trouble: FlushTrouble,
-}
-
-/// Calls discovery before its time.
-#[derive(Default)]
-pub(crate) struct Wake {
-    notify: Notify,
-    search: AtomicBool,
-    named: Mutex<Vec<Uuid>>,
-}
-
-impl Wake {
-    /// Something new is to be found.
-    pub(crate) fn wake(&self) {
-        self.search.store(true, Ordering::Release);
-        self.notify.notify_one();
-    }
-
-    /// These runs have been committed.
-    pub(crate) fn wake_for(&self, ids: impl Iterator<Item = Uuid>) {
-        {
-            let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-            named.extend(ids);
-            if named.len() > NAMED_MAX {
-                named.clear();
-                self.search.store(true, Ordering::Release);
-            }
-        }
-        self.notify.notify_one();
-    }
-
-    fn take_named(&self) -> Vec<Uuid> {
-        std::mem::take(&mut *self.named.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// Position of one class.
@@ -344,82 +310,6 @@ impl Discovery {
         self.swept.insert(shard, before.xmin);
         self.shards.insert(shard, before);
         Ok(())
-    }
-
-    /// Hands over unfinished runs that the driver should know; it counts those that it does not. First what came since the last
-    /// sweep and what the low-water marks have not passed; then a bounded part of all runs, each time the next: a long history
-    /// and a million waiting runs cost a sweep no more than a short one.
-    async fn sweep(&mut self) -> Result<(), StoreError> {
-        let Some(before) = self.classes.iter().map(|c| c.last.xmin).min() else {
-            return Ok(());
-        };
-        let mut shards: Vec<u16> = self.shards.keys().copied().collect();
-        shards.sort_unstable();
-        let mut budget = SWEEP_PAGES;
-        for shard in &shards {
-            let mark = self.reader.stored_mark(*shard).await?.unwrap_or(0);
-            let from = self.swept.get(shard).copied().unwrap_or(0).min(mark);
-            let mut complete = true;
-            for class in 0..CLASSES {
-                let at = (*shard, class, from.saturating_sub(1), Uuid::max());
-                complete &= self.sweep_from(at, before, &mut budget).await?.is_none();
-            }
-            if complete {
-                self.swept.insert(*shard, before);
-            }
-        }
-        let places: Vec<(u16, u8)> = shards
-            .iter()
-            .flat_map(|shard| (0..CLASSES).map(|class| (*shard, class)))
-            .collect();
-        let mut budget = SWEEP_PAGES;
-        let started = self.rolling.unwrap_or((0, 0, 0, NIL));
-        let first = places
-            .iter()
-            .position(|place| *place >= (started.0, started.1))
-            .unwrap_or(0);
-        for i in 0..places.len() {
-            let (shard, class) = places[(first + i) % places.len()];
-            let at = match i {
-                0 if (shard, class) == (started.0, started.1) => started,
-                _ => (shard, class, 0, NIL),
-            };
-            self.rolling = self.sweep_from(at, before, &mut budget).await?;
-            if self.rolling.is_some() {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Sweeps one shard and class from a position, page by page; where it stopped when the budget was used up.
-    async fn sweep_from(
-        &self,
-        from: SweepAt,
-        before: u64,
-        budget: &mut usize,
-    ) -> Result<Option<SweepAt>, StoreError> {
-        let (shard, class, mut xid, mut after) = from;
-        loop {
-            if *budget == 0 {
-                return Ok(Some((shard, class, xid, after)));
-            }
-            *budget -= 1;
-            let swept = self.reader.unnamed(shard, class, xid, after, before).await?;
-            if !swept.headers.is_empty() {
-                self.deliver(Discovered {
-                    headers: swept.headers,
-                    past: true,
-                    swept: true,
-                    ..Discovered::default()
-                })
-                .await;
-            }
-            match swept.next {
-                Some(next) => (xid, after) = next,
-                None => return Ok(None),
-            }
-        }
     }
 
     /// Whether a tick is being read in pages.

@@ -1,0 +1,144 @@
+//! Shards come, go and are given up; how far the ledger may be passed over in each.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Driver, Shard, Stage, Unit};
+
+impl Driver {
+    pub(super) fn on_acquired(&mut self, shard: u16, epoch: i64, low_xid: Option<u64>, unclean: bool) {
+        self.on_lost(shard);
+        let low_before = low_xid.unwrap_or(0);
+        self.state.shards.insert(
+            shard,
+            Shard {
+                epoch,
+                unclean,
+                low_before,
+                scanned: false,
+                xids: BTreeMap::new(),
+                releasing: None,
+                limits_read: false,
+                limits_known: false,
+                gated: Vec::new(),
+            },
+        );
+        self.read_timers_of(shard);
+        self.tell_shards();
+    }
+
+    /// Until the shards have been scanned again nobody may skip anything: transaction ids may have gone back.
+    pub(super) fn on_rescan(&mut self) {
+        self.state.tick_xmin = None;
+        for shard in self.state.shards.values_mut() {
+            shard.low_before = 0;
+            shard.scanned = false;
+        }
+    }
+
+    pub(super) fn on_lost(&mut self, shard: u16) {
+        if self.state.shards.remove(&shard).is_none() {
+            return;
+        }
+        let ids: Vec<Uuid> = self
+            .state
+            .entries
+            .iter()
+            .filter(|(_, e)| e.shard == shard)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.drop_entry(id);
+        }
+        let pending = std::mem::take(&mut self.state.pending);
+        let (dropped, kept): (VecDeque<Unit>, _) = pending.into_iter().partition(|u| u.shard == shard);
+        self.state.pending = kept;
+        // What was read and not done is the next owner's, which may be this node again.
+        for id in dropped.into_iter().filter_map(|u| u.remember) {
+            self.state.commands_seen.remove(&id);
+            self.state.gone.remove(&id);
+        }
+        self.state.timers.drop_shard(shard);
+        self.state.schedules.drop_shard(shard);
+        self.state.limits.drop_shard(shard);
+        self.tell_shards();
+    }
+
+    pub(super) fn on_release(&mut self, shard: u16, done: oneshot::Sender<()>) {
+        let Some(state) = self.state.shards.get_mut(&shard) else {
+            let _ = done.send(());
+            return;
+        };
+        state.releasing = Some(done);
+        // What has not been called yet is the next owner's; what is in flight is waited for.
+        let idle: Vec<Uuid> = self
+            .state
+            .entries
+            .iter()
+            .filter(|(_, e)| e.shard == shard && e.units == 0)
+            .filter(|(_, e)| !matches!(&e.stage, Stage::Live(live) if !live.calls.is_empty()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in idle {
+            self.drop_entry(id);
+        }
+        self.state.timers.drop_shard(shard);
+        self.state.schedules.drop_shard(shard);
+        self.state.limits.drop_waiters(shard);
+    }
+
+    pub(super) fn finish_releases(&mut self) {
+        if self.state.shards.values().all(|s| s.releasing.is_none()) {
+            return;
+        }
+        let busy: HashSet<u16> = self
+            .state
+            .entries
+            .values()
+            .filter(|e| matches!(&e.stage, Stage::Live(live) if !live.calls.is_empty()))
+            .map(|e| e.shard)
+            .chain(self.state.pending.iter().map(|u| u.shard))
+            .chain(self.state.in_flight.iter().flatten().map(|u| u.shard))
+            .collect();
+        for (id, shard) in &mut self.state.shards {
+            if !busy.contains(id)
+                && let Some(done) = shard.releasing.take()
+            {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Low-water marks: below them no unfinished run is without a durable row that names it.
+    pub(super) fn marks(&self) -> Vec<(u16, i64, u64)> {
+        let xmin = self.state.tick_xmin;
+        self.state
+            .shards
+            .iter()
+            .map(|(id, shard)| {
+                let low = match (shard.scanned, xmin) {
+                    (true, Some(xmin)) => shard.xids.keys().next().map_or(xmin, |oldest| xmin.min(*oldest)),
+                    _ => shard.low_before,
+                };
+                (*id, shard.epoch, low)
+            })
+            .collect()
+    }
+}
+
+impl Shard {
+    pub(super) fn note_xid(&mut self, xid: u64) {
+        *self.xids.entry(xid).or_insert(0) += 1;
+    }
+
+    pub(super) fn forget_xid(&mut self, xid: u64) {
+        if let Some(count) = self.xids.get_mut(&xid) {
+            *count -= 1;
+            if *count == 0 {
+                self.xids.remove(&xid);
+            }
+        }
+    }
+}
