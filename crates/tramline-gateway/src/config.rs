@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::api::control::Control;
 use crate::auth::{Guard, GuardAuth, Issuer, Secret, TokenError, TokenRules, WebhookRule};
 use crate::cors::Cors;
+use crate::deployments::Deployments;
 use crate::functions::Functions;
 use crate::gate_store::GateStore;
 use crate::limits::{Limits, SECRET_BYTES_MIN};
@@ -86,6 +87,8 @@ pub struct GatewayConfig {
     pub webhooks: BTreeMap<String, WebhookRule>,
     /// Needed by guards `webhook` and `signed_link`.
     pub gate_store: Option<Arc<dyn GateStore>>,
+    /// Deployed functions; without it there is no `/v1`.
+    pub deployments: Option<Arc<dyn Deployments>>,
     /// CORS of the gateway's own answers and of functions that set none.
     pub cors: Cors,
     /// Signs the tokens for `rest` and `auth`; at least 32 bytes, known to nobody outside.
@@ -135,6 +138,7 @@ impl GatewayConfig {
             guards: BTreeMap::new(),
             webhooks: BTreeMap::new(),
             gate_store: None,
+            deployments: None,
             cors: Cors::default(),
             internal_secret,
             rest: None,

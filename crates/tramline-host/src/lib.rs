@@ -16,10 +16,12 @@ mod sandbox;
 mod types;
 mod worker;
 
+pub use bundle::{BundleError, Bundled, SourceFiles, Upload, read_sources};
 pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, find_deno, install_deno};
 pub use host::{Host, HostStats};
 pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{
-    Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Edit, FunctionInfo, FunctionLimits,
-    FunctionSpec, FunctionState, HostConfig, HostError, Level, Limits, LogLine, Policy, Stream,
+    Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Deployed, Edit, FunctionInfo, FunctionLimits,
+    FunctionSpec, FunctionState, HostConfig, HostError, Level, Limits, LogLine, Package, Packages, Policy,
+    Stream,
 };

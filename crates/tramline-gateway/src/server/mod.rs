@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -28,9 +29,11 @@ use crate::config::{
     Readiness, check_guards,
 };
 use crate::cors::{Cors, RequestOrigin};
+use crate::deployments::Deployments;
 use crate::functions::Functions;
 use crate::gate_store::{GateStore, LinkKeys};
 use crate::limits::{H2_PENDING_RESETS_MAX, H2_STREAMS_MAX, HEAD_BYTES_MAX, Limits};
+use crate::management::UPLOADS_AT_ONCE;
 use crate::metrics::{Metrics, MetricsSource};
 use crate::router;
 
@@ -83,6 +86,9 @@ pub(crate) struct Shared {
     pub(crate) cron: CronSecrets,
     webhooks: RwLock<Arc<BTreeMap<String, WebhookRule>>>,
     pub(crate) gate_store: Option<Arc<dyn GateStore>>,
+    pub(crate) deployments: Option<Arc<dyn Deployments>>,
+    /// Uploads whose bodies are read.
+    pub(crate) uploads: Semaphore,
     pub(crate) link_keys: LinkKeys,
     pub(crate) cors: Cors,
     pub(crate) minter: Minter,
@@ -152,6 +158,8 @@ impl Gateway {
             cron: CronSecrets::new(&config.cron_secrets),
             webhooks: RwLock::new(Arc::new(config.webhooks)),
             gate_store: config.gate_store,
+            deployments: config.deployments,
+            uploads: Semaphore::new(UPLOADS_AT_ONCE),
             link_keys: LinkKeys::default(),
             cors: config.cors,
             minter: Minter::new(&config.internal_secret),

@@ -16,6 +16,7 @@ mod guards;
 mod health;
 mod issuers;
 mod jwt;
+mod management;
 mod operations;
 mod proxying;
 mod server;

@@ -98,6 +98,7 @@ impl Function {
             name: self.spec.name.clone(),
             state: status.state.clone(),
             version: status.bundle.as_ref().map(|bundle| bundle.sha256.clone()),
+            deployed: self.spec.deployed.as_ref().map(|deployed| deployed.version),
         }
     }
 

@@ -5,6 +5,7 @@
 mod bundling;
 mod calls;
 mod common;
+mod deployed;
 mod edits;
 mod failures;
 mod lifecycle;

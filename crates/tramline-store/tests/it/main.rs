@@ -16,6 +16,7 @@ mod external;
 mod flush;
 mod flush_races;
 mod flush_rare;
+mod function_versions;
 mod gate;
 mod idempotency;
 mod ids;

@@ -8,7 +8,7 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
-use super::read_argument;
+use super::{read_argument, versions};
 use crate::cli::{FunctionCommand, Global, InvokeArgs, LogsArgs, Role};
 use crate::client::{Client, query, segment};
 use crate::exit::{Done, Exit, Failure};
@@ -16,10 +16,18 @@ use crate::output;
 
 pub async fn function(global: &Global, command: FunctionCommand) -> Done {
     let client = Client::find(global)?;
+    if versions::versions(global, &client, &command).await? {
+        return Ok(());
+    }
     match command {
         FunctionCommand::List => list(global, &client).await,
         FunctionCommand::Invoke(args) => invoke(global, &client, args).await,
         FunctionCommand::Logs(args) => logs(global, &client, args).await,
+        // answered above
+        FunctionCommand::Versions { .. }
+        | FunctionCommand::Activate { .. }
+        | FunctionCommand::Rollback { .. }
+        | FunctionCommand::Delete { .. } => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod commands;
 mod crm;
+mod deploy;
 mod dev;
 mod operations;
 mod serve;

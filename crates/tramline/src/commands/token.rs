@@ -1,0 +1,69 @@
+//! `tramline token …`.
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::deploy::remote::Remote;
+use crate::cli::{Global, TokenCommand};
+use crate::client::{Client, segment};
+use crate::exit::Done;
+use crate::output;
+
+pub async fn token(global: &Global, command: TokenCommand) -> Done {
+    let client = Client::find(global)?;
+    let remote = Remote::find(&client).await?;
+    match command {
+        TokenCommand::Create { name, expires } => {
+            let body = json!({ "name": name, "expires_in": expires });
+            let made = remote.ask(Method::POST, "/tokens", Some(&body)).await?;
+            if global.json {
+                output::json(&made);
+                return Ok(());
+            }
+            output::line(&output::cell(&made["token"]));
+            output::note(&format!(
+                "shown once; project {} at {}",
+                remote.reference(),
+                remote.url()
+            ));
+            Ok(())
+        }
+        TokenCommand::List => {
+            let tokens = remote.ask(Method::GET, "/tokens", None).await?;
+            if global.json {
+                output::json(&tokens);
+                return Ok(());
+            }
+            let rows = tokens
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|token| {
+                    vec![
+                        output::cell(&token["name"]),
+                        output::time(&token["created_at"]),
+                        output::time(&token["expires_at"]),
+                        output::time(&token["revoked_at"]),
+                        output::cell(&token["id"]),
+                    ]
+                })
+                .collect();
+            output::table(
+                &["name", "created", "expires", "revoked", "id"],
+                rows,
+                "no access tokens; make one with `tramline token create`",
+            );
+            Ok(())
+        }
+        TokenCommand::Revoke { name } => {
+            let path = format!("/tokens/{}", segment(&name));
+            let answer = remote.ask(Method::DELETE, &path, None).await?;
+            if global.json {
+                output::json(&answer);
+            } else {
+                output::line(&format!("revoked {name}"));
+            }
+            Ok(())
+        }
+    }
+}
