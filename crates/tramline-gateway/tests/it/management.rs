@@ -467,7 +467,11 @@ async fn what_cannot_be_taken_is_refused_and_nothing_is_stored() {
             form(&[("metadata", None, "{")]),
             "not acceptable JSON",
         ),
-        ("a wrong type", changed("verify_jwt", json!("yes")), "verify_jwt"),
+        (
+            "a wrong type",
+            changed("verify_jwt", json!("yes")),
+            "expected a boolean",
+        ),
         (
             "an entry outside",
             changed("entrypoint_path", json!("../x.ts")),

@@ -179,6 +179,15 @@ impl Function {
         }
     }
 
+    /// Ends the instances that have nothing to do; the next call starts one.
+    pub fn rest(&self) {
+        if self.limits.min_instances == 0 {
+            for worker in self.live() {
+                Function::retire(&worker, "early_drop");
+            }
+        }
+    }
+
     fn set_state(&self, state: FunctionState) {
         self.status.send_modify(|status| status.state = state);
     }

@@ -73,6 +73,15 @@ impl Inner {
         functions.get(name).cloned()
     }
 
+    /// How many functions have an instance.
+    fn awake(&self) -> usize {
+        let functions = self.functions();
+        functions
+            .values()
+            .filter(|function| !function.live().is_empty())
+            .count()
+    }
+
     /// Those that serve and those that leave.
     fn all_functions(&self) -> Vec<Arc<Function>> {
         let mut all: Vec<Arc<Function>> = self.functions().values().cloned().collect();

@@ -211,3 +211,23 @@ fn sources_are_read_with_maps_and_static_files() {
     let error = tramline_host::read_sources(&root, &root.join(".tramline"), &spec).unwrap_err();
     assert!(error.to_string().contains("a link that leads outside"), "{error}");
 }
+
+#[tokio::test]
+async fn when_many_are_deployed_at_once_most_go_to_sleep_after_they_have_started() {
+    let mut project = Project::new();
+    project.limits.prestart = 1;
+    let host = project.host().await;
+    for name in ["a", "b", "c", "d"] {
+        project = project.function(name, &format!("Deno.serve(() => new Response('{name}'));"));
+    }
+    let edits = host.update(project.functions.clone()).await;
+    assert!(edits.iter().all(|(_, edit)| *edit == Edit::Live), "{edits:?}");
+    eventually("instances that nobody calls to end", || {
+        (host.stats().instances == 1).then_some(())
+    })
+    .await;
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(call(&host, name).await, ok(name));
+    }
+    stop(&host).await;
+}

@@ -10,5 +10,6 @@ mod operations;
 mod serve;
 mod settings;
 mod starts;
+mod supabase_cli;
 mod support;
 mod workers;
