@@ -132,6 +132,7 @@ impl Ownership {
                         .send(Assign::Take {
                             shard,
                             low_xid: taken.low_xid,
+                            untouched: taken.untouched,
                         })
                         .await;
                 }

@@ -2,9 +2,14 @@
 
 use tokio_postgres::Client;
 use tramline_core::ownership::{NodeRow, ShardRow};
+use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
+use crate::discovery::parse_snapshot;
 use crate::{Db, StoreError};
+
+/// The epoch of a shard's first owner.
+const FIRST_EPOCH: i64 = 1;
 
 /// A shard that was taken.
 #[derive(Debug, Clone)]
@@ -13,6 +18,8 @@ pub struct Taken {
     pub epoch: i64,
     /// Transaction from which on unfinished runs must be scanned; `None` = all of them.
     pub low_xid: Option<u64>,
+    /// Nothing is recorded of runs that are not visible here; `None` = nobody can say.
+    pub untouched: Option<Snapshot>,
 }
 
 /// The connection that keeps ownership.
@@ -131,7 +138,8 @@ impl Keeper {
                 "update tramline.shards s set owner = $2, epoch = s.epoch + 1, beat = 0
                   where s.shard = $1 and s.epoch = $3 and s.beat = $4
                  returning s.epoch, s.low_xid::text, s.system_id,
-                   (select system_identifier from pg_control_system()), pg_snapshot_xmax(pg_current_snapshot())::text",
+                   (select system_identifier from pg_control_system()), pg_snapshot_xmax(pg_current_snapshot())::text,
+                   case when s.released_epoch = s.epoch - 1 then s.released::text end",
                 &[&i32::from(shard), &self.node, &epoch, &beat],
             )
             .await
@@ -146,11 +154,25 @@ impl Keeper {
         let same_cluster = row.get::<_, Option<i64>>(2) == Some(row.get::<_, i64>(3));
         let now_xmax: u64 = row.get::<_, String>(4).parse().unwrap_or(u64::MAX);
         // A mark of another cluster, or of a future that was lost, hides runs: then everything unfinished is scanned.
-        let low_xid = low.filter(|low| same_cluster && *low <= now_xmax);
+        let is_valid = |xid: u64| same_cluster && xid <= now_xmax;
+        let low_xid = low.filter(|low| is_valid(*low));
+        let epoch = row.get(0);
+        let released = row
+            .get::<_, Option<&str>>(5)
+            .map(parse_snapshot)
+            .transpose()?
+            .filter(|released| is_valid(released.xmax));
+        // The first owner of all: before it there was nobody who could record anything. (Transaction ids of data begin at 3.)
+        let nothing = (epoch == FIRST_EPOCH).then_some(Snapshot {
+            xmin: 1,
+            xmax: 1,
+            in_progress: Vec::new(),
+        });
         Ok(Some(Taken {
             shard,
-            epoch: row.get(0),
+            epoch,
             low_xid,
+            untouched: released.or(nothing),
         }))
     }
 
@@ -163,10 +185,7 @@ impl Keeper {
         let epochs: Vec<i64> = shards.iter().map(|s| s.1).collect();
         self.client
             .execute(
-                "with held as materialized (
-                   select s.shard from tramline.shards s join unnest($2::int[], $3::bigint[]) as m(shard, epoch)
-                       on m.shard = s.shard and m.epoch = s.epoch where s.owner = $1 order by s.shard for update of s)
-                 update tramline.shards s set owner = null, beat = s.beat + 1 from held h where h.shard = s.shard",
+                "select tramline.release_shards($1, $2, $3)",
                 &[&self.node, &ids, &epochs],
             )
             .await
