@@ -7,7 +7,8 @@ create table tramline.shards (
   epoch bigint not null default 0,                   -- rises at every acquisition: the fence
   beat bigint not null default 0,                    -- rises while the owner lives; nobody reads a clock
   low_xid xid8,                                      -- low-water mark: below it no unfinished run is without a durable row
-  system_id bigint                                   -- of the cluster that the mark came from
+  system_id bigint,                                  -- of the cluster that the mark came from
+  load bigint not null default 0                     -- runs that its owner drives or has in line: what balancing weighs
 ) with (fillfactor = 50);
 insert into tramline.shards (shard) select generate_series(0, {{shard_count}} - 1);
 
@@ -17,6 +18,7 @@ create table tramline.nodes (
   version text not null,
   roles text[] not null default '{}',
   beat bigint not null default 0,
+  load jsonb not null default '{}',                  -- how full it is: active, active_max, in_line, calls, calls_max, calls_waiting, full
   started_at timestamptz not null default now(),
   seen_at timestamptz not null default now()
 ) with (fillfactor = 50);
