@@ -9,7 +9,8 @@ create table tramline.shards (
   low_xid xid8,                                      -- low-water mark: below it no unfinished run is without a durable row
   system_id bigint,                                  -- of the cluster that the mark came from
   released pg_snapshot,                              -- what its owner could see when it gave the shard up in order,
-  released_epoch bigint                              -- and in which epoch that was
+  released_epoch bigint,                             -- and in which epoch that was
+  load bigint not null default 0                     -- runs that its owner drives or has in line: what balancing weighs
 ) with (fillfactor = 50);
 insert into tramline.shards (shard) select generate_series(0, {{shard_count}} - 1);
 
@@ -33,6 +34,7 @@ create table tramline.nodes (
   version text not null,
   roles text[] not null default '{}',
   beat bigint not null default 0,
+  load jsonb not null default '{}',                  -- how full it is: active, active_max, in_line, calls, calls_max, calls_waiting, full
   started_at timestamptz not null default now(),
   seen_at timestamptz not null default now()
 ) with (fillfactor = 50);

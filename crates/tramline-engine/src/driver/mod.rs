@@ -315,9 +315,9 @@ impl Driver {
             Message::Rescan => self.on_rescan(),
             Message::Lost { shard } => self.on_lost(shard),
             Message::Release { shard, done } => self.on_release(shard, done),
-            Message::Marks { reply } => {
+            Message::Beat { reply } => {
                 // The asker may have given up waiting; the next heartbeat asks again.
-                let _ = reply.send(self.marks());
+                let _ = reply.send(self.beat());
             }
             Message::Trusted(trusted) => {
                 if !trusted {

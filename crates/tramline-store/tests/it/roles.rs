@@ -293,7 +293,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
     api::store_definition(&store, "flow", &json!({}), "sum", &[], None)
         .await
         .unwrap();
-    api::settle_definition(&store, "flow", 1, Ok(("sum", &[])))
+    api::settle_definition(&store, "flow", 1, Ok(compiled("sum", &[])))
         .await
         .unwrap();
     tramline_store::tidy::ensure_partitions(&store).await.unwrap();
