@@ -21,7 +21,7 @@ pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, find_deno, 
 pub use host::{Host, HostStats};
 pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{
-    Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Deployed, Edit, FunctionInfo, FunctionLimits,
-    FunctionSpec, FunctionState, HostConfig, HostError, Level, Limits, LogLine, Package, Packages, Policy,
-    Stream,
+    AnswerCut, Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Deployed, Edit, FunctionInfo,
+    FunctionLimits, FunctionSpec, FunctionState, HostConfig, HostError, Level, Limits, LogLine, Package,
+    Packages, Policy, Stream,
 };

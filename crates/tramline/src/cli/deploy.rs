@@ -1,5 +1,7 @@
 //! `deploy` and `token …`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 const DEPLOY_EXAMPLES: &str = "\
@@ -24,6 +26,7 @@ pub struct DeployArgs {
 const TOKEN_EXAMPLES: &str = "\
 Examples:
   tramline token create ci --expires 90d
+  tramline token create me --profile tramline.yaml     with a profile for `supabase --profile tramline.yaml`
   tramline token revoke ci
 
 A token may deploy, roll back and set secrets, by tramline and by the Supabase CLI (SUPABASE_ACCESS_TOKEN). It is shown once.";
@@ -38,6 +41,9 @@ pub enum TokenCommand {
         /// Until it is refused, such as 90d; it does not expire when not given
         #[arg(long, value_name = "DURATION", value_parser = super::functions::seconds)]
         expires: Option<u64>,
+        /// Also write a profile for the Supabase CLI to this file
+        #[arg(long, value_name = "FILE")]
+        profile: Option<PathBuf>,
     },
     /// List the access tokens
     List,

@@ -1,21 +1,30 @@
 //! `tramline token …`.
 
+use std::path::Path;
+
 use reqwest::Method;
 use serde_json::json;
 
 use super::deploy::remote::Remote;
 use crate::cli::{Global, TokenCommand};
 use crate::client::{Client, segment};
-use crate::exit::Done;
+use crate::exit::{Done, Exit, Failure};
 use crate::output;
 
 pub async fn token(global: &Global, command: TokenCommand) -> Done {
     let client = Client::find(global)?;
     let remote = Remote::find(&client).await?;
     match command {
-        TokenCommand::Create { name, expires } => {
+        TokenCommand::Create {
+            name,
+            expires,
+            profile,
+        } => {
             let body = json!({ "name": name, "expires_in": expires });
             let made = remote.ask(Method::POST, "/tokens", Some(&body)).await?;
+            if let Some(file) = profile {
+                write_profile(&file, remote.url())?;
+            }
             if global.json {
                 output::json(&made);
                 return Ok(());
@@ -66,4 +75,19 @@ pub async fn token(global: &Global, command: TokenCommand) -> Done {
             Ok(())
         }
     }
+}
+
+/// Where the Supabase CLI finds the node, by `--profile`. It holds no secret.
+fn write_profile(file: &Path, url: &str) -> Done {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = host.split([':', '/']).next().unwrap_or(host);
+    let text = format!(
+        "name: tramline\napi_url: {url}\ndashboard_url: {url}\ndocs_url: {url}\nproject_host: {host}\n"
+    );
+    std::fs::write(file, text).map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("failed to write {}: {error}", file.display()),
+        )
+    })
 }

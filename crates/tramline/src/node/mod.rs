@@ -5,6 +5,7 @@
 pub mod control;
 pub mod database;
 pub mod deploy;
+mod doors;
 pub mod functions;
 mod gate;
 pub mod guards;
@@ -189,7 +190,9 @@ impl Node {
         )));
         gateway.listen = listen;
         gateway.limits = settings::gateway(&setup.config.gateway);
-        gateway.cors = setup.config.gateway.cors.clone();
+        gateway.cors = setup.config.gateway.cors.rules();
+        gateway.function_cors = setup.function_cors();
+        doors::set(&mut gateway, &setup.config.gateway, &setup.project.dir);
         gateway.api = ApiPolicy {
             authenticated_targets: setup.config.gateway.authenticated_targets.clone(),
         };
@@ -209,7 +212,7 @@ impl Node {
         }
         let exit = |error: &StartError| match error {
             StartError::PortInUse { .. } => Exit::Refused,
-            StartError::Listen { .. } | StartError::Config(_) => Exit::Usage,
+            StartError::Listen { .. } | StartError::Config(_) | StartError::Tls(_) => Exit::Usage,
         };
         let started = Gateway::start(gateway).await;
         let gateway = started.map_err(|error| crate::exit::Failure::of(exit(&error), &error))?;
@@ -239,6 +242,10 @@ impl Node {
                 .saturating_duration_since(tokio::time::Instant::now())
                 .max(DRAIN_LEAST)
         };
+        if let Some(gateway) = &self.gateway {
+            // First of all: balancers need some time to see it.
+            gateway.leave();
+        }
         if let Some(engine) = &self.engine {
             engine.stop(drain).await;
             tracing::debug!("engine stopped");

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::support::{Project, Said, finish, request};
+use crate::support::{Project, Said, finish, request, text};
 
 /// The version that the management API was written against.
 const CLI_VERSION: &str = "3.1.0";
@@ -87,7 +87,10 @@ fn the_supabase_cli_deploys_lists_downloads_deletes_and_sets_secrets() {
     let base = Project::new();
     let dev = base.dev();
     let url = base.dev_file()["node"]["url"].as_str().unwrap().to_owned();
-    let made = base.say(&["token", "create", "person"]).ended(0);
+    let profile = base.path().join("profile.yaml");
+    let made = base
+        .say(&["token", "create", "person", "--profile", text(&profile)])
+        .ended(0);
     let words: Vec<&str> = made.err.split_whitespace().collect();
     let at = words.iter().position(|word| *word == "project").unwrap();
     let project = Project::new()
@@ -98,11 +101,8 @@ fn the_supabase_cli_deploys_lists_downloads_deletes_and_sets_secrets() {
             "import { word } from '../_shared/word.ts';\nDeno.serve(() => new Response(`${word} ${Deno.env.get('COLOUR')}`));\n",
         )
         .file("supabase/functions/open/deno.json", "{ \"imports\": {} }\n")
-        .file("supabase/functions/guarded/index.ts", "Deno.serve(() => new Response('in'));\n")
-        .file(
-            "profile.yaml",
-            &format!("name: tramline\napi_url: {url}\ndashboard_url: {url}\ndocs_url: {url}\nproject_host: 127.0.0.1\n"),
-        );
+        .file("supabase/functions/guarded/index.ts", "Deno.serve(() => new Response('in'));\n");
+    std::fs::copy(&profile, project.path().join("profile.yaml")).unwrap();
     let person = Person {
         project: &project,
         token: made.out.trim().to_owned(),

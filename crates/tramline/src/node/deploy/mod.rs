@@ -205,6 +205,7 @@ impl Live {
         let plan = setup.functions(&inputs.gateway_url, &inputs.db_url, &inputs.cron_secret);
         if let Some(gateway) = self.gateway.get() {
             gateway.replace_webhooks(plan.webhooks.clone());
+            gateway.replace_function_cors(setup.function_cors());
             gateway.replace_guards(plan.guards.clone()).or_exit(Exit::Usage)?;
         }
         self.guards.replace(plan.guards.clone());
