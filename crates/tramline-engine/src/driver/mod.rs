@@ -75,7 +75,7 @@ pub(crate) struct Driver {
 pub(crate) struct State {
     clock: Clock,
     shards: HashMap<u16, Shard>,
-    entries: HashMap<Uuid, Entry>,
+    entries: HashMap<Uuid, Entry, foldhash::fast::RandomState>,
     ready: Line,
     limits: limits::Limits,
     straggle: park::Straggle,
@@ -85,7 +85,7 @@ pub(crate) struct State {
     /// Runs to be read for the sake of an event, whatever else waits.
     loads_wanted: Vec<LoadId>,
     /// Ids that ended or left memory, with the count of flushes then: a read that was under way may still name them.
-    gone: HashSet<Uuid>,
+    gone: HashSet<Uuid, foldhash::fast::RandomState>,
     gone_order: VecDeque<(u64, Uuid)>,
     commands_seen: HashSet<Uuid>,
     pending: VecDeque<Unit>,
@@ -243,7 +243,7 @@ impl State {
         Self {
             clock: Clock::new(now),
             shards: HashMap::new(),
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             ready: Line::default(),
             limits: limits::Limits::new(rules),
             straggle: park::Straggle::new(config.park_after),
@@ -251,7 +251,7 @@ impl State {
             calls: calls::Calls::new(&config.function_calls_max),
             loads_out: 0,
             loads_wanted: Vec::new(),
-            gone: HashSet::new(),
+            gone: HashSet::default(),
             gone_order: VecDeque::new(),
             commands_seen: HashSet::new(),
             pending: VecDeque::new(),
