@@ -37,7 +37,9 @@ pub use config::{
     Keys, MetricsAccess, Readiness,
 };
 pub use cors::{BadOrigin, Cors, Origin};
-pub use functions::{CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine};
+pub use functions::{
+    CallContext, CallError, Dependency, Followed, FunctionInfo, Functions, Invocation, LogLine,
+};
 pub use gate_store::{Delivery, GateStore, Kept, NewLink};
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};
