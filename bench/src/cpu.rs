@@ -29,8 +29,17 @@ impl fmt::Display for PerItem {
 
 /// Seconds used by this process, all threads.
 pub fn own() -> f64 {
+    used(UsageWho::RUSAGE_SELF)
+}
+
+/// Seconds used by the thread that asks.
+pub fn thread() -> f64 {
+    used(UsageWho::RUSAGE_THREAD)
+}
+
+fn used(who: UsageWho) -> f64 {
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| {
+    getrusage(who).map_or(0.0, |usage| {
         seconds(usage.user_time()) + seconds(usage.system_time())
     })
 }

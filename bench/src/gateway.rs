@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::cpu::{self, PerItem};
 use crate::figures::{Figures, Sample, Side};
 use crate::hosting::HELLO;
 use crate::load::{self, Load, Pace, Target};
 use crate::node::{Function, Key, Node, write_project};
+use crate::process::below;
 use crate::serving::{self, DENO_LISTENER, Serving, Workerd};
 use crate::sizes::Sizes;
 use crate::{Place, Wanted};
@@ -81,21 +83,15 @@ impl Gateway<'_> {
         let added = wanted.any(&NAMES[2..]) && wanted.peers;
         let mut half = None;
         if wanted.has(NAMES[0]) || added {
-            let load = self
-                .load(open.clone(), Pace::Busy)
-                .await
-                .context("load the gateway")?;
-            half = Some(Pace::PerSecond(load.per_second / 2.0));
-            add(figures, NAMES[0], Side::Tramline, load);
+            let sample = self.through(open.clone()).await.context("load the gateway")?;
+            half = Some(Pace::PerSecond(sample.value / 2.0)).filter(|_| added);
+            add(figures, NAMES[0], Side::Tramline, sample);
         }
         if wanted.has(NAMES[1]) {
-            let load = self
-                .load(guarded, Pace::Busy)
-                .await
-                .context("load the guarded function")?;
-            add(figures, NAMES[1], Side::Tramline, load);
+            let sample = self.through(guarded).await.context("load the guarded function")?;
+            add(figures, NAMES[1], Side::Tramline, sample);
         }
-        let through = match half.filter(|_| added) {
+        let through = match half {
             Some(pace) => Some((
                 pace,
                 self.load(open, pace).await.context("load the gateway by half")?,
@@ -107,23 +103,21 @@ impl Gateway<'_> {
         }
         let script = self.project.join("supabase/functions/open/index.ts");
         let mut serving = Serving::deno(&self.deno, &self.project.join(".tramline/deno-peer"), &script)?;
-        let target = self.target_of(&mut serving).await?;
-        let load = self
-            .load(target.clone(), Pace::Busy)
-            .await
-            .context("load Deno's listener")?;
+        let target = target_of(&mut serving).await?;
+        let sample = self
+            .busy(target.clone(), || (0.0, cpu::process(serving.pid)))
+            .await;
+        let sample = sample.context("load Deno's listener")?;
         for name in NAMES[..2].iter().filter(|name| wanted.has(name)) {
-            add(figures, name, Side::peer(DENO_LISTENER), load);
+            add(figures, name, Side::peer(DENO_LISTENER), sample);
         }
         if let Some((pace, through)) = through {
             let without = self
                 .load(target, pace)
                 .await
                 .context("load Deno's listener by half")?;
-            for (name, added) in [
-                (NAMES[2], through.p50 - without.p50),
-                (NAMES[3], through.p99 - without.p99),
-            ] {
+            let added = [through.p50 - without.p50, through.p99 - without.p99];
+            for (name, added) in NAMES[2..].iter().zip(added).filter(|(name, _)| wanted.has(name)) {
                 crate::say(&format!("  {name}: {added:.3} ms"));
                 figures.add(name, Side::Tramline, Sample::value(added));
             }
@@ -131,39 +125,71 @@ impl Gateway<'_> {
         serving.stop().await?;
         if let Some(workerd) = &self.workerd {
             let mut serving = workerd.serve()?;
-            let target = self.target_of(&mut serving).await?;
-            let load = self.load(target, Pace::Busy).await.context("load workerd")?;
-            add(figures, NAMES[0], Side::peer(&workerd.label), load);
+            let target = target_of(&mut serving).await?;
+            let sample = self.busy(target, || (0.0, cpu::process(serving.pid))).await;
+            add(
+                figures,
+                NAMES[0],
+                Side::peer(&workerd.label),
+                sample.context("load workerd")?,
+            );
             serving.stop().await?;
         }
         Ok(())
     }
 
+    /// Through the node: its processor time, and that of its instances.
+    async fn through(&self, target: Target) -> Result<Sample> {
+        let instances = || {
+            below(self.node.pid, &self.deno)
+                .into_iter()
+                .map(cpu::process)
+                .sum()
+        };
+        self.busy(target, || (cpu::process(self.node.pid), instances()))
+            .await
+    }
+
+    async fn busy(&self, target: Target, used: impl Fn() -> (f64, f64)) -> Result<Sample> {
+        let before = used();
+        let load = self.load(target, Pace::Busy).await?;
+        let after = used();
+        let per_request = |from: f64, to: f64| (to - from) * 1e6 / load.requests as f64;
+        Ok(Sample {
+            value: load.per_second,
+            p50: Some(load.p50),
+            p99: Some(load.p99),
+            cpu: Some(PerItem {
+                client: per_request(before.0, after.0),
+                server: per_request(before.1, after.1),
+            }),
+        })
+    }
+
     async fn load(&self, target: Target, pace: Pace) -> Result<Load> {
         load::run(target, CONNECTIONS, pace, self.time).await
     }
-
-    async fn target_of(&self, serving: &mut Serving) -> Result<Target> {
-        serving.answered().await?;
-        Ok(Target {
-            authority: serving.address.clone(),
-            path: "/functions/v1/open".into(),
-            bearer: None,
-            body: None,
-        })
-    }
 }
 
-fn add(figures: &mut Figures, name: &'static str, side: Side, load: Load) {
+async fn target_of(serving: &mut Serving) -> Result<Target> {
+    serving.answered().await?;
+    Ok(Target {
+        authority: serving.address.clone(),
+        path: "/functions/v1/open".into(),
+        bearer: None,
+        body: None,
+    })
+}
+
+fn add(figures: &mut Figures, name: &'static str, side: Side, sample: Sample) {
+    let (p50, p99) = (sample.p50.unwrap_or_default(), sample.p99.unwrap_or_default());
+    let cpu = sample
+        .cpu
+        .map(|cpu| format!("; of each {cpu}"))
+        .unwrap_or_default();
     crate::say(&format!(
-        "  {name} {side:?} {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms",
-        load.per_second, load.p50, load.p99
+        "  {name} {side:?} {:.0} requests/s, p50 {p50:.2} ms, p99 {p99:.2} ms{cpu}",
+        sample.value
     ));
-    let sample = Sample {
-        value: load.per_second,
-        p50: Some(load.p50),
-        p99: Some(load.p99),
-        cpu: None,
-    };
     figures.add(name, side, sample);
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::task::JoinSet;
 use tramline_host::{Host, Policy};
 
+use crate::cpu::{self, PerItem};
 use crate::figures::{Figures, Sample, Side};
 use crate::hosting::{self, HELLO};
 use crate::load::{Connection, Target};
@@ -69,25 +70,27 @@ impl Instances<'_> {
                 .await
                 .context("measure memory of idle instances")?;
         }
-        for turn in 1..=repeats {
+        for _ in 0..repeats {
             if !self.wanted.has(NAMES[0]) {
                 break;
             }
-            let rate =
-                hosting::calls_per_second(self.host, NAME, AT_A_TIME, sizes.instance_calls, None).await?;
-            say(&format!(
-                "turn {turn} of {repeats}: an instance through the host {rate:.0} calls/s"
-            ));
-            figures.add(NAMES[0], Side::Tramline, Sample::value(rate));
+            let instances = || {
+                below(std::process::id(), self.deno)
+                    .into_iter()
+                    .map(cpu::process)
+                    .sum()
+            };
+            let meter = Meter::start(instances);
+            hosting::calls(self.host, NAME, AT_A_TIME, sizes.instance_calls, None).await?;
+            let sample = meter.stop("an instance through the host", sizes.instance_calls);
+            figures.add(NAMES[0], Side::Tramline, sample);
             if self.wanted.peers {
-                let rate = self
-                    .listener(sizes.instance_calls)
-                    .await
-                    .context("load Deno's unix listener")?;
-                say(&format!(
-                    "turn {turn} of {repeats}: Deno's unix listener {rate:.0} calls/s"
-                ));
-                figures.add(NAMES[0], Side::peer(UNIX_LISTENER), Sample::value(rate));
+                let sample = self.listener(sizes.instance_calls).await;
+                figures.add(
+                    NAMES[0],
+                    Side::peer(UNIX_LISTENER),
+                    sample.context("load Deno's unix listener")?,
+                );
             }
         }
         Ok(())
@@ -127,7 +130,7 @@ impl Instances<'_> {
         Serving::deno_on(self.deno, &self.project.join("deno-peer"), &bundle, socket)
     }
 
-    async fn listener(&self, count: usize) -> Result<f64> {
+    async fn listener(&self, count: usize) -> Result<Sample> {
         let mut serving = self.serve(self.project.join("busy.sock").to_str())?;
         serving.answered().await?;
         let target = Target {
@@ -136,7 +139,7 @@ impl Instances<'_> {
             bearer: None,
             body: None,
         };
-        let since = Instant::now();
+        let meter = Meter::start(|| cpu::process(serving.pid));
         let mut callers = JoinSet::new();
         for caller in 0..AT_A_TIME {
             let target = target.clone();
@@ -151,8 +154,35 @@ impl Instances<'_> {
         while let Some(done) = callers.join_next().await {
             done??;
         }
-        let rate = count as f64 / since.elapsed().as_secs_f64();
+        let sample = meter.stop("Deno's unix listener", count);
         serving.stop().await?;
-        Ok(rate)
+        Ok(sample)
+    }
+}
+
+/// Time and processor time of calls: of this process, which makes them, and of Deno.
+struct Meter<F> {
+    since: Instant,
+    before: (f64, f64),
+    deno: F,
+}
+
+impl<F: Fn() -> f64> Meter<F> {
+    fn start(deno: F) -> Self {
+        Self {
+            since: Instant::now(),
+            before: (cpu::own(), deno()),
+            deno,
+        }
+    }
+
+    fn stop(self, what: &str, count: usize) -> Sample {
+        let rate = count as f64 / self.since.elapsed().as_secs_f64();
+        let cpu = PerItem {
+            client: (cpu::own() - self.before.0) * 1e6 / count as f64,
+            server: ((self.deno)() - self.before.1) * 1e6 / count as f64,
+        };
+        say(&format!("{what}: {rate:.0} calls/s; of each {cpu}"));
+        Sample::rate(rate, Some(cpu))
     }
 }

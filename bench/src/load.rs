@@ -31,6 +31,8 @@ pub struct Load {
     pub per_second: f64,
     pub p50: f64,
     pub p99: f64,
+    /// Requests of the warm-up included.
+    pub requests: usize,
 }
 
 /// How requests follow each other on a connection.
@@ -77,9 +79,11 @@ async fn drive(target: &Target, connections: usize, pace: Pace, time: Duration) 
         let first = every.map(|every| Instant::now() + every.mul_f64(number as f64 / connections as f64));
         clients.spawn(async move { keep_busy(&target, first.zip(every), from, until).await });
     }
-    let mut times = Vec::new();
+    let (mut times, mut requests) = (Vec::new(), 0);
     while let Some(done) = clients.join_next().await {
-        times.extend(done??);
+        let (all, measured) = done??;
+        requests += all;
+        times.extend(measured);
     }
     let count = times.len() as f64;
     let (p50, p99) = p50_p99(times).context("no request was answered")?;
@@ -87,6 +91,7 @@ async fn drive(target: &Target, connections: usize, pace: Pace, time: Duration) 
         per_second: count / time.as_secs_f64(),
         p50,
         p99,
+        requests,
     })
 }
 
@@ -95,9 +100,9 @@ async fn keep_busy(
     mut paced: Option<(Instant, Duration)>,
     from: Instant,
     until: Instant,
-) -> Result<Vec<f64>> {
+) -> Result<(usize, Vec<f64>)> {
     let mut connection = Connection::open(&target.authority).await?;
-    let mut times = Vec::new();
+    let (mut requests, mut times) = (0, Vec::new());
     loop {
         if let Some((due, every)) = &mut paced {
             tokio::time::sleep_until((*due).into()).await;
@@ -108,13 +113,14 @@ async fn keep_busy(
             break;
         }
         connection.ask(target).await?;
+        requests += 1;
         let now = Instant::now();
         if since >= from && now <= until {
             times.push(ms(now - since));
         }
     }
     connection.close().await?;
-    Ok(times)
+    Ok((requests, times))
 }
 
 /// A kept connection.

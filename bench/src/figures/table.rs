@@ -14,11 +14,14 @@ pub fn table(entries: &[Entry]) -> Table {
         "figure", "unit", "tramline", "p99", "cpu µs", "peer", "", "p99", "cpu µs", "ratio",
     ]);
     for entry in entries {
-        let none = Measured::default();
-        let best = entry.peers.first();
-        table.add_row(row(&entry.name, &entry.unit, &entry.ours, best.unwrap_or(&none)));
+        table.add_row(row(
+            &entry.name,
+            &entry.unit,
+            Some(&entry.ours),
+            entry.peers.first(),
+        ));
         for peer in entry.peers.iter().skip(1) {
-            table.add_row(row("", "", &none, peer));
+            table.add_row(row("", "", None, Some(peer)));
         }
     }
     for column in [2, 3, 4, 6, 7, 8, 9] {
@@ -29,34 +32,37 @@ pub fn table(entries: &[Entry]) -> Table {
     table
 }
 
-fn row(name: &str, unit: &str, ours: &Measured, peer: &Measured) -> [String; 10] {
-    let p99 = |of: &Measured| of.p99.map(number).unwrap_or_default();
+fn row(name: &str, unit: &str, ours: Option<&Measured>, peer: Option<&Measured>) -> [String; 10] {
+    let cell = |of: Option<&Measured>, what: fn(&Measured) -> String| of.map(what).unwrap_or_default();
     [
         name.to_owned(),
         unit.to_owned(),
-        range(ours),
-        p99(ours),
-        cpu(ours),
-        peer.name.clone(),
-        range(peer),
-        p99(peer),
-        cpu(peer),
-        peer.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+        cell(ours, range),
+        cell(ours, p99),
+        cell(ours, cpu),
+        cell(peer, |peer| peer.name.clone()),
+        cell(peer, range),
+        cell(peer, p99),
+        cell(peer, cpu),
+        cell(peer, |peer| {
+            peer.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default()
+        }),
     ]
 }
 
-/// Median, smallest and largest; nothing for a side that was not measured.
+/// Median, smallest and largest.
 fn range(of: &Measured) -> String {
-    if of == &Measured::default() {
-        return String::new();
-    }
     if of.min == of.max {
         return number(of.value);
     }
     format!("{} ({}-{})", number(of.value), number(of.min), number(of.max))
 }
 
-/// Microseconds of an item: client or engine, then Postgres or the peer's server.
+fn p99(of: &Measured) -> String {
+    of.p99.map(number).unwrap_or_default()
+}
+
+/// Microseconds of an item: client or engine, then Postgres or another server.
 fn cpu(of: &Measured) -> String {
     of.cpu_client_us
         .zip(of.cpu_server_us)
