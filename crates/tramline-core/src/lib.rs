@@ -11,6 +11,8 @@ pub mod json;
 pub mod limit;
 pub mod limits;
 pub mod machine;
+#[cfg(test)]
+mod models;
 pub mod ownership;
 pub mod retry;
 pub mod schedule;

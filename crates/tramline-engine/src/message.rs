@@ -11,6 +11,7 @@ use tramline_core::schedule::Calendar;
 use tramline_store::discovery::{Command, Gate, Header};
 use tramline_store::limits::LimitState;
 use tramline_store::schedules::{OpenPeriod, RuleRow};
+use tramline_store::shards::Beat;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -39,9 +40,9 @@ pub(crate) enum Message {
         shard: u16,
         done: oneshot::Sender<()>,
     },
-    /// What the heartbeat has to store: shard, epoch, low-water mark.
-    Marks {
-        reply: oneshot::Sender<Vec<(u16, i64, u64)>>,
+    /// What the heartbeat has to store.
+    Beat {
+        reply: oneshot::Sender<Beat>,
     },
     /// The database has not answered for most of a lease: start nothing new until it does.
     Trusted(bool),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tramline_core::ownership::{Move, Observer};
-use tramline_store::shards::Keeper;
+use tramline_store::shards::{Beat, Keeper};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
 
@@ -94,13 +94,13 @@ impl Ownership {
             }
         };
         if beat {
-            let marks = self.marks().await;
-            let held = keeper.beat(&marks).await?;
-            for (shard, ..) in marks.iter().filter(|m| !held.contains(&m.0)) {
+            let beat = self.driver_beat().await;
+            let held = keeper.beat_with(&beat).await?;
+            for shard in beat.marks.iter().map(|m| m.shard).filter(|s| !held.contains(s)) {
                 tracing::warn!(shard, "another node has taken this shard");
-                owned.remove(shard);
-                let _ = self.assign.send(Assign::Drop { shard: *shard }).await;
-                let _ = self.out.send(Message::Lost { shard: *shard }).await;
+                owned.remove(&shard);
+                let _ = self.assign.send(Assign::Drop { shard }).await;
+                let _ = self.out.send(Message::Lost { shard }).await;
             }
         }
         let (shards, nodes) = keeper.observe().await?;
@@ -132,6 +132,7 @@ impl Ownership {
                         .send(Assign::Take {
                             shard,
                             low_xid: taken.low_xid,
+                            untouched: taken.untouched,
                         })
                         .await;
                 }
@@ -150,12 +151,12 @@ impl Ownership {
         Ok(())
     }
 
-    async fn marks(&self) -> Vec<(u16, i64, u64)> {
-        let (reply, marks) = oneshot::channel();
-        if self.out.send(Message::Marks { reply }).await.is_err() {
-            return Vec::new();
+    async fn driver_beat(&self) -> Beat {
+        let (reply, beat) = oneshot::channel();
+        if self.out.send(Message::Beat { reply }).await.is_err() {
+            return Beat::default();
         }
-        marks.await.unwrap_or_default()
+        beat.await.unwrap_or_default()
     }
 
     /// Gives everything back at once, so that another node may go on without waiting for a lease.

@@ -1,17 +1,21 @@
 //! A TCP proxy in front of Postgres that fails on demand.
 
+mod hold;
+mod wire;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-const CHUNK_BYTES: usize = 16 * 1024;
+use hold::Holds;
+pub use hold::{Held, Holding, Side};
+
 /// Requests for encryption that a client may send before anything else; they have no type byte and are 8 bytes long.
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
@@ -47,6 +51,7 @@ struct Faults {
     delay: watch::Sender<Duration>,
     cut: Mutex<Option<Cut>>,
     cuts_done: watch::Sender<u64>,
+    holds: Holds,
 }
 
 /// Forwards connections to a database until it is told to fail. It works in the runtime that started it and ends when
@@ -73,6 +78,7 @@ impl ChaosProxy {
             delay: watch::Sender::new(Duration::ZERO),
             cut: Mutex::new(None),
             cuts_done: watch::Sender::new(0),
+            holds: Holds::default(),
         });
         let mut accept = JoinSet::new();
         accept.spawn(accept_loop(listener, server.to_owned(), Arc::clone(&faults)));
@@ -113,6 +119,14 @@ impl ChaosProxy {
     pub fn cut_reply(&self, reply: Reply, nth: u32) {
         assert!(nth > 0, "replies are counted from 1");
         *self.faults.cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(Cut { reply, left: nth });
+    }
+
+    /// Holds the `nth` (from 1) execution of a prepared statement whose text holds `statement`, from now on and over all
+    /// connections: before the server gets it, or after it has taken effect and before its answer is delivered. The
+    /// test decides how it goes on. One is held at a time; the last call counts.
+    pub fn hold(&self, statement: &'static str, nth: u32, side: Side) -> Held {
+        assert!(nth > 0, "executions are counted from 1");
+        self.faults.holds.set(statement, nth, side)
     }
 
     /// How many replies have been cut since the start.
@@ -180,80 +194,23 @@ async fn forward(mut client: TcpStream, server: &str, faults: &Faults) -> io::Re
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     // answered here, so that from the server only typed messages come
-    loop {
+    let rest_of_start = loop {
         let mut start = [0; 8];
         client.read_exact(&mut start).await?;
         let code = u32::from_be_bytes([start[4], start[5], start[6], start[7]]);
         if code != SSL_REQUEST && code != GSS_REQUEST {
             server.write_all(&start).await?;
-            break;
+            let length = u32::from_be_bytes([start[0], start[1], start[2], start[3]]) as usize;
+            break length.saturating_sub(start.len());
         }
         client.write_all(b"N").await?;
-    }
+    };
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
+    let expected = wire::Expected::default();
     tokio::select! {
-        done = copy_requests(client_read, server_write, faults) => done,
-        done = copy_replies(server_read, client_write, faults) => done,
+        done = wire::copy_requests(client_read, server_write, rest_of_start, &expected, faults) => done,
+        done = wire::copy_replies(server_read, client_write, &expected, faults) => done,
         () = faults.broken() => Ok(()),
-    }
-}
-
-async fn copy_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Faults) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let read = from.read(&mut chunk).await?;
-        if read == 0 || !faults.may_forward().await {
-            return Ok(());
-        }
-        to.write_all(&chunk[..read]).await?;
-    }
-}
-
-async fn copy_replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Faults) -> io::Result<()> {
-    let mut buffer = Vec::with_capacity(CHUNK_BYTES);
-    let mut body_left = 0;
-    loop {
-        let read = from.read_buf(&mut buffer).await?;
-        let delay = *faults.delay.borrow();
-        tokio::time::sleep(delay).await;
-        if read == 0 || !faults.may_forward().await {
-            return Ok(());
-        }
-        let (sendable, cut) = scan(&buffer, &mut body_left, faults);
-        to.write_all(&buffer[..sendable]).await?;
-        if cut {
-            // in this order: who waits for the cut may rely on the connection being closed
-            drop((from, to));
-            faults.cuts_done.send_modify(|done| *done += 1);
-            return Ok(());
-        }
-        buffer.drain(..sendable);
-    }
-}
-
-/// How many bytes of the buffer may be sent, and whether the connection ends after them. Messages that decide are kept
-/// until they are whole (they are short); of others, pieces go on. `body_left` is what is missing of the current one.
-fn scan(buffer: &[u8], body_left: &mut usize, faults: &Faults) -> (usize, bool) {
-    let mut at = 0;
-    loop {
-        let here = (*body_left).min(buffer.len() - at);
-        at += here;
-        *body_left -= here;
-        let rest = &buffer[at..];
-        let [kind, a, b, c, d, ..] = *rest else {
-            return (at, false);
-        };
-        // the length counts itself, not the type byte
-        let length = 1 + u32::from_be_bytes([a, b, c, d]) as usize;
-        if kind == b'C' || kind == b'Z' {
-            if rest.len() < length {
-                return (at, false);
-            }
-            if faults.takes(kind, &rest[5..length]) {
-                return (at, true);
-            }
-        }
-        *body_left = length;
     }
 }

@@ -11,7 +11,7 @@ mod cluster;
 mod database;
 mod tls;
 
-pub use chaos_proxy::{ChaosProxy, Reply};
+pub use chaos_proxy::{ChaosProxy, Held, Holding, Reply, Side};
 pub use cluster::{TestCluster, binaries};
 pub use database::{TestDb, connect, empty_db, kill_backend, test_db, test_db_with};
 pub use tls::{TLS_NAME, TlsCluster};

@@ -8,6 +8,7 @@ use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
 use super::{Driver, Entry, KEEP_WAITING_MS, LOADS_MAX, Live, Stage, Unit, Waiting};
+use crate::discovery::Kept;
 use crate::flushing::What;
 use crate::loading::{LOAD_BATCH, LoadId, LoadJob};
 use crate::message::{Discovered, Loaded, LoadedRun};
@@ -83,8 +84,6 @@ impl Driver {
         }
         shard.note_xid(header.xid);
         let mut entry = Entry::of(&header, past);
-        // In a long queue headers have to do.
-        entry.body = header.body.take().filter(|_| self.state.ready.len() < LOAD_BATCH);
         let now = self.state.clock.now();
         match header.scheduled_at.filter(|at| !past && *at > now) {
             Some(due_at) => {
@@ -94,6 +93,7 @@ impl Driver {
                 self.delay_unloaded(&header, due_at);
             }
             None => {
+                entry.body = header.body.take().and_then(|body| self.shared.bodies.keep(body));
                 self.state.ready.push(entry.priority, 0, header.run_id);
                 self.state.entries.insert(header.run_id, entry);
             }
@@ -138,8 +138,8 @@ impl Driver {
             let ids = std::mem::replace(&mut self.state.loads_wanted, rest);
             self.load(LoadJob {
                 ids,
-                bodies: Vec::new(),
                 past: true,
+                ..LoadJob::default()
             });
         }
         if !self.state.trusted || self.state.stopping.is_some() {
@@ -150,10 +150,12 @@ impl Driver {
                 .config
                 .active_max
                 .saturating_sub(self.state.active + self.state.loads_out * LOAD_BATCH);
-            let mut fresh = Vec::new();
-            let mut known = Vec::new();
-            let mut bodies = Vec::new();
-            while fresh.len() + known.len() < room.min(LOAD_BATCH) {
+            let mut fresh = LoadJob::default();
+            let mut known = LoadJob {
+                past: true,
+                ..LoadJob::default()
+            };
+            while fresh.ids.len() + known.ids.len() < room.min(LOAD_BATCH) {
                 let Some(id) = self.state.ready.pop() else { break };
                 let Some(entry) = self.state.entries.get_mut(&id) else {
                     continue;
@@ -170,29 +172,17 @@ impl Driver {
                     foreign: entry.foreign,
                     unclean,
                 };
-                if entry.past {
-                    known.push(load)
-                } else {
-                    bodies.extend(entry.body.take().map(|body| *body));
-                    fresh.push(load)
-                }
+                let job = if entry.past { &mut known } else { &mut fresh };
+                job.ids.push(load);
+                job.bodies.extend(entry.body.take().map(Kept::into_body));
             }
-            if fresh.is_empty() && known.is_empty() {
+            if fresh.ids.is_empty() && known.ids.is_empty() {
                 return;
             }
-            if !fresh.is_empty() {
-                self.load(LoadJob {
-                    ids: fresh,
-                    bodies,
-                    past: false,
-                });
-            }
-            if !known.is_empty() {
-                self.load(LoadJob {
-                    ids: known,
-                    bodies: Vec::new(),
-                    past: true,
-                });
+            for job in [fresh, known] {
+                if !job.ids.is_empty() {
+                    self.load(job);
+                }
             }
         }
     }
@@ -214,6 +204,7 @@ impl Driver {
         entry.waiting.push(waiting);
         if matches!(entry.stage, Stage::Ready | Stage::Prepared) {
             entry.past = true;
+            entry.body = None;
             entry.stage = Stage::Loading;
             let foreign = entry.foreign;
             self.state.loads_wanted.push(LoadId {

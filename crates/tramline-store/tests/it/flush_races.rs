@@ -157,7 +157,10 @@ async fn a_takeover_behind_a_flush_sees_what_it_wrote() {
     );
     assert_eq!(taken.epoch, old.epochs[&5] + 1);
     let loader = tramline_store::runs::Loader::connect(&w.store).await.unwrap();
-    assert_eq!(loader.pasts(&[id]).await.unwrap()[&id].steps[0].step, "one");
+    assert_eq!(
+        loader.pasts(&[id]).await.unwrap()[&id].as_ref().unwrap().steps[0].step,
+        "one"
+    );
     let mut late = old.batch();
     late.push(first(id), &end(RunStatus::Completed), NOW, 1);
     assert!(old.send(&late).await.held.is_empty());
