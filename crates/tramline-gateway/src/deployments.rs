@@ -16,6 +16,8 @@ pub struct ProjectName {
     pub reference: String,
     /// For people.
     pub name: String,
+    /// Version of the Deno that functions run with.
+    pub deno: String,
 }
 
 /// A version of a function.

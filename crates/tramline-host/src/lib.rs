@@ -16,8 +16,8 @@ mod sandbox;
 mod types;
 mod worker;
 
-pub use bundle::{BundleError, Bundled, SourceFiles, Upload, read_sources};
-pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, find_deno, install_deno};
+pub use bundle::{BundleError, Bundled, Dependency, Registry, SourceFiles, Upload, read_sources};
+pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, deno_version, find_deno, install_deno};
 pub use host::{Host, HostStats};
 pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::combinators::UnsyncBoxBody;
 
+use crate::bundle::Dependency;
 use crate::sandbox::{Egress, SandboxConfig};
 
 /// Error of a body: whatever its source says.
@@ -116,6 +117,8 @@ pub struct FunctionLimits {
     pub max_instances: Option<usize>,
     pub min_instances: Option<usize>,
     pub max_calls: Option<u64>,
+    /// MB of a request's body. Whoever passes requests on has a default, and refuses larger ones.
+    pub body_mb: Option<u64>,
 }
 
 impl Limits {
@@ -199,6 +202,8 @@ pub struct Deployed {
     pub entry: PathBuf,
     /// Whether it reads files at run time.
     pub has_static_files: bool,
+    /// The packages in the bundle, as they were resolved.
+    pub dependencies: Arc<Vec<Dependency>>,
     /// Where it is fetched when this node does not have it.
     pub packages: Arc<dyn Packages>,
 }
@@ -235,6 +240,8 @@ pub struct FunctionInfo {
     pub version: Option<String>,
     /// Number of the deployed version that this is.
     pub deployed: Option<i32>,
+    /// The packages in that bundle, as they were resolved.
+    pub dependencies: Arc<Vec<Dependency>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -176,6 +176,7 @@ fn describe(project: &ProjectName) -> serde_json::Value {
         "id": project.reference, "ref": project.reference, "name": project.name, "organization_id": "tramline",
         "organization_slug": "tramline", "region": "local", "status": "ACTIVE_HEALTHY", "created_at": "1970-01-01T00:00:00Z",
         "database": { "host": "localhost", "version": "15", "postgres_engine": "15", "release_channel": "ga" },
+        "deno_version": project.deno,
     })
 }
 

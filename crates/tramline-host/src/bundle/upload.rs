@@ -7,8 +7,10 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tramline_core::deploy::{PathFault, check_path, check_paths};
 
+use super::manifest::Dependency;
 use super::plan::Plan;
-use super::{BUNDLE_MAX_BYTES, BundleError, Bundler, Stage, blocking};
+use super::shelf::BUNDLE_MAX_BYTES;
+use super::{BundleError, Bundler, Stage, blocking};
 use crate::types::FunctionSpec;
 
 /// The files that a function is made of, as they lie in the project.
@@ -69,6 +71,8 @@ pub struct Bundled {
     pub sha256: [u8; 32],
     /// The uploaded files that are read at run time.
     pub static_files: BTreeSet<String>,
+    /// The packages in the bundle, as they were resolved.
+    pub dependencies: Vec<Dependency>,
 }
 
 impl Bundler {
@@ -99,7 +103,10 @@ impl Bundler {
         // far from the project, no source map would lead to the sources
         let (_stage, made) = self.make(&name, &plan, None).await?;
         blocking(move || {
-            let bundle = std::fs::read(&made).map_err(|source| BundleError::Read { path: made, source })?;
+            let bundle = std::fs::read(&made.file).map_err(|source| BundleError::Read {
+                path: made.file,
+                source,
+            })?;
             if bundle.len() as u64 > BUNDLE_MAX_BYTES {
                 return Err(BundleError::TooBig {
                     what: "the bundle's bytes",
@@ -110,6 +117,7 @@ impl Bundler {
             Ok(Bundled {
                 sha256: Sha256::digest(&bundle).into(),
                 bundle,
+                dependencies: made.dependencies,
                 static_files: static_files
                     .map(|path| path.to_string_lossy().into_owned())
                     .collect(),

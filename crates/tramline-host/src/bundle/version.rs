@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use tramline_core::deploy::check_paths;
 
-use super::{Bundle, BundleError, Bundler, blocking, forget_old};
+use super::shelf::forget_old;
+use super::{Bundle, BundleError, Bundler, blocking};
 use crate::types::{Deployed, Package};
 
 /// The version's bundle, fetched if it is not here.
@@ -57,6 +58,7 @@ fn place(folder: &Path, deployed: &Deployed) -> Bundle {
         sha256: deployed.sha256.clone(),
         has_static_files: deployed.has_static_files,
         sources: Arc::default(),
+        dependencies: Arc::clone(&deployed.dependencies),
     }
 }
 

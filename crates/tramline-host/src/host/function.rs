@@ -99,6 +99,11 @@ impl Function {
             state: status.state.clone(),
             version: status.bundle.as_ref().map(|bundle| bundle.sha256.clone()),
             deployed: self.spec.deployed.as_ref().map(|deployed| deployed.version),
+            dependencies: status
+                .bundle
+                .as_ref()
+                .map(|bundle| Arc::clone(&bundle.dependencies))
+                .unwrap_or_default(),
         }
     }
 

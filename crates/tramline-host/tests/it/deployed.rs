@@ -48,6 +48,7 @@ fn deployed(shelf: &Arc<Shelf>, version: i32, bundled: &Bundled) -> FunctionSpec
             sha256: hex::encode(bundled.sha256),
             entry: "supabase/functions/page/index.ts".into(),
             has_static_files: !bundled.static_files.is_empty(),
+            dependencies: Arc::new(bundled.dependencies.clone()),
             packages: shelf.clone(),
         }),
         ..FunctionSpec::default()
@@ -120,6 +121,7 @@ async fn a_bundle_that_was_changed_on_the_way_is_not_run() {
         bundle: b"Deno.serve(() => new Response('forged'))".to_vec(),
         sha256: [7; 32],
         static_files: Default::default(),
+        dependencies: vec![],
     };
     let package = Package {
         bundle: bundled.bundle.clone(),

@@ -155,6 +155,7 @@ impl Node {
             cron_secret.clone(),
             service_token,
             call_tokens.clone(),
+            self.db.clone(),
         );
         if config.engine {
             let mut engine = settings::engine(&setup.config.engine, &config.name);
@@ -187,6 +188,7 @@ impl Node {
             Arc::clone(&self.live),
             project_name(setup),
             self.reference.clone(),
+            config.deno.clone(),
         )));
         gateway.listen = listen;
         gateway.limits = settings::gateway(&setup.config.gateway);

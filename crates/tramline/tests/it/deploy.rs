@@ -186,8 +186,12 @@ fn nodes_without_a_shared_disk_follow_a_deploy_without_a_failed_request() {
 #[test]
 fn only_what_changed_is_uploaded_and_nothing_is_half_activated() {
     let (_place, base) = base();
-    let project = source("one").function("other", "new Response('other')");
-    let said = base.say(&project, &["deploy", "--json"]).ended(0).json();
+    let project = source("one")
+        .function("other", "new Response('other')")
+        .file(".dvmrc", "1.46.3\n");
+    let said = base.say(&project, &["deploy", "--json"]).ended(0);
+    assert!(said.err.contains("the project is for Deno 1.46.3"), "{said:?}");
+    let said = said.json();
     for name in ["hello", "other"] {
         assert_eq!(outcome(&said, name)["outcome"], "deployed");
     }
@@ -223,6 +227,34 @@ fn only_what_changed_is_uploaded_and_nothing_is_half_activated() {
     );
     base.say(&project, &["deploy", "hello"]).ended(0);
     assert_eq!(hello(&base.url).0, 401, "the guard came with the version");
+    base.dev.stop();
+}
+
+#[test]
+fn the_packages_of_a_version_are_recorded_with_it() {
+    let (_place, base) = base();
+    let project = Project::new().file(
+        "supabase/functions/hello/index.ts",
+        "import { z } from 'npm:zod@3.22.4';\nDeno.serve(() => new Response(z.string().parse('ok')));\n",
+    );
+    base.say(&project, &["deploy"]).ended(0);
+    let said = base
+        .say(&project, &["function", "versions", "hello", "--json"])
+        .ended(0)
+        .json();
+    let package = &said[0]["dependencies"][0];
+    assert_eq!(
+        (&package["name"], &package["version"]),
+        (&"zod".into(), &"3.22.4".into())
+    );
+    let said = base
+        .say(&project, &["function", "list", "--json"])
+        .ended(0)
+        .json();
+    assert_eq!(
+        (&said[0]["deployed"], &said[0]["dependencies"][0]),
+        (&1.into(), package)
+    );
     base.dev.stop();
 }
 

@@ -31,6 +31,9 @@ pub async fn deploy(global: &Global, args: DeployArgs) -> Done {
     local::refuse_leaks(&functions)?;
     let client = Client::find(global)?;
     let remote = Remote::find(&client).await?;
+    if let Some(problem) = crate::deno::pin_problem_with(&dir, remote.deno()) {
+        progress.keep(&problem);
+    }
     let active = remote.active().await?;
     let is_changed = |function: &LocalFunction| {
         let known = active.get(&function.name);

@@ -21,6 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Remote<'a> {
     client: &'a Client,
     reference: String,
+    deno: String,
 }
 
 impl<'a> Remote<'a> {
@@ -36,12 +37,25 @@ impl<'a> Remote<'a> {
                 format!("failed to deploy to {}: it serves no project", client.url()),
             )
         })?;
-        Ok(Remote { client, reference })
+        let deno = projects[0]["deno_version"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        Ok(Remote {
+            client,
+            reference,
+            deno,
+        })
     }
 
     /// Twenty letters.
     pub fn reference(&self) -> &str {
         &self.reference
+    }
+
+    /// Version of the Deno that the node runs functions with.
+    pub fn deno(&self) -> &str {
+        &self.deno
     }
 
     pub fn url(&self) -> &str {

@@ -2,7 +2,9 @@
 //!
 //! The database wins: a function that is deployed is served as deployed, wherever a folder has one of the same name.
 
+mod answers;
 mod bundles;
+mod keys;
 mod overlay;
 mod sealed;
 mod service;
@@ -85,6 +87,8 @@ struct Current {
     base: Setup,
     /// The change of what is deployed that was taken in last.
     change: i64,
+    /// What was said about it.
+    warned: Vec<String>,
 }
 
 /// Keeps a node's functions as they are declared and deployed.
@@ -111,6 +115,7 @@ impl Live {
         base: Setup,
         deployed: &Deployed,
     ) -> Arc<Self> {
+        let warned = deployed.over(&base, &db).warnings;
         Arc::new(Self {
             db,
             host,
@@ -121,6 +126,7 @@ impl Live {
             current: Mutex::new(Current {
                 base,
                 change: deployed.change,
+                warned,
             }),
             told: Notify::new(),
             stop: CancellationToken::new(),
@@ -170,7 +176,11 @@ impl Live {
         }
         let deployed = Deployed::read(&self.db, &self.sealer).await?;
         let setup = deployed.over(&current.base, &self.db);
-        for warning in setup.warnings.iter().skip(current.base.warnings.len()) {
+        for warning in setup
+            .warnings
+            .iter()
+            .filter(|warning| !current.warned.contains(warning))
+        {
             tracing::warn!("{warning}");
         }
         for (name, edit) in self.apply(&setup).await? {
@@ -187,6 +197,7 @@ impl Live {
             }
         }
         current.change = deployed.change;
+        current.warned = setup.warnings;
         Ok(())
     }
 

@@ -71,6 +71,8 @@ pub fn lay(
             sha256: hex(&version.bundle_sha256),
             entry: config.entrypoint_path.into(),
             has_static_files: version.has_static_files,
+            // for people only; what an older tramline wrote may be missing
+            dependencies: Arc::new(serde_json::from_value(version.dependencies.clone()).unwrap_or_default()),
             packages: Arc::clone(&packages),
         };
         setup.deployed.insert(version.name.clone(), deployed);

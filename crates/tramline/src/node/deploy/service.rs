@@ -1,25 +1,24 @@
 //! The management API's view of what is deployed: answered by the database, the bundler and this node's own functions.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use sha2::{Digest as _, Sha256};
-use tramline_core::deploy::{
-    ACCESS_TOKEN_DIGITS, ACCESS_TOKEN_PREFIX, SECRETS_MAX, VersionConfig, sources_digest,
-};
-use tramline_gateway::control::{ControlError, Problem};
+use tokio::sync::OnceCell;
+use tramline_core::deploy::sources_digest;
+use tramline_gateway::control::ControlError;
 use tramline_gateway::{
     AccessToken, Deployments, FunctionVersion, Kept, NewVersion, ProjectName, SecretDigest, Sources,
 };
-use tramline_host::{BundleError, Upload};
-use tramline_store::access_tokens::{self, TokenRow};
-use tramline_store::function_secrets::{self, NewSecret};
+use tramline_host::Upload;
 use tramline_store::function_versions::{self as versions, File, VersionRow};
+use tramline_store::{access_tokens, function_secrets};
 
 use super::Live;
+use super::answers::{id_of, no_version, not_bundled, not_found, read_config, refused};
 use super::settings::read_block;
-use crate::exit::chain;
 use crate::node::control::convert;
 use crate::node::functions;
 use crate::output::hex;
@@ -29,29 +28,44 @@ pub struct NodeDeployments {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    live: Arc<Live>,
+pub(super) struct Inner {
+    pub(super) live: Arc<Live>,
     /// Shown to people.
     name: String,
     reference: String,
+    /// What functions run with, and its version once somebody has asked.
+    deno: PathBuf,
+    deno_version: OnceCell<String>,
 }
 
-type Answered<T> = Result<T, ControlError>;
+pub(super) type Answered<T> = Result<T, ControlError>;
 
 impl NodeDeployments {
-    /// `name` and `reference` name the project.
-    pub fn new(live: Arc<Live>, name: String, reference: String) -> Self {
+    /// `name` and `reference` name the project; `deno` is what its functions run with.
+    pub fn new(live: Arc<Live>, name: String, reference: String, deno: PathBuf) -> Self {
         Self {
             inner: Arc::new(Inner {
                 live,
                 name,
                 reference,
+                deno,
+                deno_version: OnceCell::new(),
             }),
         }
     }
 }
 
 impl Inner {
+    /// Empty when it cannot be told.
+    async fn deno_version(&self) -> &str {
+        let ask = async || {
+            let deno = self.deno.clone();
+            let asked = tokio::task::spawn_blocking(move || tramline_host::deno_version(&deno)).await;
+            asked.ok().flatten().unwrap_or_default()
+        };
+        self.deno_version.get_or_init(ask).await
+    }
+
     async fn versions_of(&self, name: &str) -> Answered<Vec<FunctionVersion>> {
         let rows = versions::list(&self.live.db, name)
             .await
@@ -153,7 +167,7 @@ impl Inner {
             config: serde_json::to_value(&new.config).map_err(|error| ControlError::Internal {
                 reason: format!("configuration is not JSON: {error}"),
             })?,
-            dependencies: serde_json::json!([]),
+            dependencies: serde_json::json!(bundled.dependencies),
             by: actor,
             name: new.name,
         };
@@ -184,7 +198,7 @@ impl Inner {
     }
 
     /// Waits until this node serves what is deployed; the others follow by themselves.
-    async fn taken_in(&self) -> Answered<()> {
+    pub(super) async fn taken_in(&self) -> Answered<()> {
         self.live
             .look()
             .await
@@ -246,53 +260,6 @@ impl Inner {
         tracing::info!(function = name, by = actor, "deleted a function");
         self.taken_in().await
     }
-
-    async fn set_secrets(&self, secrets: Vec<(String, String)>, actor: &str) -> Answered<()> {
-        let sealed: Vec<NewSecret> = secrets
-            .into_iter()
-            .map(|(name, value)| NewSecret {
-                sealed: self.live.sealer.seal(&name, &value),
-                digest: hex(&Sha256::digest(value.as_bytes())),
-                name,
-            })
-            .collect();
-        let max = i32::try_from(SECRETS_MAX).unwrap_or(i32::MAX);
-        let set = function_secrets::set(&self.live.db, &sealed, actor, max).await;
-        set.map_err(|error| match error {
-            tramline_store::StoreError::Refused { message, .. } => refused("secrets", vec![message]),
-            other => convert::error(other),
-        })?;
-        self.taken_in().await
-    }
-
-    async fn secrets(&self) -> Answered<Vec<SecretDigest>> {
-        let rows = function_secrets::list(&self.live.db)
-            .await
-            .map_err(convert::error)?;
-        Ok(rows
-            .into_iter()
-            .map(|row| SecretDigest {
-                name: row.name,
-                value: row.digest,
-                updated_at: row.updated_at.to_string(),
-            })
-            .collect())
-    }
-
-    async fn create_token(
-        &self,
-        name: &str,
-        expires_in_s: Option<i64>,
-        actor: &str,
-    ) -> Answered<(String, AccessToken)> {
-        let bits: [u8; ACCESS_TOKEN_DIGITS / 2] = rand::random();
-        let token = format!("{ACCESS_TOKEN_PREFIX}{}", hex(&bits));
-        let sha256 = Sha256::digest(token.as_bytes()).into();
-        let row = access_tokens::create(&self.live.db, name, &sha256, expires_in_s, actor)
-            .await
-            .map_err(convert::error)?;
-        Ok((token, shown_token(row)))
-    }
 }
 
 macro_rules! answer {
@@ -304,11 +271,13 @@ macro_rules! answer {
 
 impl Deployments for NodeDeployments {
     fn project(&self) -> Kept<ProjectName> {
-        let project = ProjectName {
-            reference: self.inner.reference.clone(),
-            name: self.inner.name.clone(),
-        };
-        async move { Ok(project) }.boxed()
+        answer!(self, inner => {
+            Ok(ProjectName {
+                reference: inner.reference.clone(),
+                name: inner.name.clone(),
+                deno: inner.deno_version().await.to_owned(),
+            })
+        })
     }
 
     fn token(&self, sha256: [u8; 32]) -> Kept<Option<String>> {
@@ -366,10 +335,7 @@ impl Deployments for NodeDeployments {
     }
 
     fn tokens(&self) -> Kept<Vec<AccessToken>> {
-        answer!(self, inner => {
-            let rows = access_tokens::list(&inner.live.db).await.map_err(convert::error)?;
-            Ok(rows.into_iter().map(shown_token).collect())
-        })
+        answer!(self, inner => inner.tokens().await)
     }
 
     fn create_token(
@@ -385,74 +351,5 @@ impl Deployments for NodeDeployments {
     fn revoke_token(&self, name: &str) -> Kept<u64> {
         let name = name.to_owned();
         answer!(self, inner => access_tokens::revoke(&inner.live.db, &name).await.map_err(convert::error))
-    }
-}
-
-fn shown_token(row: TokenRow) -> AccessToken {
-    AccessToken {
-        id: row.token_id.to_string(),
-        name: row.name,
-        created_by: row.created_by,
-        created_at: row.created_at.to_string(),
-        expires_at: row.expires_at.map(|at| at.to_string()),
-        revoked_at: row.revoked_at.map(|at| at.to_string()),
-    }
-}
-
-fn read_config(row: &VersionRow) -> Answered<VersionConfig> {
-    serde_json::from_value(row.config.clone()).map_err(|error| ControlError::Internal {
-        reason: format!(
-            "configuration of {} version {} is not understood: {error}",
-            row.name, row.version
-        ),
-    })
-}
-
-/// The same for all versions of a function, and for no other project's.
-fn id_of(reference: &str, name: &str) -> String {
-    let hash = Sha256::digest(format!("{reference}/{name}"));
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
-}
-
-fn not_found(what: &'static str, name: &str) -> ControlError {
-    ControlError::NotFound {
-        what,
-        name: name.to_owned(),
-    }
-}
-
-fn no_version(error: tramline_store::StoreError) -> ControlError {
-    match error {
-        tramline_store::StoreError::Refused { code, message, .. } if code == "TL404" => {
-            not_found("such version:", &message)
-        }
-        other => convert::error(other),
-    }
-}
-
-fn refused(path: &str, messages: Vec<String>) -> ControlError {
-    ControlError::InvalidInput {
-        missing: Vec::new(),
-        problems: messages
-            .into_iter()
-            .map(|message| Problem {
-                path: path.to_owned(),
-                message,
-            })
-            .collect(),
-    }
-}
-
-/// What is wrong with the sources is told; what is wrong with this machine is logged.
-fn not_bundled(error: BundleError) -> ControlError {
-    match error {
-        BundleError::Write { .. } | BundleError::Read { .. } | BundleError::Spawn { .. } => {
-            ControlError::Internal {
-                reason: chain(&error),
-            }
-        }
-        other => refused("bundle", vec![other.to_string()]),
     }
 }
