@@ -11,6 +11,7 @@ pub mod embedded;
 mod error;
 pub mod flush;
 pub mod gate;
+pub mod handover;
 pub mod limits;
 mod migrate;
 pub mod retention;
