@@ -34,7 +34,7 @@ pub use api::control;
 pub use api::{ROUTES, Right, Route};
 pub use auth::{
     Claims, Guard, GuardAuth, Issuer, KeySource, LinkKey, Preflight, Secret, TokenError, TokenRules,
-    WebhookRule, WebhookScheme,
+    Verifier, WebhookRule, WebhookScheme,
 };
 pub use body::{Body, BoxError, boxed, empty, full};
 pub use call_token::{CallOrigin, CallTokens};

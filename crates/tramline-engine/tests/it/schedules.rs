@@ -9,7 +9,7 @@ use tramline_core::schedule::{CatchUp, Overlap, Spec, When};
 use tramline_engine::{Call, Handlers, Outcome};
 use tramline_store::schedules::{self, NewSchedule};
 use tramline_store::{Db, calendars};
-use tramline_testkit::test_db;
+use tramline_testkit::{TestCluster, test_db};
 
 use crate::support::*;
 
@@ -191,6 +191,37 @@ async fn periods_missed_in_a_downtime_are_skipped_with_a_row_and_an_event() {
     )
     .await;
     engine.stop(Duration::from_secs(5)).await;
+}
+
+/// What was prepared before the outage is due in it, and the periods after that could not be prepared at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_what_is_prepared_leaves_no_period_without_a_row() {
+    let mut cluster = TestCluster::private().await;
+    let url = cluster.url("postgres");
+    tramline_store::migrate(&url).await.unwrap();
+    let store = register_at(&url, &["step"]).await;
+    schedules::store(&store, &every_second("tick")).await.unwrap();
+    let (handlers, mut calls) = recorded();
+    let node = engine(&url, "a", handlers).await;
+    let before = next(&mut calls).await.period.unwrap();
+    cluster.stop_immediate().await;
+    // Time itself is what this is about: the node plans ten seconds ahead.
+    let last = before + 14_000;
+    while jiff::Timestamp::now().as_millisecond() < last {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.start().await;
+    while next(&mut calls).await.period.unwrap() < last {}
+    let client = tramline_testkit::connect(&url).await;
+    let silent = format!(
+        "select count(*) from generate_series({before}, {last}, 1000) due
+          where (select count(*) from ops.schedule_periods p where p.schedule = 'tick' and extract(epoch from p.due_at) * 1000 = due
+                    and (p.outcome = 'started' or p.outcome = 'skipped' and p.reason is not null)) <> 1"
+    );
+    until_count(&client, &silent, 0).await;
+    let doubled = "select count(*) from (select from ops.runs where source = 'schedule:tick' group by metadata ->> 'period' having count(*) > 1) q";
+    until_count(&client, doubled, 0).await;
+    node.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
