@@ -14,6 +14,7 @@ pub mod flush;
 pub mod function_secrets;
 pub mod function_versions;
 pub mod gate;
+pub mod handover;
 pub mod limits;
 pub mod listen;
 mod migrate;

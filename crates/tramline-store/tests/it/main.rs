@@ -5,6 +5,7 @@
     reason = "the helpers beside the tests are tests as well"
 )]
 
+mod bad_input;
 mod catalog;
 mod commands;
 mod correlations;
@@ -37,6 +38,7 @@ mod pull_plans;
 mod pull_requests;
 mod reasons;
 mod reasons_limits;
+mod resting;
 mod retention;
 mod roles;
 mod runs_view;
