@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tramline_core::ownership::{Move, Observer};
+use tramline_core::ownership::{Move, Observer, ShardRow};
 use tramline_store::shards::Keeper;
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
@@ -94,18 +94,29 @@ impl Ownership {
             }
         };
         if beat {
-            let marks = self.marks().await;
+            // Without a driver there is nothing to own a shard for: the engine is about to end.
+            let Some(marks) = self.marks().await else {
+                return Ok(());
+            };
             let held = keeper.beat(&marks).await?;
-            for (shard, ..) in marks.iter().filter(|m| !held.contains(&m.0)) {
+            // Those, too, that the driver has given up already because a flush found them lost.
+            let lost: Vec<u16> = owned
+                .iter()
+                .copied()
+                .filter(|shard| !held.contains(shard))
+                .collect();
+            for shard in lost {
                 tracing::warn!(shard, "another node has taken this shard");
-                owned.remove(shard);
-                let _ = self.assign.send(Assign::Drop { shard: *shard }).await;
-                let _ = self.out.send(Message::Lost { shard: *shard }).await;
+                owned.remove(&shard);
+                let _ = self.assign.send(Assign::Drop { shard }).await;
+                let _ = self.out.send(Message::Lost { shard }).await;
             }
         }
         let (shards, nodes) = keeper.observe().await?;
         let mono_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        for step in observer.observe(mono_ms, &shards, &nodes) {
+        let mut moves = unanswered(self.node, &shards, owned);
+        moves.extend(observer.observe(mono_ms, &shards, &nodes));
+        for step in moves {
             match step {
                 Move::Take {
                     shard,
@@ -141,21 +152,22 @@ impl Ownership {
                     let _ = self.out.send(Message::Release { shard, done }).await;
                     let _ = tokio::time::timeout(RELEASE_WAIT, released).await;
                     let epoch = shards.iter().find(|s| s.shard == shard).map_or(0, |s| s.epoch);
-                    keeper.release(&[(shard, epoch)]).await?;
+                    let released = keeper.release(&[(shard, epoch)]).await;
+                    // Also when nobody knows whether it was released: the row tells at the next look.
                     owned.remove(&shard);
                     let _ = self.out.send(Message::Lost { shard }).await;
+                    released?;
                 }
             }
         }
         Ok(())
     }
 
-    async fn marks(&self) -> Vec<(u16, i64, u64)> {
+    /// What the driver owns, with how far its ledger may be passed over; `None` when it has stopped.
+    async fn marks(&self) -> Option<Vec<(u16, i64, u64)>> {
         let (reply, marks) = oneshot::channel();
-        if self.out.send(Message::Marks { reply }).await.is_err() {
-            return Vec::new();
-        }
-        marks.await.unwrap_or_default()
+        self.out.send(Message::Marks { reply }).await.ok()?;
+        marks.await.ok()
     }
 
     /// Gives everything back at once, so that another node may go on without waiting for a lease.
@@ -175,4 +187,19 @@ impl Ownership {
             }
         }
     }
+}
+
+/// Shards that are this node's by their rows and that it does not drive: the answer of a take or a release was lost. No other
+/// node may find them silent for as long as this one is alone, so it takes them again, by an epoch that nobody has used.
+fn unanswered(node: Uuid, shards: &[ShardRow], owned: &HashSet<u16>) -> Vec<Move> {
+    let mine = shards
+        .iter()
+        .filter(|row| row.owner == Some(node) && !owned.contains(&row.shard));
+    mine.map(|row| Move::Take {
+        shard: row.shard,
+        epoch: row.epoch,
+        beat: row.beat,
+        clean: false,
+    })
+    .collect()
 }

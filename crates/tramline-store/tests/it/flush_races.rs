@@ -165,7 +165,7 @@ async fn a_takeover_behind_a_flush_sees_what_it_wrote() {
 
 /// B3: somebody's locks on runs stop no flush, because runs are never locked by the engine.
 #[tokio::test]
-async fn locks_on_runs_do_not_hold_a_flush_up() {
+async fn b3_locks_on_runs_do_not_hold_a_flush_up() {
     let w = world().await;
     let owner = Owner::of_all(&w.store).await;
     let id = w.run_in(1).await;

@@ -17,6 +17,7 @@ mod flush;
 mod flush_races;
 mod flush_rare;
 mod gate;
+mod hazards;
 mod idempotency;
 mod ids;
 mod limits;
