@@ -5,6 +5,7 @@
 //! that a long read of one does not hide what is new in another. A snapshot is valid for one server start: when the
 //! connection breaks, the owned shards are scanned anew from their low-water marks.
 
+mod bodies;
 mod sweep;
 mod wake;
 
@@ -25,6 +26,7 @@ use crate::flushing::words_of;
 use crate::message::{Discovered, Message};
 
 use crate::trouble::FlushTrouble;
+pub(crate) use bodies::{Bodies, Kept};
 pub(crate) use wake::Wake;
 
 /// Priority classes.
@@ -42,10 +44,14 @@ const POLL_OWN: Duration = Duration::from_millis(20);
 
 /// A change of what is to be read.
 pub(crate) enum Assign {
-    /// Scan the unfinished runs of a shard from this transaction on (`None` = all), then follow it.
+    /// Scan the unfinished runs of a shard from this transaction on (`None` = all), then follow it. Nothing is recorded of
+    /// runs that are not visible in `untouched`.
     Take {
         shard: u16,
+        /// With which it was taken.
+        epoch: i64,
         low_xid: Option<u64>,
+        untouched: Option<Snapshot>,
     },
     Drop {
         shard: u16,
@@ -60,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) rescans: AtomicU64,
     pub(crate) polls: AtomicU64,
     pub(crate) trouble: FlushTrouble,
+    pub(crate) bodies: Bodies,
 }
 
 /// Position of one class.
@@ -113,7 +120,8 @@ pub(crate) async fn run(
 ) {
     let poll_max = config.poll_max;
     let mut swept_at = Instant::now();
-    let mut shards: HashSet<u16> = HashSet::new();
+    // With the epoch of each.
+    let mut shards: HashMap<u16, i64> = HashMap::new();
     let mut first = true;
     'connect: loop {
         let mut discovery = match Discovery::connect(&db, out.clone(), shared.clone()).await {
@@ -134,9 +142,9 @@ pub(crate) async fn run(
         if out.send(Message::Rescan).await.is_err() {
             return;
         }
-        for shard in &shards {
+        for (shard, epoch) in &shards {
             let scanned = match discovery.reader.stored_mark(*shard).await {
-                Ok(low) => discovery.scan(*shard, low).await,
+                Ok(low) => discovery.scan((*shard, *epoch), low, None).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = scanned {
@@ -209,9 +217,9 @@ pub(crate) async fn run(
                 biased;
                 change = assign.recv() => match change {
                     None => return,
-                    Some(Assign::Take { shard, low_xid }) => {
-                        shards.insert(shard);
-                        if let Err(error) = discovery.scan(shard, low_xid).await {
+                    Some(Assign::Take { shard, epoch, low_xid, untouched }) => {
+                        shards.insert(shard, epoch);
+                        if let Err(error) = discovery.scan((shard, epoch), low_xid, untouched.as_ref()).await {
                             tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
                             continue 'connect;
                         }
@@ -261,11 +269,17 @@ impl Discovery {
     }
 
     /// Delivers the unfinished runs of a shard, and all that is open of it, then follows it from a snapshot taken before.
-    async fn scan(&mut self, shard: u16, low_xid: Option<u64>) -> Result<(), StoreError> {
+    async fn scan(
+        &mut self,
+        (shard, epoch): (u16, i64),
+        low_xid: Option<u64>,
+        untouched: Option<&Snapshot>,
+    ) -> Result<(), StoreError> {
         let (before, now) = self.reader.snapshot().await?;
         let now = (now, Instant::now());
         let limits = self.reader.limit_state(shard).await?;
         self.deliver(Discovered {
+            scan: Some(epoch),
             limits: Some((shard, limits)),
             ..Discovered::default()
         })
@@ -278,18 +292,28 @@ impl Discovery {
                 (xid, after) = (0, NIL);
             }
             loop {
-                let headers = self.reader.unfinished(shard, priority, xid, after).await?;
+                let bodies = self.shared.bodies.are_wanted();
+                let headers = self
+                    .reader
+                    .unfinished(shard, priority, xid, after, untouched, bodies)
+                    .await?;
                 let full = headers.len() as i64 >= PAGE;
                 if let Some(last) = headers.last() {
                     (xid, after) = (last.xid, last.run_id);
                 }
-                self.deliver(Discovered {
-                    headers,
-                    past: true,
-                    now: Some(now),
-                    ..Discovered::default()
-                })
-                .await;
+                let (known, fresh): (Vec<_>, Vec<_>) = headers
+                    .into_iter()
+                    .partition(|h| untouched.is_none_or(|untouched| untouched.sees(h.xid)));
+                for (headers, past) in [(known, true), (fresh, false)] {
+                    self.deliver(Discovered {
+                        headers,
+                        past,
+                        scan: Some(epoch),
+                        now: Some(now),
+                        ..Discovered::default()
+                    })
+                    .await;
+                }
                 if !full {
                     break;
                 }
@@ -301,6 +325,7 @@ impl Discovery {
             headers,
             commands,
             past: true,
+            scan: Some(epoch),
             now: Some(now),
             scanned: Some(shard),
             ..Discovered::default()
@@ -342,7 +367,11 @@ impl Discovery {
                 }
             }
         }
-        let page = self.reader.poll(&cursors, unless.as_ref(), self.bound()).await?;
+        let bodies = self.shared.bodies.are_wanted();
+        let page = self
+            .reader
+            .poll(&cursors, unless.as_ref(), self.bound(), bodies)
+            .await?;
         let now = (page.now, Instant::now());
         self.now = page.now;
         let unchanged = unless.as_ref() == Some(&page.snapshot);

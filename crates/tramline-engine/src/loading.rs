@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tramline_core::definition::{self, Workflow};
 use tramline_core::machine::{Failure, Past, Plan, Run};
 use tramline_core::retry::RetryPolicy;
+use tramline_store::rows::JsonText;
 use tramline_store::runs::{Body, Loader};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
@@ -22,6 +23,7 @@ pub(crate) const LOAD_BATCH: usize = 500;
 const DEFINITIONS_MAX: usize = 1_000;
 
 /// Runs to read.
+#[derive(Default)]
 pub(crate) struct LoadJob {
     pub(crate) ids: Vec<LoadId>,
     /// Rows of some of them that have been read already.
@@ -38,6 +40,8 @@ pub(crate) struct LoadId {
     pub(crate) foreign: Option<bool>,
     /// The shard came from a node that did not release it.
     pub(crate) unclean: bool,
+    /// Of the ownership for which it is read: what another one has recorded since is not in it.
+    pub(crate) epoch: i64,
 }
 
 struct Loading {
@@ -88,24 +92,14 @@ impl Loading {
         let Some(loader) = &self.loader else {
             return Ok(Vec::new());
         };
-        let mut native: Vec<Uuid> = job
-            .ids
-            .iter()
-            .filter(|i| i.foreign == Some(false) && !read.contains(&i.run_id))
-            .map(|i| i.run_id)
-            .collect();
-        let mut foreign: Vec<Uuid> = job
-            .ids
-            .iter()
-            .filter(|i| i.foreign == Some(true))
-            .map(|i| i.run_id)
-            .collect();
-        let unsure: Vec<Uuid> = job
-            .ids
-            .iter()
-            .filter(|i| i.foreign.is_none())
-            .map(|i| i.run_id)
-            .collect();
+        let (mut native, mut foreign, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
+        for id in job.ids.iter().filter(|id| !read.contains(&id.run_id)) {
+            match id.foreign {
+                Some(false) => native.push(id.run_id),
+                Some(true) => foreign.push(id.run_id),
+                None => unsure.push(id.run_id),
+            }
+        }
         if !unsure.is_empty() {
             for (id, is_foreign) in loader.locate(&unsure).await? {
                 if is_foreign {
@@ -145,6 +139,7 @@ impl Loading {
             .iter()
             .map(|id| LoadedRun {
                 run_id: id.run_id,
+                epoch: id.epoch,
                 loaded: bodies.remove(&id.run_id).map(|body| {
                     let past = pasts.remove(&id.run_id);
                     self.build(body, past, id.unclean)
@@ -153,11 +148,29 @@ impl Loading {
             .collect())
     }
 
-    fn build(&self, body: Body, past: Option<Past>, unclean: bool) -> Loaded {
-        let mut defect = None;
+    fn build(&self, body: Body, past: Option<Result<Past, String>>, unclean: bool) -> Loaded {
+        let mut unreadable = None;
+        let mut read = |name: &str, text: Option<&JsonText>| match text?.read() {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                let message = format!("{name} cannot be read: {reason}");
+                unreadable = Some(Failure::new("invalid_input", message));
+                None
+            }
+        };
+        let input = read("input", Some(&body.input)).unwrap_or_default();
+        let metadata = read("metadata", body.metadata.as_ref());
+        let policy = read("retry", body.retry.as_ref());
+        let past = past.map(|past| {
+            past.unwrap_or_else(|reason| {
+                let message = format!("what is recorded of the run cannot be read: {reason}");
+                unreadable = Some(Failure::new("invalid_input", message));
+                Past::default()
+            })
+        });
+        let mut defect = unreadable;
         let mut retry = RetryPolicy::default();
-        match body
-            .retry
+        match policy
             .as_ref()
             .map(|policy| definition::parse_retry(policy, "retry"))
         {
@@ -189,7 +202,7 @@ impl Loading {
             },
         };
         if let (Plan::Workflow(workflow), true) = (&plan, past.as_ref().is_none_or(|p| p.steps.is_empty())) {
-            let found = workflow.check_input(&body.input);
+            let found = workflow.check_input(&input);
             if !found.is_empty() {
                 let places = found
                     .iter()
@@ -202,7 +215,7 @@ impl Loading {
                 });
             }
         }
-        let period = period_of(&body);
+        let period = period_of(&body, metadata.as_ref());
         let key = match &period {
             Some(p) => format!("{}/{}", p.schedule, tramline_store::rows::timestamp(p.due_at)),
             None => body.run_id.to_string(),
@@ -212,7 +225,7 @@ impl Loading {
             "correlation_id": body.correlation_id, "source": body.source,
             "queued_at": tramline_store::rows::timestamp(body.queued_at).to_string(),
         });
-        let run = Run::new(body.run_id, plan, Arc::new(body.input), Arc::new(info), key);
+        let run = Run::new(body.run_id, plan, Arc::new(input), Arc::new(info), key);
         let run = match past {
             Some(past) => run.recover(past, unclean),
             None => run,
@@ -230,8 +243,8 @@ impl Loading {
 }
 
 /// Schedule and due time that a scheduled run carries in its metadata.
-fn period_of(body: &Body) -> Option<Period> {
-    let metadata = body.metadata.as_ref()?;
+fn period_of(body: &Body, metadata: Option<&Value>) -> Option<Period> {
+    let metadata = metadata?;
     let due: jiff::Timestamp = metadata.get("period")?.as_str()?.parse().ok()?;
     Some(Period {
         schedule: metadata.get("schedule")?.as_str()?.into(),

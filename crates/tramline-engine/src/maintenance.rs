@@ -269,17 +269,18 @@ async fn compile_submitted(db: &Db) -> Result<(), StoreError> {
                 api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
             }
             Ok(workflow) => {
-                // First of all: no run of it is to go unlimited.
-                if let Err(error) = limits::set_target(db, &row.name, workflow.limit.as_ref()).await {
-                    let StoreError::Refused { message, .. } = error else {
-                        return Err(error);
-                    };
-                    let places = json!([{ "path": "limit", "message": message }]);
-                    api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
-                    continue;
+                let compiled = api::Compiled {
+                    checksum: &workflow.checksum,
+                    required_inputs: &workflow.required_inputs,
+                    limit: workflow.limit.as_ref(),
+                };
+                match api::settle_definition(db, &row.name, row.version, Ok(compiled)).await {
+                    Err(StoreError::Refused { message, .. }) => {
+                        let places = json!([{ "path": "limit", "message": message }]);
+                        api::settle_definition(db, &row.name, row.version, Err(&places)).await?;
+                    }
+                    settled => settled?,
                 }
-                let outcome = Ok((workflow.checksum.as_str(), workflow.required_inputs.as_slice()));
-                api::settle_definition(db, &row.name, row.version, outcome).await?;
             }
             Err(problems) => {
                 let places: Vec<_> = problems

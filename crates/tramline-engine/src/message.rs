@@ -11,6 +11,7 @@ use tramline_core::schedule::Calendar;
 use tramline_store::discovery::{Command, Gate, Header};
 use tramline_store::limits::LimitState;
 use tramline_store::schedules::{OpenPeriod, RuleRow};
+use tramline_store::shards::Beat;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -39,9 +40,9 @@ pub(crate) enum Message {
         shard: u16,
         done: oneshot::Sender<()>,
     },
-    /// What the heartbeat has to store: shard, epoch, low-water mark.
-    Marks {
-        reply: oneshot::Sender<Vec<(u16, i64, u64)>>,
+    /// What the heartbeat has to store.
+    Beat {
+        reply: oneshot::Sender<Beat>,
     },
     /// The database has not answered for most of a lease: start nothing new until it does.
     Trusted(bool),
@@ -82,6 +83,9 @@ pub(crate) struct Discovered {
     pub(crate) now: Option<(Millis, std::time::Instant)>,
     /// The headers come from a scan of unfinished runs: something may be recorded about them.
     pub(crate) past: bool,
+    /// All of it was read by the scan of a shard that was taken with this epoch. What was read for an earlier one, or by a tick
+    /// before the scan, says nothing about what another owner has recorded since.
+    pub(crate) scan: Option<i64>,
     /// The headers come from the sweep: whatever is not known among them was missed.
     pub(crate) swept: bool,
     /// Every run that was visible when this many flushes had been answered has been delivered now: ids that finished
@@ -98,6 +102,8 @@ pub(crate) struct Discovered {
 /// A run that was read.
 pub(crate) struct LoadedRun {
     pub(crate) run_id: Uuid,
+    /// As it was asked for.
+    pub(crate) epoch: i64,
     pub(crate) loaded: Option<Loaded>,
 }
 

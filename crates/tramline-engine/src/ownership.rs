@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tramline_core::ownership::{Move, Observer, ShardRow};
-use tramline_store::shards::Keeper;
+use tramline_store::shards::{Beat, Keeper};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
 
@@ -95,10 +95,10 @@ impl Ownership {
         };
         if beat {
             // Without a driver there is nothing to own a shard for: the engine is about to end.
-            let Some(marks) = self.marks().await else {
+            let Some(beat) = self.driver_beat().await else {
                 return Ok(());
             };
-            let held = keeper.beat(&marks).await?;
+            let held = keeper.beat_with(&beat).await?;
             // Those, too, that the driver has given up already because a flush found them lost.
             let lost: Vec<u16> = owned
                 .iter()
@@ -142,7 +142,9 @@ impl Ownership {
                         .assign
                         .send(Assign::Take {
                             shard,
+                            epoch: taken.epoch,
                             low_xid: taken.low_xid,
+                            untouched: taken.untouched,
                         })
                         .await;
                 }
@@ -163,11 +165,11 @@ impl Ownership {
         Ok(())
     }
 
-    /// What the driver owns, with how far its ledger may be passed over; `None` when it has stopped.
-    async fn marks(&self) -> Option<Vec<(u16, i64, u64)>> {
-        let (reply, marks) = oneshot::channel();
-        self.out.send(Message::Marks { reply }).await.ok()?;
-        marks.await.ok()
+    /// What the driver owns, and how much is going on; `None` when it has stopped.
+    async fn driver_beat(&self) -> Option<Beat> {
+        let (reply, beat) = oneshot::channel();
+        self.out.send(Message::Beat { reply }).await.ok()?;
+        beat.await.ok()
     }
 
     /// Gives everything back at once, so that another node may go on without waiting for a lease.

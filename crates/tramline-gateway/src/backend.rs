@@ -10,6 +10,7 @@ use tower::ServiceExt as _;
 
 use crate::auth::{APIKEY, AuthFailure, Caller, Claims, Secret};
 use crate::body::{Body, BodyCut, GuardedBody, boxed};
+use crate::cors::preflight_answer;
 use crate::error::{Fault, Shape};
 use crate::limits::INTERNAL_TOKEN_LIFE_S;
 use crate::proxy::{declared_length, headers, strip_prefix};
@@ -88,7 +89,7 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     if request.method() == Method::OPTIONS {
-        return shared.cors.preflight(&visit.origin);
+        return preflight_answer();
     }
     match forward(shared, visit, backend, request).await {
         Ok(response) => response,
@@ -115,6 +116,9 @@ async fn forward(
             return Err(backend.refused(&failure));
         }
     };
+    if let Some(caller) = &caller {
+        shared.rates.caller(caller)?;
+    }
     let bytes_max = shared.limits.backend_body_max;
     if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
         return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
@@ -123,7 +127,7 @@ async fn forward(
     let origin = shared.call_tokens.origin(&parts.headers);
     headers::remove_internal(&mut parts.headers);
     headers::remove_hop_by_hop(&mut parts.headers);
-    headers::set_forwarded(&mut parts.headers, visit.peer, visit.local, shared.forwarded);
+    headers::set_forwarded(&mut parts.headers, visit);
     parts.headers.remove(APIKEY);
     let claims = claims_of(caller.as_ref());
     let token = shared.minter.mint(claims.clone()).map_err(|error| {

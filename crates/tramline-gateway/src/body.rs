@@ -45,6 +45,8 @@ pub(crate) enum BodyCut {
     TooLarge,
     #[error("request body stalled for longer than the body idle timeout")]
     Stalled,
+    #[error("request body is malformed or was broken off")]
+    Broken,
 }
 
 /// Tells the request's handler that its body was cut, so that it can answer 413 or 408 although somebody else was
@@ -103,7 +105,6 @@ impl<B> GuardedBody<B> {
 impl<B> http_body::Body for GuardedBody<B>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -124,9 +125,13 @@ where
                 this.left -= size;
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(other) => {
+            Poll::Ready(Some(Err(_))) => {
                 this.timer = None;
-                Poll::Ready(other.map(|result| result.map_err(Into::into)))
+                Poll::Ready(Some(Err(this.watch.set(BodyCut::Broken))))
+            }
+            Poll::Ready(None) => {
+                this.timer = None;
+                Poll::Ready(None)
             }
             Poll::Pending => {
                 let idle = this.idle;
@@ -139,38 +144,6 @@ where
                 }
             }
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// A body that keeps a value alive until it is dropped.
-pub(crate) struct HoldingBody<T> {
-    inner: Body,
-    _held: T,
-}
-
-impl<T> HoldingBody<T> {
-    pub(crate) fn new(inner: Body, held: T) -> Self {
-        Self { inner, _held: held }
-    }
-}
-
-impl<T: Unpin> http_body::Body for HoldingBody<T> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::access::AccessLog;
 use crate::api::control::Control;
 use crate::auth::{Guard, GuardAuth, Issuer, Secret, TokenError, TokenRules, WebhookRule};
 use crate::cors::Cors;
@@ -13,6 +14,8 @@ use crate::functions::Functions;
 use crate::gate_store::GateStore;
 use crate::limits::{Limits, SECRET_BYTES_MIN};
 use crate::metrics::MetricsSource;
+use crate::peers::TrustedProxies;
+use crate::server::TlsFiles;
 
 /// The port of `[api].port` when config.toml does not say.
 pub const DEFAULT_PORT: u16 = 54_321;
@@ -37,16 +40,6 @@ pub struct Keys {
 pub struct ApiPolicy {
     /// Targets that an `authenticated` caller may start; empty means none.
     pub authenticated_targets: Vec<String>,
-}
-
-/// Whether `X-Forwarded-*` of the direct peer is believed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ForwardedTrust {
-    /// The peer is the client; its forwarding headers are replaced.
-    #[default]
-    None,
-    /// A proxy of ours is in front: protocol and host are kept, the peer is appended to the address list.
-    Peer,
 }
 
 /// Who may read `/metrics`.
@@ -88,6 +81,8 @@ pub struct GatewayConfig {
     pub gate_store: Option<Arc<dyn GateStore>>,
     /// CORS of the gateway's own answers and of functions that set none.
     pub cors: Cors,
+    /// CORS of functions that have other rules than the project.
+    pub function_cors: BTreeMap<String, Cors>,
     /// Signs the tokens for `rest` and `auth`; at least 32 bytes, known to nobody outside.
     pub internal_secret: Secret,
     /// Mounted under `/rest/v1`, prefix stripped; sees only tokens minted here.
@@ -104,8 +99,17 @@ pub struct GatewayConfig {
     pub control: Arc<dyn Control>,
     /// Rights of `authenticated` on `/api/v1`.
     pub api: ApiPolicy,
-    /// Whether a proxy in front is believed.
-    pub forwarded: ForwardedTrust,
+    /// Which proxies in front are believed.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether connections of these proxies begin with a PROXY header, version 1 or 2. Those of others never do.
+    pub proxy_protocol: bool,
+    /// Without it the port speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Whether other processes of the same user may listen on the same port, so that a new node can take over from an old
+    /// one.
+    pub shared_port: bool,
+    /// Told about every request.
+    pub access: Option<AccessLog>,
     /// Who may read `/metrics`.
     pub metrics_access: MetricsAccess,
     /// Further metrics, such as the engine's.
@@ -136,6 +140,7 @@ impl GatewayConfig {
             webhooks: BTreeMap::new(),
             gate_store: None,
             cors: Cors::default(),
+            function_cors: BTreeMap::new(),
             internal_secret,
             rest: None,
             auth: None,
@@ -144,7 +149,11 @@ impl GatewayConfig {
             functions,
             control,
             api: ApiPolicy::default(),
-            forwarded: ForwardedTrust::default(),
+            trusted_proxies: TrustedProxies::default(),
+            proxy_protocol: false,
+            tls: None,
+            shared_port: false,
+            access: None,
             metrics_access: MetricsAccess::default(),
             metrics: Vec::new(),
             readiness: None,
@@ -167,6 +176,9 @@ impl GatewayConfig {
             .any(|secret| secret.expose().trim().is_empty())
         {
             return Err(ConfigError::EmptyCronSecret);
+        }
+        if self.proxy_protocol && self.trusted_proxies.is_empty() {
+            return Err(ConfigError::ProxyProtocolOfNobody);
         }
         let opaque = self.keys.publishable_keys.iter().chain(&self.keys.secret_keys);
         if opaque.into_iter().any(|key| key.expose().trim().is_empty()) {
@@ -223,6 +235,9 @@ pub enum ConfigError {
     /// An empty secret would let everybody in.
     #[error("use CRON_SECRET: it is empty; give it a value or leave it out")]
     EmptyCronSecret,
+    /// Nobody may send the header.
+    #[error("read the PROXY protocol: name the proxies that speak it as trusted")]
+    ProxyProtocolOfNobody,
     /// An empty key would let everybody in.
     #[error("use an API key: it is empty")]
     EmptyApiKey,

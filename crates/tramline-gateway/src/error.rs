@@ -130,6 +130,15 @@ impl Fault {
         )
     }
 
+    pub(crate) fn too_many_requests(retry_after_s: u64) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "TOO_MANY_REQUESTS",
+            format!("Too many requests, try again in {retry_after_s} s"),
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from(retry_after_s))
+    }
+
     pub(crate) fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "No such path")
     }
@@ -163,6 +172,7 @@ impl Fault {
                 "REQUEST_TIMEOUT",
                 "Request body did not arrive in time",
             ),
+            BodyCut::Broken => Self::bad_request("Request body is malformed or was broken off"),
         }
         .closing()
     }

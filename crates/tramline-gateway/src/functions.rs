@@ -106,6 +106,8 @@ pub struct Invocation {
     pub request_id: uuid::Uuid,
     /// The run that the caller belongs to.
     pub run_id: Option<uuid::Uuid>,
+    /// The caller's trace, when it sent one.
+    pub trace: Option<crate::trace::TraceId>,
     /// HTTP method.
     pub method: http::Method,
     /// Status of the answer.

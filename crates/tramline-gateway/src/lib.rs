@@ -7,6 +7,8 @@
 //! a request's body has its own, an answer is bounded by the function host. A request lives in one future, so a
 //! client that goes away aborts everything done for it.
 
+mod access;
+mod answer;
 mod api;
 mod auth;
 mod backend;
@@ -19,11 +21,15 @@ mod functions;
 mod gate_store;
 pub mod limits;
 mod metrics;
+mod peers;
 mod proxy;
+mod rates;
 mod router;
 mod server;
 mod strict_json;
+mod trace;
 
+pub use access::{AccessFormat, AccessLog};
 pub use api::control;
 pub use api::{ROUTES, Right, Route};
 pub use auth::{
@@ -33,12 +39,14 @@ pub use auth::{
 pub use body::{Body, BoxError, boxed, empty, full};
 pub use call_token::{CallOrigin, CallTokens};
 pub use config::{
-    ApiPolicy, ClaimsHook, ConfigError, DEFAULT_PORT, ForwardedTrust, GatewayConfig, InvocationObserver,
-    Keys, MetricsAccess, Readiness,
+    ApiPolicy, ClaimsHook, ConfigError, DEFAULT_PORT, GatewayConfig, InvocationObserver, Keys, MetricsAccess,
+    Readiness,
 };
-pub use cors::{BadOrigin, Cors, Origin};
+pub use cors::{BadCors, BadOrigin, Cors, Origin};
 pub use functions::{CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine};
 pub use gate_store::{Delivery, GateStore, Kept, NewLink};
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};
-pub use server::{Gateway, GatewayHandle, StartError};
+pub use peers::{BadProxy, TrustedProxies};
+pub use server::{Gateway, GatewayHandle, StartError, TlsError, TlsFiles};
+pub use trace::TraceId;

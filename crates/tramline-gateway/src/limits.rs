@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tramline_core::limit::Rate;
 use tramline_core::limits::REQUEST_BODY_MAX_BYTES;
 
 /// Time for a client to send a request head, from its first byte; also for the first byte of a new connection.
@@ -119,6 +120,14 @@ pub struct Limits {
     pub backend_body_max: u64,
     /// See [`FUNCTION_IDLE`].
     pub function_idle: Duration,
+    /// Requests of one client address, an IPv6 network counting as one; none when not limited. Calls that functions make
+    /// to their own project are not counted.
+    pub rate_per_ip: Option<Rate>,
+    /// Requests of one caller: a user by `sub`, else all callers of a role; none when not limited.
+    pub rate_per_key: Option<Rate>,
+    /// How long a node that stops still serves new requests while it says that it is not ready: what a balancer needs to
+    /// see it.
+    pub drain_delay: Duration,
 }
 
 impl Default for Limits {
@@ -133,6 +142,9 @@ impl Default for Limits {
             function_body_max: FUNCTION_BODY_MAX,
             backend_body_max: BACKEND_BODY_MAX,
             function_idle: FUNCTION_IDLE,
+            rate_per_ip: None,
+            rate_per_key: None,
+            drain_delay: Duration::ZERO,
         }
     }
 }

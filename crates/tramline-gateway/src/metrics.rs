@@ -83,6 +83,7 @@ pub(crate) struct Metrics {
     durations: [Histogram; 6],
     functions: RwLock<BTreeMap<String, FunctionCounts>>,
     pub(crate) connections_refused: AtomicU64,
+    pub(crate) rate_limited: AtomicU64,
 }
 
 impl Metrics {
@@ -158,6 +159,14 @@ impl Metrics {
             "counter",
         );
         line(&mut text, "tramline_http_connections_refused_total", "", refused);
+        let limited = self.rate_limited.load(Ordering::Relaxed);
+        head(
+            &mut text,
+            "tramline_http_rate_limited_total",
+            "Requests beyond the rate of their address or caller.",
+            "counter",
+        );
+        line(&mut text, "tramline_http_rate_limited_total", "", limited);
         head(
             &mut text,
             "tramline_function_invocations_total",

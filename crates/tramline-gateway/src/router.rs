@@ -4,45 +4,93 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
+use crate::access::Entry;
+use crate::answer::{AnswerBody, Answered};
 use crate::api::{self, ApiParts};
 use crate::backend::{self, Backend};
-use crate::body::{Body, BodyCut, GuardedBody, HoldingBody, boxed, full};
+use crate::body::{Body, BodyCut, GuardedBody, boxed, full};
 use crate::config::MetricsAccess;
+use crate::cors::{Cors, preflight_answer};
 use crate::error::{Fault, Shape};
 use crate::limits::{API_BODY_MAX, HEADERS_MAX};
 use crate::metrics::RouteClass;
 use crate::proxy::{self, declared_length, headers};
 use crate::server::{Shared, Visit};
+use crate::trace;
 
 /// Answers one request; always.
 pub(crate) async fn answer(
     shared: Arc<Shared>,
-    visit: Visit,
+    mut visit: Visit,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<AnswerBody>, Infallible> {
     let in_flight = visit.activity.enter();
     let started = Instant::now();
+    visit.trace = trace::read(request.headers_mut());
+    let entry = shared
+        .access
+        .as_ref()
+        .map(|log| Entry::begin(log, &visit, &request));
     let class = classify(request.uri().path());
-    let response = match screen(&mut request) {
-        Err(fault) => fault.into_response(shape(class), visit.request_id),
+    let cors = cors(&shared, class, request.uri().path());
+    let is_http1 = request.version() < Version::HTTP_2;
+    let answered = match screen(&mut request).and_then(|()| count(&shared, &visit, class, &request)) {
+        Err(fault) => fault.into_response(shape(class), visit.request_id).into(),
         Ok(()) => dispatch(&shared, &visit, class, request).await,
     };
-    let mut response = response.map(|body| boxed(HoldingBody::new(body, in_flight)));
+    let status = answered.response.status().as_u16();
+    let mut entry = entry;
+    if let Some(entry) = &mut entry {
+        entry.answered(status);
+    }
+    let mut response = answered.response.map(|inner| AnswerBody {
+        inner,
+        taking: visit.activity.taking(),
+        entry,
+        _record: answered.record,
+        _in_flight: in_flight,
+    });
     let headers = response.headers_mut();
     headers.insert(headers::X_REQUEST_ID, headers::request_id(visit.request_id));
-    if !matches!(class, RouteClass::Health | RouteClass::Other) {
-        shared.cors.fill(&visit.origin, headers);
+    if let Some(cors) = cors {
+        cors.fill(&visit.asker, headers);
     }
-    shared
-        .metrics
-        .answered(class, response.status().as_u16(), started.elapsed());
+    if is_http1 && shared.leave.is_cancelled() && status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
+        // The next request goes to another node; one sent on a connection that is just being closed would be lost.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    shared.metrics.answered(class, status, started.elapsed());
     Ok(response)
+}
+
+/// Whose CORS an answer gets.
+fn cors(shared: &Shared, class: RouteClass, path: &str) -> Option<Arc<Cors>> {
+    match class {
+        RouteClass::Health | RouteClass::Other => None,
+        RouteClass::Functions => Some(shared.cors_of(proxy::function_name(path))),
+        RouteClass::Rest | RouteClass::Auth | RouteClass::Api => Some(Arc::clone(&shared.cors)),
+    }
+}
+
+/// Counts the request against its client's rate. Functions of the project call on behalf of clients that were counted.
+fn count(
+    shared: &Shared,
+    visit: &Visit,
+    class: RouteClass,
+    request: &Request<Incoming>,
+) -> Result<(), Fault> {
+    if class == RouteClass::Health {
+        return Ok(());
+    }
+    shared.rates.address(visit.client, || {
+        shared.call_tokens.origin(request.headers()).is_some()
+    })
 }
 
 fn below(path: &str, prefix: &str) -> bool {
@@ -111,27 +159,32 @@ fn is_plain_path(path: &str) -> bool {
         .all(|segment| !matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
 }
 
-async fn dispatch(
-    shared: &Shared,
-    visit: &Visit,
-    class: RouteClass,
-    request: Request<Incoming>,
-) -> Response<Body> {
+async fn dispatch(shared: &Shared, visit: &Visit, class: RouteClass, request: Request<Incoming>) -> Answered {
     if !matches!(class, RouteClass::Other) && request.method() != Method::OPTIONS {
         shared.credentials.prepare(request.headers()).await;
     }
     let result = match class {
         RouteClass::Functions => return proxy::handle(shared, visit, request).await,
-        RouteClass::Rest => return backend::handle(shared, visit, Backend::Rest, request).await,
-        RouteClass::Auth => return backend::handle(shared, visit, Backend::Auth, request).await,
+        RouteClass::Rest => {
+            return backend::handle(shared, visit, Backend::Rest, request)
+                .await
+                .into();
+        }
+        RouteClass::Auth => {
+            return backend::handle(shared, visit, Backend::Auth, request)
+                .await
+                .into();
+        }
         RouteClass::Api if request.method() == Method::OPTIONS => {
-            return shared.cors.preflight(&visit.origin);
+            return preflight_answer().into();
         }
         RouteClass::Api => call_api(shared, visit, request).await,
         RouteClass::Health => health(shared, &request),
         RouteClass::Other => fall_back(shared, visit, request).await,
     };
-    result.unwrap_or_else(|fault| fault.into_response(shape(class), visit.request_id))
+    result
+        .unwrap_or_else(|fault| fault.into_response(shape(class), visit.request_id))
+        .into()
 }
 
 async fn call_api(
@@ -143,6 +196,7 @@ async fn call_api(
         tracing::debug!(error = %failure, "refused a caller");
         Fault::auth(&failure)
     })?;
+    shared.rates.caller(&caller)?;
     if declared_length(request.headers()).is_some_and(|length| length > API_BODY_MAX) {
         return Err(Fault::body_cut(BodyCut::TooLarge, API_BODY_MAX));
     }
@@ -153,6 +207,7 @@ async fn call_api(
         functions: &*shared.functions,
         gate_store: shared.gate_store.as_deref(),
         guards: shared.guards(),
+        misuses: &shared.misuses,
         policy: &shared.api,
         stop: shared.stop.clone(),
         origin: shared.call_tokens.origin(&parts.headers),
@@ -180,7 +235,7 @@ fn health(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>
         "/healthz" => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
         "/readyz" => {
             let mut reasons = shared.readiness.as_ref().map(|ready| ready()).unwrap_or_default();
-            if shared.stop.is_cancelled() {
+            if shared.leave.is_cancelled() {
                 reasons.push("stopping".to_owned());
             }
             Ok(if reasons.is_empty() {
@@ -241,7 +296,7 @@ async fn fall_back(
     let (mut parts, body) = request.into_parts();
     headers::remove_internal(&mut parts.headers);
     headers::remove_hop_by_hop(&mut parts.headers);
-    headers::set_forwarded(&mut parts.headers, visit.peer, visit.local, shared.forwarded);
+    headers::set_forwarded(&mut parts.headers, visit);
     let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
     let request = Request::from_parts(parts, axum::body::Body::new(boxed(body)));
     tokio::select! {

@@ -20,6 +20,6 @@ pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, find_deno, 
 pub use host::{Host, HostStats};
 pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{
-    Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Edit, FunctionInfo, FunctionLimits,
+    AnswerCut, Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Edit, FunctionInfo, FunctionLimits,
     FunctionSpec, FunctionState, HostConfig, HostError, Level, Limits, LogLine, Policy, Stream,
 };

@@ -248,6 +248,22 @@ pub enum CallError {
     Stopping,
 }
 
+/// Why an answer broke off after it had begun: the error of its body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerCut {
+    #[error("the answer went over the call's time")]
+    Time,
+    #[error("the answer is larger than its limit")]
+    Size,
+    #[error("the function went over a limit: {message}")]
+    Limit { message: String },
+    #[error("the function's process ended: {message}")]
+    WorkerError { message: String },
+    /// The process lives on: the function did it.
+    #[error("the function broke its answer off: {message}")]
+    Function { message: String },
+}
+
 /// Why a host does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {

@@ -7,9 +7,26 @@ create table tramline.shards (
   epoch bigint not null default 0,                   -- rises at every acquisition: the fence
   beat bigint not null default 0,                    -- rises while the owner lives; nobody reads a clock
   low_xid xid8,                                      -- low-water mark: below it no unfinished run is without a durable row
-  system_id bigint                                   -- of the cluster that the mark came from
+  system_id bigint,                                  -- of the cluster that the mark came from
+  released pg_snapshot,                              -- what its owner could see when it gave the shard up in order,
+  released_epoch bigint,                             -- and in which epoch that was
+  load bigint not null default 0                     -- runs that its owner drives or has in line: what balancing weighs
 ) with (fillfactor = 50);
 insert into tramline.shards (shard) select generate_series(0, {{shard_count}} - 1);
+
+-- Gives shards up. Of a run that is not visible in `released` nothing is recorded: its owner did not know it. The snapshot is that of a
+-- statement after the one that waited for the owner's last flush.
+create function tramline.release_shards(p_owner uuid, p_shards int[], p_epochs bigint[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare held int[];
+begin
+  select array_agg(q.shard) into held from (
+    select s.shard from tramline.shards s join unnest(p_shards, p_epochs) as m(shard, epoch) on m.shard = s.shard and m.epoch = s.epoch
+     where s.owner = p_owner order by s.shard for update of s) q;
+  update tramline.shards s set owner = null, beat = s.beat + 1, released = pg_current_snapshot(), released_epoch = s.epoch,
+         system_id = (select system_identifier from pg_control_system())
+   where s.shard = any (held);
+end $$;
 
 create table tramline.nodes (
   node_id uuid primary key,
@@ -17,6 +34,7 @@ create table tramline.nodes (
   version text not null,
   roles text[] not null default '{}',
   beat bigint not null default 0,
+  load jsonb not null default '{}',                  -- how full it is: active, active_max, in_line, calls, calls_max, calls_waiting, full
   started_at timestamptz not null default now(),
   seen_at timestamptz not null default now()
 ) with (fillfactor = 50);

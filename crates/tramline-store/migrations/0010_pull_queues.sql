@@ -1,6 +1,6 @@
 -- Pull queues: workers outside claim runs, say that they live, and finish them. Everything happens in ops.pull_runs, under the lock of
 -- the run's row; no node takes part. A claim holds a lease by the database's clock and a fence that rises with every claim.
--- Lock order: the queue's row (only where it has a concurrency), then rows of ops.pull_runs.
+-- Lock order: the queue's row (only where its claims go one by one), then rows of ops.pull_runs, then the state of its rate.
 
 -- The insert of the run writes its row: atomic with it, whoever inserts.
 create function tramline.keep_pull_run() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -164,9 +164,9 @@ begin
     from ops.runs r, ops.pull_runs p where r.run_id = p_run_id and p.run_id = p_run_id);
 end $$;
 
--- Claims up to so many runs for a worker: by priority, then by the time from which they may start. One call in 16 begins with the
--- least urgent class, so that none waits for ever. Returns the runs, each with the fence and the end of its lease; none when the queue
--- is empty, paused or at its concurrency.
+-- Claims up to so many runs for a worker: by priority, then by the time from which they may start; in a fifo queue by that time alone.
+-- One call in 16 begins with the least urgent class, so that none waits for ever. Returns the runs, each with the fence and the end of
+-- its lease; none when the queue is empty, paused, at its concurrency or at its rate.
 create function ops.claim_runs(p_worker_id text, p_queue text default 'ops', p_count int default 1, p_lease interval default '30 minutes')
 returns setof jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- Plans are made once per session, perhaps while the tables are empty: only index ranges are ever right here.
@@ -181,6 +181,7 @@ declare
   v_class int;
   v_got uuid[];
   v_ids uuid[] := '{}';
+  v_rate record;
 begin
   if coalesce(p_worker_id, '') = '' or length(p_worker_id) > c_worker_max then
     raise exception using errcode = 'TL400', message = format('a worker id has 1 to %s characters', c_worker_max);
@@ -196,11 +197,12 @@ begin
   if v_queue.mode <> 'pull' then
     raise exception using errcode = 'TL400', message = format('the nodes execute the runs of queue "%s"; workers claim from pull queues', p_queue);
   end if;
-  if v_queue.concurrency is not null then
+  if v_queue.concurrency is not null or v_queue.rate_count is not null or v_queue.fifo then
     if current_setting('transaction_isolation') <> 'read committed' then
-      raise exception using errcode = 'TL400', message = format('queue "%s" has a concurrency: claim from it in a read committed transaction', p_queue);
+      raise exception using errcode = 'TL400',
+        message = format('queue "%s" has a concurrency, a rate or an order: claim from it in a read committed transaction', p_queue);
     end if;
-    -- Its claims go one by one, so that each sees how many the others hold.
+    -- Its claims go one by one, so that each sees what the others hold and have taken.
     select * into v_queue from tramline.queues q where q.name = p_queue for no key update;
   end if;
   if v_queue.paused then
@@ -212,6 +214,25 @@ begin
       from ops.pull_runs p where p.queue = p_queue and p.status in ('claimed', 'running');
   end if;
   v_now := clock_timestamp();
+  if v_queue.rate_count is not null then
+    select * into v_rate from tramline.claim_room(v_queue, v_now);
+    v_left := least(v_left, v_rate.room);
+  end if;
+  if v_queue.fifo and v_left > 0 then
+    -- The four ranges of the index, merged: what is locked and not taken is nobody else's meanwhile.
+    with taken as (
+      update ops.pull_runs p set status = 'claimed', claimed_by = p_worker_id, fence = p.fence + 1, attempt = p.attempt + 1,
+             started_at = v_now, heartbeat_at = v_now, lease = p_lease, lease_until = v_now + p_lease
+       where p.run_id = any (array(
+               select x.run_id from generate_series(0, 3) k(class)
+                cross join lateral (select c.run_id, c.run_at from ops.pull_runs c
+                                     where c.queue = p_queue and c.priority = k.class and c.status = 'queued' and c.run_at <= v_now
+                                     order by c.run_at, c.run_id limit v_left for update skip locked) x
+                order by x.run_at, x.run_id limit v_left))
+      returning p.run_id, p.run_at)
+    select coalesce(array_agg(t.run_id order by t.run_at, t.run_id), '{}') into v_ids from taken t;
+    v_left := 0;
+  end if;
   foreach v_class in array case when nextval('tramline.claim_turns') % 16 = 0 then array[3, 2, 1, 0] else array[0, 1, 2, 3] end loop
     exit when v_left <= 0;
     -- One range per class: what may not start yet is never stepped over. The array is the form that keeps to the index.
@@ -226,6 +247,12 @@ begin
     v_ids := v_ids || v_got;
     v_left := v_left - coalesce(cardinality(v_got), 0);
   end loop;
+  if v_queue.rate_count is not null and v_ids <> '{}' then
+    insert into tramline.limits as l (shard, limit_key, state, expires_at)
+    select tramline.key_shard('queue:' || p_queue), 'queue:' || p_queue, jsonb_build_object('empty_at_us', e.us), to_timestamp(e.us / 1000000.0) + interval '1 ms'
+      from (select v_rate.from_us + v_rate.interval_us * cardinality(v_ids) as us) e
+    on conflict (shard, limit_key) do update set state = excluded.state, expires_at = excluded.expires_at;
+  end if;
   return query select tramline.claimed_run(u.run_id) from unnest(v_ids) with ordinality as u(run_id, n) order by u.n;
 end $$;
 

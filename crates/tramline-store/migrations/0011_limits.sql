@@ -22,6 +22,8 @@ create table tramline.limit_claims (
   started_at timestamptz not null default now(),
   primary key (shard, run_id)
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+-- Who has the places of a key: asked by people and by the look for what is stuck.
+create index limit_claims_by_key on tramline.limit_claims (shard, limit_key);
 
 -- State of rates: written with the claim of the run that changed it, read at a takeover, worth nothing when it has expired.
 create table tramline.limits (
@@ -32,6 +34,18 @@ create table tramline.limits (
   primary key (shard, limit_key)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 create index limits_expiry on tramline.limits (expires_at);
+
+-- How many claims the rate of a queue allows at a time, and from when on it is counted (microseconds since 1970). The bucket is that of
+-- the engine's rates, empty at a time that is kept in tramline.limits.
+create function tramline.claim_room(p_queue tramline.queues, p_now timestamptz, out room bigint, out from_us bigint, out interval_us bigint)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select greatest(0, floor((n.us - b.from_us)::numeric / i.us)::bigint + i.burst), b.from_us, i.us
+    from (select ceil(p_queue.rate_per_ms * 1000.0 / p_queue.rate_count)::bigint as us, coalesce(p_queue.rate_burst, p_queue.rate_count) as burst) i
+   cross join (select (extract(epoch from p_now) * 1000000)::bigint as us) n
+    left join tramline.limits l on l.limit_key = 'queue:' || p_queue.name and l.shard = tramline.key_shard('queue:' || p_queue.name)
+   -- A rate that was made slower since, or a clock that went back: it is full, and no more than that.
+   cross join lateral (select greatest(n.us, least(coalesce((l.state ->> 'empty_at_us')::bigint, 0), n.us + i.us * i.burst)) as from_us) b
+$$;
 
 -- Does any limit exist at all? Asked by every insert: two small tables.
 create function tramline.has_limits() returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -113,12 +127,12 @@ begin
   if exists (select from tramline.target_limits t where t.target = p_target) then
     raise exception using errcode = 'TL400',
       message = format('schedule "%s" cannot start "%s", which has a limit: runs of a schedule are in the schedule''s shard, not in that of the limit''s key',
-                       p_name, p_target),
+                       p_name, p_target), detail = '{"path": "target"}',
       hint = 'let the schedule start an unlimited function or workflow that enqueues the limited one';
   elsif exists (select from tramline.queues q where q.name = p_queue and q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null)) then
     raise exception using errcode = 'TL400',
       message = format('schedule "%s" cannot use queue "%s", which has a limit: runs of a schedule are in the schedule''s shard, not in that of the queue',
-                       p_name, p_queue),
+                       p_name, p_queue), detail = '{"path": "queue"}',
       hint = 'use a queue without concurrency and rate';
   end if;
 end $$;
@@ -149,8 +163,27 @@ begin
   return found;
 end $$;
 
--- Makes a queue, or changes what p_settings names: mode, concurrency, rate {count, per, burst}, fifo, paused, description. null takes a limit
--- away. p_create: true = it must be new, false = it must exist. A limit holds for the runs that are inserted from then on; those that were
+-- Stores a compiled definition together with the limit that it declares, or none: no run of it is ever accepted under another one.
+create function tramline.publish_definition(p_name text, p_definition jsonb, p_checksum text, p_required text[], p_by text, p_limit jsonb)
+returns table (version int, created boolean) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_advisory_xact_lock(hashtext('tramline.definition'), hashtext(p_name));
+  perform tramline.set_target_limit(p_name, p_limit);
+  return query select s.version, s.created from tramline.store_definition(p_name, p_definition, p_checksum, p_required, p_by) s;
+end $$;
+-- The same for one that was inserted by hand. What is settled already changes nothing.
+create function tramline.publish_submitted(p_name text, p_version int, p_checksum text, p_required text[], p_limit jsonb)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_advisory_xact_lock(hashtext('tramline.definition'), hashtext(p_name));
+  if exists (select from tramline.workflow_definitions d where d.name = p_name and d.version = p_version and d.status = 'submitted') then
+    perform tramline.set_target_limit(p_name, p_limit);
+    perform tramline.settle_definition(p_name, p_version, p_checksum, p_required);
+  end if;
+end $$;
+
+-- Makes a queue, or changes what p_settings names: mode, concurrency, rate {count, per, burst}, fifo, claims_max (of a pull queue: so many
+-- claims of a run may be lost), paused, description. null takes a limit away. p_create: true = it must be new, false = it must exist. A limit holds for the runs that are inserted from then on; those that were
 -- there before are not counted.
 create function ops.set_queue(p_name text, p_settings jsonb default '{}', p_create boolean default null) returns ops.queues
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -165,10 +198,10 @@ begin
     raise exception using errcode = 'TL400', message = 'settings of a queue must be an object';
   end if;
   select k into v_key from jsonb_object_keys(p_settings) k
-   where k not in ('mode', 'concurrency', 'rate', 'fifo', 'paused', 'description') order by k limit 1;
+   where k not in ('mode', 'concurrency', 'rate', 'fifo', 'claims_max', 'paused', 'description') order by k limit 1;
   if found then
     raise exception using errcode = 'TL400', message = format('unknown setting "%s" of queue "%s"', v_key, p_name),
-      hint = 'known are mode, concurrency, rate, fifo, paused and description';
+      hint = 'known are mode, concurrency, rate, fifo, claims_max, paused and description';
   end if;
   if p_name is null or p_name !~ '^[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,127}$' then
     raise exception using errcode = 'TL400', message = format('"%s" is no name of a queue', p_name),
@@ -219,18 +252,22 @@ begin
   if p_settings ? 'description' then
     v.description := p_settings ->> 'description';
   end if;
-  if v.mode = 'pull' and v.rate_count is not null then
-    raise exception using errcode = 'TL400', message = format('queue "%s" is claimed by workers; it can have a concurrency, no rate', p_name);
+  if p_settings ? 'claims_max' then
+    if v.mode <> 'pull' then
+      raise exception using errcode = 'TL400', message = format('claims_max is for pull queues; the nodes execute the runs of queue "%s"', p_name),
+        hint = 'how often a run is tried there, its retry policy says';
+    end if;
+    v.claims_max := tramline.setting_count(p_settings, 'claims_max');
   end if;
   if v.mode = 'engine' and (v.concurrency is not null or v.rate_count is not null) and exists (select from tramline.schedules s where s.queue = p_name) then
     raise exception using errcode = 'TL400', message = format('queue "%s" cannot have a limit while a schedule uses it', p_name),
       hint = 'runs of a schedule are in the schedule''s shard, not in that of the queue; let the schedule use another queue';
   end if;
-  update tramline.queues q set (mode, concurrency, rate_count, rate_per_ms, rate_burst, fifo, paused, description)
-       = (v.mode, v.concurrency, v.rate_count, v.rate_per_ms, v.rate_burst, v.fifo, v.paused, v.description)
+  update tramline.queues q set (mode, concurrency, rate_count, rate_per_ms, rate_burst, fifo, claims_max, paused, description)
+       = (v.mode, v.concurrency, v.rate_count, v.rate_per_ms, v.rate_burst, v.fifo, v.claims_max, v.paused, v.description)
    where q.name = p_name
-     and (q.mode, q.concurrency, q.rate_count, q.rate_per_ms, q.rate_burst, q.fifo, q.paused, q.description)
-         is distinct from (v.mode, v.concurrency, v.rate_count, v.rate_per_ms, v.rate_burst, v.fifo, v.paused, v.description);
+     and (q.mode, q.concurrency, q.rate_count, q.rate_per_ms, q.rate_burst, q.fifo, q.claims_max, q.paused, q.description)
+         is distinct from (v.mode, v.concurrency, v.rate_count, v.rate_per_ms, v.rate_burst, v.fifo, v.claims_max, v.paused, v.description);
   select * into v_out from ops.queues where name = p_name;
   return v_out;
 end $$;
@@ -317,4 +354,45 @@ language sql stable security definer set search_path = pg_catalog, pg_temp set e
    group by o.queue
   union all
   select p.queue, count(*) filter (where p.status = 'queued' and p.run_at <= now()), count(*) filter (where p.status in ('claimed', 'running')) from ops.pull_runs p group by p.queue
+$$;
+
+-- The limit that a run is under: of its key, which it got when it was inserted, or of its pull queue.
+create function tramline.limit_on(p ops.runs, out limit_key text, out concurrency int, out rate_count int, out rate_per_ms bigint, out rate_burst int,
+  out debounced boolean) returns setof record language sql stable set search_path = pg_catalog, pg_temp as $$
+  select r.limit_key, coalesce(q.concurrency, (t.rule ->> 'concurrency')::int), coalesce(q.rate_count, (t.rule #>> '{rate,count}')::int),
+         coalesce(q.rate_per_ms, (t.rule #>> '{rate,per_ms}')::bigint), coalesce(q.rate_burst, q.rate_count, (t.rule #>> '{rate,burst}')::int),
+         coalesce(t.rule ? 'debounce', false)
+    from tramline.all_runs r
+    left join tramline.queues q on r.limit_key = 'queue:' || q.name
+    left join tramline.target_limits t on r.limit_key like 'target:%' and t.target = split_part(r.limit_key, ':', 2)
+   where r.run_id = p.run_id and p.executor = 'engine' and r.limit_key is not null and (q.name is not null or t.target is not null)
+  union all
+  select 'queue:' || q.name, q.concurrency, q.rate_count, q.rate_per_ms, coalesce(q.rate_burst, q.rate_count), false
+    from tramline.queues q where p.executor = 'pull' and q.name = p.queue and (q.concurrency is not null or q.rate_count is not null)
+$$;
+-- Who has the places of a limit key.
+create function tramline.holders_of(p_key text) returns table (run_id uuid, since timestamptz, held_by text)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select c.run_id, c.started_at, c.node from tramline.limit_claims c where c.shard = tramline.key_shard(p_key) and c.limit_key = p_key
+  union all
+  select x.run_id, x.started_at, x.claimed_by from ops.pull_runs x
+   where p_key like 'queue:%' and x.queue = substr(p_key, 7) and x.status in ('claimed', 'running')
+$$;
+-- When the rate of a limit key allows the next start; null = now.
+create function tramline.rate_opens_at(p_key text, p_count int, p_per_ms bigint, p_burst int) returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select o.at from tramline.limits l
+   cross join lateral (select to_timestamp(((l.state ->> 'empty_at_us')::bigint - ceil(p_per_ms * 1000.0 / p_count)::bigint * (p_burst - 1)) / 1000000.0) as at) o
+   where l.shard = tramline.key_shard(p_key) and l.limit_key = p_key and o.at > clock_timestamp()
+$$;
+
+-- Waits behind other runs, as it should: for a limit whose places are taken or whose rate is used up, or in its schedule's line.
+create function tramline.stands_in_line(p_run_id uuid, p_shard int, p_limit_key text, p_metadata jsonb) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select p_limit_key is not null and not exists (select from tramline.limit_claims c where c.shard = p_shard and c.run_id = p_run_id)
+         and (exists (select from tramline.limit_claims c where c.shard = p_shard and c.limit_key = p_limit_key)
+              or exists (select from tramline.limits l where l.shard = p_shard and l.limit_key = p_limit_key and l.expires_at > clock_timestamp()))
+      or exists (select from tramline.schedules s join tramline.schedule_periods x on x.schedule = s.name and x.finished_at is null
+                    and x.outcome = 'started' and x.run_id <> p_run_id
+                  where s.name = p_metadata ->> 'schedule' and s.overlap <> 'allow')
 $$;

@@ -68,9 +68,68 @@ create function tramline.why_paused(p ops.runs) returns setof tramline.reason la
    where p.status = 'paused'
 $$;
 
+-- The limit that keeps it from starting, and the runs that have its places.
+create function tramline.why_limited(p ops.runs) returns setof tramline.reason language sql stable set search_path = pg_catalog, pg_temp as $$
+  select row(2, w.code, w.since,
+           case w.code
+             when 'limited' then format('it waits since %s for limit key "%s", which allows %s at once and is held by %s', tramline.shown(w.since), k.limit_key,
+                    k.concurrency, (select string_agg(format('run %s (since %s%s)', h.run_id, tramline.shown(h.since), coalesce(', ' || h.held_by, '')), ', ')
+                                      from (select * from tramline.holders_of(k.limit_key) order by 2, 1 limit 3) h)
+                    || case when n.held > 3 then format(' and %s more', n.held - 3) else '' end)
+             when 'rate_limited' then format('it waits since %s for limit key "%s", which allows %s starts in %s ms; the next is allowed at %s',
+                    tramline.shown(w.since), k.limit_key, k.rate_count, k.rate_per_ms, tramline.shown(n.opens_at))
+             else format('limit key "%s" is debounced: it starts when no other run of its burst comes for a while, else the last of them does', k.limit_key) end,
+           jsonb_strip_nulls(jsonb_build_object('limit_key', k.limit_key, 'concurrency', k.concurrency, 'running', n.held, 'next_start_at', n.opens_at,
+             'held_by', (select jsonb_agg(jsonb_build_object('run_id', h.run_id, 'since', h.since, 'by', h.held_by) order by h.since, h.run_id)
+                           from (select * from tramline.holders_of(k.limit_key) order by 2, 1 limit 10) h))))::tramline.reason
+    from tramline.limit_on(p) k
+   cross join lateral (select count(*) as held, coalesce(bool_or(h.run_id = p.run_id), false) as has_place,
+                              tramline.rate_opens_at(k.limit_key, k.rate_count, k.rate_per_ms, k.rate_burst) as opens_at
+                         from tramline.holders_of(k.limit_key) h) n
+   cross join lateral (select case when n.held >= k.concurrency then 'limited' when n.opens_at is not null then 'rate_limited'
+                                   when k.debounced then 'debounced' end as code, greatest(p.scheduled_at, p.queued_at) as since) w
+   where p.status in ('queued', 'scheduled') and w.since <= now() and not n.has_place and w.code is not null
+$$;
+
+-- The run of its schedule that goes on, when the schedule allows no overlap.
+create function tramline.why_line(p ops.runs) returns setof tramline.reason language sql stable set search_path = pg_catalog, pg_temp as $$
+  select row(2, 'overlap', me.planned_at,
+           format('it waits since %s for run %s of its schedule "%s" (period %s), which has not ended: the schedule allows no overlap',
+                  tramline.shown(me.planned_at), o.run_id, s.name, tramline.shown(o.due_at)),
+           jsonb_build_object('schedule', s.name, 'behind', o.run_id, 'period', o.due_at))::tramline.reason
+    from tramline.schedules s
+    join tramline.schedule_periods me on me.schedule = s.name and me.run_id = p.run_id and me.finished_at is null and me.outcome in ('prepared', 'started')
+   cross join lateral (select x.run_id, x.due_at from tramline.schedule_periods x
+                        where x.schedule = s.name and x.finished_at is null and x.outcome in ('prepared', 'started') and x.run_id <> me.run_id
+                          and (x.outcome = 'started' or x.due_at < me.due_at) order by x.outcome = 'started' desc, x.due_at limit 1) o
+   where s.name = p.metadata ->> 'schedule' and s.overlap <> 'allow' and p.status in ('queued', 'scheduled') and me.planned_at <= now()
+$$;
+
+-- Its node drives as many runs as it may, or the host of its function has all the calls that it may have.
+create function tramline.why_full(p ops.runs) returns setof tramline.reason language sql stable set search_path = pg_catalog, pg_temp as $$
+  select row(4, w.code, null::timestamptz,
+           case w.code when 'node_full' then format('node %s drives %s of at most %s runs, and %s are in line there', n.name, n.load ->> 'active',
+                              n.load ->> 'active_max', n.load ->> 'in_line')
+                       when 'calls_full' then format('node %s has %s of at most %s calls out, and %s wait for one of them to end', n.name, n.load ->> 'calls',
+                              n.load ->> 'calls_max', n.load ->> 'calls_waiting')
+                       else format('the host of %s has no room on node %s: its calls wait there', array_to_string(f.full_ones, ', '), n.name) end,
+           n.load || jsonb_build_object('node', n.name))::tramline.reason
+    from tramline.shards s
+    join tramline.nodes n on n.node_id = s.owner and n.seen_at > now() - interval '30 seconds'
+   cross join lateral (select array_agg(distinct x.name order by x.name) as full_ones from jsonb_array_elements_text(n.load -> 'full') x(name)
+                        where x.name = p.target
+                           or exists (select from tramline.workflow_definitions d cross join lateral jsonb_array_elements(d.definition -> 'steps') st
+                                       where d.name = p.target and d.version = p.version and st ->> 'function' = x.name)) f
+   cross join lateral (select case when p.status = 'queued' and (n.load ->> 'active')::bigint >= nullif((n.load ->> 'active_max')::bigint, 0) then 'node_full'
+                                   when f.full_ones is not null then 'host_full'
+                                   when (n.load ->> 'calls_waiting')::bigint > 0 and (n.load ->> 'calls')::bigint >= (n.load ->> 'calls_max')::bigint
+                                     then 'calls_full' end as code) w
+   where p.executor = 'engine' and p.status in ('queued', 'running') and s.shard = tramline.shard_of(p.run_id) and w.code is not null
+$$;
+
 -- What its queue says.
 create function tramline.why_in_queue(p ops.runs) returns setof tramline.reason language sql stable set search_path = pg_catalog, pg_temp as $$
-  select row(2, case when q.paused then 'queue_paused' else 'no_worker' end, case when q.paused then q.updated_at else p.queued_at end,
+  select row(case when q.paused then 2 else 3 end, case when q.paused then 'queue_paused' else 'no_worker' end, case when q.paused then q.updated_at else p.queued_at end,
            case when q.paused then format('its queue "%s" is paused since %s', q.name, tramline.shown(q.updated_at))
                 else format('it waits in queue "%s" for a worker to claim it since %s', q.name, tramline.shown(p.queued_at)) end,
            jsonb_build_object('queue', q.name, 'mode', q.mode))::tramline.reason
@@ -101,7 +160,7 @@ create function tramline.why_parked(p ops.runs) returns setof tramline.reason la
            jsonb_build_object('why', k.why))::tramline.reason
     from tramline.parked k
    where k.shard = tramline.shard_of(p.run_id) and k.run_id = p.run_id and not tramline.is_terminal(p.status)
-     and k.why not in ('paused', 'woken', 'reopened')
+     and k.why not in ('paused', 'woken', 'reopened', 'limit') and (k.why <> 'overlap' or not exists (select from tramline.why_line(p)))
 $$;
 
 -- Where it stands when nothing holds it back.
@@ -143,6 +202,9 @@ begin
     union all select * from tramline.why_commands(v)
     union all select * from tramline.why_owner(v)
     union all select * from tramline.why_paused(v)
+    union all select * from tramline.why_limited(v)
+    union all select * from tramline.why_line(v)
+    union all select * from tramline.why_full(v)
     union all select * from tramline.why_in_queue(v)
     union all select * from tramline.why_timers(v)
     union all select * from tramline.why_parked(v)
@@ -194,8 +256,18 @@ begin
       jsonb_build_object('shards', v_unowned);
   end if;
   if q.concurrency is not null then
-    return query select 'concurrency', q.updated_at, format('at most %s of its runs are executed at once', q.concurrency),
-      jsonb_build_object('concurrency', q.concurrency);
+    return query select 'concurrency', q.updated_at,
+      format('at most %s of its runs are executed at once; %s are', q.concurrency, count(*)),
+      jsonb_build_object('concurrency', q.concurrency, 'running', count(*), 'held_by', coalesce(jsonb_agg(
+        jsonb_build_object('run_id', h.run_id, 'since', h.since, 'by', h.held_by) order by h.since, h.run_id) filter (where h.n <= 10), '[]'))
+      from (select x.*, row_number() over (order by x.since, x.run_id) as n from tramline.holders_of('queue:' || q.name) x) h;
+  end if;
+  if q.rate_count is not null then
+    return query select 'rate', q.updated_at,
+      format('at most %s of its runs start in %s ms', q.rate_count, q.rate_per_ms)
+        || coalesce('; the next may at ' || tramline.shown(r.opens_at), ''),
+      jsonb_strip_nulls(jsonb_build_object('count', q.rate_count, 'per_ms', q.rate_per_ms, 'next_start_at', r.opens_at))
+      from (select tramline.rate_opens_at('queue:' || q.name, q.rate_count, q.rate_per_ms, coalesce(q.rate_burst, q.rate_count)) as opens_at) r;
   end if;
   if v_counts = '{}' then
     return query select 'nothing_open', null::timestamptz, 'it has no unfinished run', v_counts;
@@ -257,13 +329,13 @@ begin
         from unnest(v_shards) s(shard) join tramline.shards h on h.shard = s.shard
         cross join lateral (
           select r.run_id, r.shard, greatest(r.scheduled_at, r.queued_at) as since from (
-            select x.run_id, x.shard, x.queue, x.queued_at, x.scheduled_at
+            select x.run_id, x.shard, x.queue, x.queued_at, x.scheduled_at, x.limit_key, x.metadata
               from generate_series(0, 3) class(priority)
               cross join lateral (
-                (select a.run_id, a.shard, a.queue, a.queued_at, a.scheduled_at, a.enqueued_xid from tramline.runs a where a.shard = s.shard
+                (select a.run_id, a.shard, a.queue, a.queued_at, a.scheduled_at, a.limit_key, a.metadata from tramline.runs a where a.shard = s.shard
                     and a.priority = class.priority and a.executor = 'engine' and a.enqueued_xid >= coalesce(h.low_xid, '0') order by a.enqueued_xid limit 5000)
                 union all
-                (select a.run_id, a.shard, a.queue, a.queued_at, a.scheduled_at, a.enqueued_xid from tramline.runs_foreign a where a.shard = s.shard
+                (select a.run_id, a.shard, a.queue, a.queued_at, a.scheduled_at, a.limit_key, a.metadata from tramline.runs_foreign a where a.shard = s.shard
                     and a.priority = class.priority and a.executor = 'engine' and a.enqueued_xid >= coalesce(h.low_xid, '0') order by a.enqueued_xid limit 5000)
               ) x) r
            where greatest(r.scheduled_at, r.queued_at) < v_now - p_queued
@@ -271,6 +343,7 @@ begin
              and not exists (select from tramline.queues q where q.name = r.queue and q.paused)
              -- put aside on purpose, such as behind another run
              and not exists (select from tramline.parked k where k.shard = r.shard and k.run_id = r.run_id and k.why not in ('woken', 'reopened', 'paused'))
+             and not tramline.stands_in_line(r.run_id, r.shard, r.limit_key, r.metadata)
              and (select o.status from ops.runs o where o.run_id = r.run_id) = 'queued'
            order by 3 limit p_limit) q) f
      order by f.id, f.code, f.since

@@ -10,9 +10,13 @@ use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
 use crate::limits::LimitState;
-use crate::rows::{millis, millis_up};
-use crate::runs::{BODY, Body, body_of};
+use crate::rows::{JsonText, Xid, millis, millis_up};
+use crate::runs::{Body, Known, body_of};
 use crate::{Db, NIL, StoreError};
+
+mod sql;
+
+pub use sql::{SETTINGS, Sql};
 
 /// Rows of one page of one shard and class: large enough that a backlog is read at full speed, small enough that an
 /// urgent run waits for milliseconds only.
@@ -115,120 +119,6 @@ pub struct Reader {
     named: Statement,
 }
 
-/// Settings of the connection that discovers. Index ranges only: the table is partitioned and may be huge, so no plan but
-/// the index scan is ever right here.
-pub const SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; \
-    set enable_mergejoin = off; set plan_cache_mode = force_generic_plan";
-
-const HEADER: &str = "r.run_id, r.shard, r.priority, r.scheduled_at, r.enqueued_xid as xid, tramline.gate_of(r.queue, r.limit_key, r.concurrency_key) as gate";
-
-/// The statements of discovery, as they are prepared: so that tests can look at their plans.
-#[derive(Debug, Clone)]
-pub struct Sql {
-    /// Parameters: shards, priorities, xids, ids, ends of ticks, smallest id, page, the snapshot that is known.
-    pub poll: String,
-    /// Parameters as of `poll`, without the last one.
-    pub late: String,
-    /// Parameters: shards, old snapshot, new snapshot.
-    pub commands: String,
-    /// Parameters: shard, priority, xid, id, page.
-    pub unfinished: String,
-    /// Parameters as of `unfinished`, then the transaction up to which ticks have passed.
-    pub unnamed: String,
-    /// Parameters: ids, the smallest and the largest of them.
-    pub named: String,
-}
-
-impl Default for Sql {
-    fn default() -> Self {
-        let part = |table: &str, foreign: bool, rest: &str| {
-            let bound = if foreign { "" } else { " and r.run_id >= $6" };
-            format!(
-                "(select {HEADER}, {foreign} as is_foreign from tramline.{table} r where r.shard = c.shard and r.priority = c.priority \
-                 and r.executor = 'engine'{bound} and {rest} limit $7)"
-            )
-        };
-        let range = "(r.enqueued_xid, r.run_id) > (c.xid, c.run_id) and r.enqueued_xid < pg_snapshot_xmax(c.upto) \
-                     and pg_visible_in_snapshot(r.enqueued_xid, c.upto) order by r.enqueued_xid, r.run_id";
-        // One cursor, one bound: a second condition on the id would start the scan at the wrong place.
-        // Where the snapshot is the known one there are no cursors: as a condition further out it would come after the reading.
-        let poll = format!(
-            "with n as materialized (select pg_current_snapshot() as snap, clock_timestamp() as at)
-             select n.snap::text, n.at, d.run_id, d.shard, d.priority, d.scheduled_at, d.xid::text, d.is_foreign, d.gate
-               from n left join lateral (
-                 select r.* from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id, coalesce(i.upto::pg_snapshot, n.snap) as upto
-                                    from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, upto)
-                                   where n.snap::text <> $8 offset 0) c
-                   cross join lateral ({} union all {} order by 5, 1 limit $7) r) d on true",
-            part("runs", false, range),
-            part("runs_foreign", true, range),
-        );
-        // A range although it is one transaction: by equality the primary key gives the same order, and where most rows are of few
-        // transactions the planner takes it and reads all of them.
-        let exact = "(r.enqueued_xid, r.run_id) > (c.xid, c.run_id) and r.enqueued_xid <= c.xid order by r.enqueued_xid, r.run_id";
-        let late = format!(
-            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign, r.gate
-               from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id
-                       from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, unused) offset 0) c
-              cross join lateral ({} union all {} order by 1 limit $7) r",
-            part("runs", false, exact),
-            part("runs_foreign", true, exact),
-        );
-        let commands = "select command_id, shard, subject_kind, subject_id, generation, verb, args, actor, reason, xid::text
-               from tramline.commands
-              where shard = any ($1) and xid >= pg_snapshot_xmin($2::text::pg_snapshot)
-                and not pg_visible_in_snapshot(xid, $2::text::pg_snapshot) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
-              order by xid, command_id";
-        // Ends are looked up one by one: with a page of rows that is a few hundred index probes, whatever the history.
-        // A run that waits for its start is named by its timer, and there may be a million of them above a mark that something holds.
-        let open = |table: &str, ends: &str, foreign: bool| {
-            format!(
-                "(select {HEADER}, {foreign} as is_foreign from tramline.{table} r
-                   left join lateral (select true as ended from tramline.{ends} e where e.run_id = r.run_id and e.shard = r.shard limit 1) e on true
-                  where r.shard = $1 and r.priority = $2 and r.executor = 'engine' and (r.enqueued_xid, r.run_id) > ($3::text::xid8, $4::uuid)
-                    and e.ended is null and not exists (select from tramline.timers t where t.run_id = r.run_id and t.kind = 'start')
-                  order by r.enqueued_xid, r.run_id limit $5)"
-            )
-        };
-        let unfinished = format!(
-            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign, r.gate
-               from ({} union all {} order by 5, 1 limit $5) r",
-            open("runs", "run_ends", false),
-            open("runs_foreign", "run_ends_foreign", true),
-        );
-        // A page of runs as they come, whatever has become of them: what a statement reads does not depend on how many are named.
-        let page = |table: &str, foreign: bool| {
-            format!(
-                "(select {HEADER}, {foreign} as is_foreign from tramline.{table} r
-                  where r.shard = $1 and r.priority = $2 and r.executor = 'engine' and (r.enqueued_xid, r.run_id) > ($3::text::xid8, $4::uuid)
-                    and r.enqueued_xid < $6::text::xid8 order by r.enqueued_xid, r.run_id limit $5)"
-            )
-        };
-        let unnamed = format!(
-            "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid::text, r.is_foreign, r.gate,
-                    not exists (select from tramline.timers t where t.run_id = r.run_id and t.kind <> 'deadline')
-                    and not exists (select from tramline.parked p where p.shard = r.shard and p.run_id = r.run_id)
-                    and case when r.is_foreign then not exists (select from tramline.run_ends_foreign e where e.run_id = r.run_id and e.shard = r.shard)
-                             else not exists (select from tramline.run_ends e where e.run_id = r.run_id and e.shard = r.shard) end as unnamed
-               from ({} union all {} order by 5, 1 limit $5) r order by r.xid, r.run_id",
-            page("runs", false),
-            page("runs_foreign", true),
-        );
-        let named = format!(
-            "select run_id, shard, priority, scheduled_at, enqueued_xid::text, false, tramline.gate_of(queue, limit_key, concurrency_key), {BODY} from tramline.runs
-              where run_id = any ($1) and run_id between $2 and $3 and executor = 'engine'"
-        );
-        Self {
-            named,
-            poll,
-            late,
-            commands: commands.to_owned(),
-            unfinished,
-            unnamed,
-        }
-    }
-}
-
 impl Reader {
     /// Connects and prepares.
     ///
@@ -270,7 +160,8 @@ impl Reader {
     }
 
     /// One page for every cursor, with the snapshot that was read in the same statement. Reads nothing when the snapshot
-    /// is still `unless`. Only ids from `bound` on are looked at: the partitions of the last days.
+    /// is still `unless`. Only ids from `bound` on are looked at: the partitions of the last days. With `bodies` small ones
+    /// are read, too.
     ///
     /// # Errors
     /// When the connection broke.
@@ -279,6 +170,7 @@ impl Reader {
         cursors: &[Cursor],
         unless: Option<&Snapshot>,
         bound: Uuid,
+        bodies: bool,
     ) -> Result<Page, StoreError> {
         let (shards, priorities, xids, ids) = columns(cursors);
         let upto: Vec<Option<String>> = cursors
@@ -290,7 +182,17 @@ impl Reader {
             .client
             .query(
                 &self.poll,
-                &[&shards, &priorities, &xids, &ids, &upto, &bound, &PAGE, &unless],
+                &[
+                    &shards,
+                    &priorities,
+                    &xids,
+                    &ids,
+                    &upto,
+                    &bound,
+                    &PAGE,
+                    &unless,
+                    &bodies,
+                ],
             )
             .await
             .map_err(|e| StoreError::query("discovery poll", e))?;
@@ -303,8 +205,8 @@ impl Reader {
         let headers = rows
             .iter()
             .filter(|r| r.get::<_, Option<Uuid>>(2).is_some())
-            .map(|r| header(r, 2))
-            .collect::<Result<_, _>>()?;
+            .map(|r| with_body(r, 2))
+            .collect();
         Ok(Page {
             snapshot,
             now,
@@ -326,14 +228,7 @@ impl Reader {
             .query(&self.named, &[&ids, low, high])
             .await
             .map_err(|e| StoreError::query("discovery of named runs", e))?;
-        rows.iter()
-            .map(|r| {
-                Ok(Header {
-                    body: Some(Box::new(body_of(r, 7, false))),
-                    ..header(r, 0)?
-                })
-            })
-            .collect()
+        Ok(rows.iter().map(|r| with_body(r, 0)).collect())
     }
 
     /// One page of runs enqueued by exactly these transactions, which were in progress at the last tick.
@@ -351,7 +246,7 @@ impl Reader {
             )
             .await
             .map_err(|e| StoreError::query("discovery late", e))?;
-        rows.iter().map(|r| header(r, 0)).collect()
+        Ok(rows.iter().map(|r| header(r, 0)).collect())
     }
 
     /// Commands that became visible between two snapshots.
@@ -391,7 +286,8 @@ impl Reader {
     }
 
     /// One page of the unfinished runs of a shard and class after a position: what a new owner scans from the low-water
-    /// mark on.
+    /// mark on. Of runs that are not visible in `untouched` nothing is recorded, so nothing is looked up. With `bodies` small
+    /// ones are read, too.
     ///
     /// # Errors
     /// When the connection broke.
@@ -401,6 +297,8 @@ impl Reader {
         priority: u8,
         xid: u64,
         after: Uuid,
+        untouched: Option<&Snapshot>,
+        bodies: bool,
     ) -> Result<Vec<Header>, StoreError> {
         let rows = self
             .client
@@ -412,11 +310,13 @@ impl Reader {
                     &xid.to_string(),
                     &after,
                     &PAGE,
+                    &untouched.map(Snapshot::to_string),
+                    &bodies,
                 ],
             )
             .await
             .map_err(|e| StoreError::query("discovery unfinished", e))?;
-        rows.iter().map(|r| header(r, 0)).collect()
+        Ok(rows.iter().map(|r| with_body(r, 0)).collect())
     }
 
     /// Looks at one page of runs after a position, enqueued before a transaction that every tick has passed. Those that have
@@ -448,7 +348,7 @@ impl Reader {
             )
             .await
             .map_err(|e| StoreError::query("discovery sweep", e))?;
-        let last = rows.last().map(|r| header(r, 0)).transpose()?;
+        let last = rows.last().map(|r| header(r, 0));
         Ok(Swept {
             next: last
                 .filter(|_| rows.len() as i64 >= PAGE)
@@ -457,7 +357,7 @@ impl Reader {
                 .iter()
                 .filter(|r| r.get::<_, bool>(7))
                 .map(|r| header(r, 0))
-                .collect::<Result<_, _>>()?,
+                .collect(),
         })
     }
 
@@ -501,14 +401,14 @@ impl Reader {
             .query(
                 "select r.run_id, r.shard, coalesce((select m.priority from tramline.all_marks m where m.run_id = r.run_id and m.shard = r.shard
                           and m.priority is not null order by m.generation desc, m.seq desc limit 1), r.priority),
-                        r.scheduled_at, r.enqueued_xid::text, r.is_foreign,
+                        r.scheduled_at, r.enqueued_xid, r.is_foreign,
                         tramline.gate_of(r.queue, r.limit_key, r.concurrency_key)
                    from tramline.parked p join tramline.all_runs r on r.run_id = p.run_id and r.shard = p.shard where p.shard = $1",
                 &[&i32::from(shard)],
             )
             .await
             .map_err(|e| StoreError::query("parked runs", e))?;
-        rows.iter().map(|r| header(r, 0)).collect()
+        Ok(rows.iter().map(|r| header(r, 0)).collect())
     }
 }
 
@@ -534,28 +434,50 @@ fn columns(cursors: &[Cursor]) -> (Vec<i32>, Vec<i16>, Vec<String>, Vec<Uuid>) {
     )
 }
 
-fn header(row: &Row, at: usize) -> Result<Header, StoreError> {
-    Ok(Header {
+fn header(row: &Row, at: usize) -> Header {
+    Header {
         run_id: row.get(at),
         shard: u16::try_from(row.get::<_, i32>(at + 1)).unwrap_or_default(),
         priority: u8::try_from(row.get::<_, i16>(at + 2)).unwrap_or_default(),
         scheduled_at: row.get::<_, Option<Timestamp>>(at + 3).map(millis_up),
-        xid: parse_xid(row.get(at + 4))?,
+        xid: row.get::<_, Xid>(at + 4).0,
         foreign: row.get(at + 5),
         gate: Gate::of(row.get(at + 6)),
         body: None,
-    })
+    }
+}
+
+/// A header and, unless its columns are null, the body after it.
+fn with_body(row: &Row, at: usize) -> Header {
+    let header = header(row, at);
+    let body = row.get::<_, Option<&str>>(at + 7).map(|_| {
+        let known = Known {
+            run_id: header.run_id,
+            scheduled_at: header.scheduled_at,
+            gate: header.gate.clone(),
+            priority: header.priority,
+            foreign: header.foreign,
+        };
+        Box::new(body_of(row, at + 7, known))
+    });
+    Header { body, ..header }
 }
 
 fn command(row: &Row) -> Result<Command, StoreError> {
+    // Arguments that nobody can read are no reason to stop reading: the request is refused like any that is not known.
+    let args = row.get::<_, Option<JsonText>>(6).map(|args| args.read());
+    let verb = match args {
+        Some(Err(_)) => "unreadable".to_owned(),
+        _ => row.get(5),
+    };
     Ok(Command {
         command_id: row.get(0),
         shard: u16::try_from(row.get::<_, i32>(1)).unwrap_or_default(),
         subject_kind: row.get(2),
         subject_id: row.get(3),
         generation: row.get(4),
-        verb: row.get(5),
-        args: row.get(6),
+        verb,
+        args: args.and_then(Result::ok),
         actor: row.get(7),
         reason: row.get(8),
         xid: parse_xid(row.get(9))?,

@@ -169,6 +169,8 @@ pub struct QueueRow {
     pub rate_per_ms: Option<i64>,
     pub rate_burst: Option<i32>,
     pub fifo: bool,
+    /// Of a pull queue: so many claims of a run may be lost before it is a dead letter; `None` is any number.
+    pub claims_max: Option<i32>,
     pub description: Option<String>,
     /// Runs that have not started.
     pub waiting: i64,
@@ -184,7 +186,7 @@ pub async fn queues(db: &Db, name: Option<&str>) -> Result<Vec<QueueRow>, StoreE
     let client = db.get().await?;
     let rows = client
         .query(
-            "select q.name, q.mode, q.paused, q.concurrency, q.rate_count, q.rate_per_ms, q.rate_burst, q.fifo, q.description,
+            "select q.name, q.mode, q.paused, q.concurrency, q.rate_count, q.rate_per_ms, q.rate_burst, q.fifo, q.claims_max, q.description,
                     coalesce(c.waiting, 0), coalesce(c.running, 0)
                from tramline.queues q left join tramline.queue_counts() c on c.queue = q.name
               where $1::text is null or q.name = $1 order by q.name",
@@ -203,9 +205,10 @@ pub async fn queues(db: &Db, name: Option<&str>) -> Result<Vec<QueueRow>, StoreE
             rate_per_ms: r.get(5),
             rate_burst: r.get(6),
             fifo: r.get(7),
-            description: r.get(8),
-            waiting: r.get(9),
-            running: r.get(10),
+            claims_max: r.get(8),
+            description: r.get(9),
+            waiting: r.get(10),
+            running: r.get(11),
         })
         .collect())
 }

@@ -3,7 +3,8 @@
 use bytes::{BufMut, BytesMut};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tramline_core::Millis;
 
 /// JSON that is text already, sent as jsonb.
@@ -33,6 +34,70 @@ impl ToSql for Jsonb {
     }
 
     to_sql_checked!();
+}
+
+/// JSON as the database sends it, not read yet: small to keep, and of no cost to whoever only passes it on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonText(Box<str>);
+
+impl JsonText {
+    /// Text that is JSON.
+    pub fn of(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// With the words of the reader when it is nested deeper than it can be read (128 levels); jsonb is well-formed otherwise.
+    pub fn read(&self) -> Result<Value, String> {
+        serde_json::from_str(&self.0).map_err(|e| e.to_string())
+    }
+
+    /// Bytes that it takes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: there is no empty JSON.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> FromSql<'a> for JsonText {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        match raw.split_first() {
+            // version of the binary form of jsonb
+            Some((1, text)) => Ok(Self(std::str::from_utf8(text)?.into())),
+            _ => Err("an unknown form of jsonb".into()),
+        }
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSONB
+    }
+}
+
+/// A column of JSON for somebody who looks at it: what cannot be read is replaced by a sentence that says so.
+pub(crate) fn shown(row: &Row, column: usize) -> Option<Value> {
+    let text: JsonText = row.get::<_, Option<_>>(column)?;
+    let value = text.read();
+    Some(value.unwrap_or_else(|reason| Value::String(format!("cannot be shown: {reason}"))))
+}
+
+/// A transaction id that does not wrap around.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Xid(pub(crate) u64);
+
+impl<'a> FromSql<'a> for Xid {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(u64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::XID8
+    }
 }
 
 /// A point in time as the database wants it. Times beyond what Postgres can hold are cut to the nearest it can.

@@ -10,7 +10,7 @@ use tramline_core::machine::{Past, PastMark, PastStep, TimerKind};
 use uuid::Uuid;
 
 use crate::discovery::Gate;
-use crate::rows::{millis, millis_up};
+use crate::rows::{JsonText, millis, millis_up};
 use crate::{Db, StoreError};
 
 /// The row of a run, as far as its owner needs it.
@@ -20,15 +20,14 @@ pub struct Body {
     pub kind: String,
     pub target: String,
     pub version: Option<i32>,
-    pub input: Value,
+    pub input: JsonText,
     pub correlation_id: Option<String>,
     pub source: String,
     pub queued_at: Millis,
     pub scheduled_at: Option<Millis>,
-    pub metadata: Option<Value>,
-    pub parent_run_id: Option<Uuid>,
+    pub metadata: Option<JsonText>,
     /// Policy of a function's run, as it was accepted.
-    pub retry: Option<Value>,
+    pub retry: Option<JsonText>,
     pub foreign: bool,
     /// What may keep it from starting.
     pub gate: Option<Box<Gate>>,
@@ -61,9 +60,18 @@ pub struct Loader {
 const PARKED: &str = "select p.run_id from unnest($1::uuid[]) as i(id) \
     join tramline.parked p on p.shard = tramline.shard_of(i.id) and p.run_id = i.id where i.id between $2 and $3";
 
-/// The columns of a body, in the order in which [`body_of`] reads them.
-pub(crate) const BODY: &str = "run_id, kind, target, version, input, correlation_id, source, queued_at, scheduled_at, metadata, parent_run_id, retry, \
-    tramline.gate_of(queue, limit_key, concurrency_key), priority";
+/// The columns of a body beside those of a header, in the order in which [`body_of`] reads them.
+pub(crate) const BODY: [&str; 9] = [
+    "kind",
+    "target",
+    "version",
+    "input",
+    "correlation_id",
+    "source",
+    "queued_at",
+    "metadata",
+    "retry",
+];
 
 impl Loader {
     /// Connects.
@@ -88,7 +96,9 @@ impl Loader {
         };
         let body = |table: &str| {
             format!(
-                "select {BODY} from tramline.{table} where run_id = any ($1) and run_id between $2 and $3"
+                "select run_id, scheduled_at, tramline.gate_of(queue, limit_key, concurrency_key), priority, {} from tramline.{table} \
+                 where run_id = any ($1) and run_id between $2 and $3",
+                BODY.join(", ")
             )
         };
         Ok(Self {
@@ -136,7 +146,19 @@ impl Loader {
             .query(statement, &[&ids, low, high])
             .await
             .map_err(|e| StoreError::query("run bodies", e))?;
-        Ok(rows.iter().map(|r| body_of(r, 0, foreign)).collect())
+        Ok(rows
+            .iter()
+            .map(|r| {
+                let known = Known {
+                    run_id: r.get(0),
+                    scheduled_at: r.get::<_, Option<Timestamp>>(1).map(millis_up),
+                    gate: Gate::of(r.get(2)),
+                    priority: u8::try_from(r.get::<_, i16>(3)).unwrap_or_default(),
+                    foreign,
+                };
+                body_of(r, 4, known)
+            })
+            .collect())
     }
 
     /// Which of these runs live in the `*_foreign` siblings. Ids that are unknown are in neither list.
@@ -155,12 +177,14 @@ impl Loader {
         Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
     }
 
-    /// All that was recorded about these runs; every id has an entry.
+    /// All that was recorded about these runs; every id has an entry. Of a run with JSON that is nested deeper than it can be
+    /// read there is the reason instead.
     ///
     /// # Errors
     /// When the connection broke, or a row holds what this version does not know.
-    pub async fn pasts(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Past>, StoreError> {
-        let mut pasts: HashMap<Uuid, Past> = ids.iter().map(|id| (*id, Past::default())).collect();
+    pub async fn pasts(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Result<Past, String>>, StoreError> {
+        let mut pasts: HashMap<Uuid, Result<Past, String>> =
+            ids.iter().map(|id| (*id, Ok(Past::default()))).collect();
         let bad = |what: &'static str, word: String| StoreError::Decode { what, reason: word };
         let (Some(low), Some(high)) = (ids.iter().min(), ids.iter().max()) else {
             return Ok(pasts);
@@ -182,22 +206,34 @@ impl Loader {
             query("starts of steps", &self.starts),
             query("parked runs", &self.parked),
         )?;
-        let past = |pasts: &mut HashMap<Uuid, Past>, id: Uuid, f: &mut dyn FnMut(&mut Past)| {
-            if let Some(past) = pasts.get_mut(&id) {
-                f(past);
+        let past =
+            |pasts: &mut HashMap<Uuid, Result<Past, String>>, id: Uuid, f: &mut dyn FnMut(&mut Past)| {
+                if let Some(Ok(past)) = pasts.get_mut(&id) {
+                    f(past);
+                }
+            };
+        let json = |pasts: &mut HashMap<Uuid, Result<Past, String>>, r: &Row, column: usize| {
+            let text: JsonText = r.get::<_, Option<_>>(column)?;
+            match text.read() {
+                Ok(value) => Some(value),
+                Err(reason) => {
+                    pasts.insert(r.get(0), Err(reason));
+                    None
+                }
             }
         };
         for r in &steps {
             let status: String = r.get(4);
             let status = status.parse().map_err(|_| bad("a step status", status))?;
+            let (mut output, mut error) = (json(&mut pasts, r, 5), json(&mut pasts, r, 6));
             past(&mut pasts, r.get(0), &mut |p| {
                 p.steps.push(PastStep {
                     step: r.get(1),
                     generation: number(r.get(2)),
                     attempt: number(r.get(3)),
                     status,
-                    output: r.get(5),
-                    error: r.get(6),
+                    output: output.take(),
+                    error: error.take(),
                     started_at: millis(r.get::<_, Timestamp>(7)),
                     finished_at: millis(r.get::<_, Timestamp>(8)),
                 });
@@ -206,12 +242,13 @@ impl Loader {
         for r in &marks {
             let status: String = r.get(3);
             let status = status.parse().map_err(|_| bad("a run status", status))?;
+            let mut input = json(&mut pasts, r, 4);
             past(&mut pasts, r.get(0), &mut |p| {
                 p.marks.push(PastMark {
                     generation: number(r.get(1)),
                     seq: r.get(2),
                     status,
-                    input: r.get(4),
+                    input: input.take(),
                     from_step: r.get(5),
                     at: millis(r.get::<_, Timestamp>(6)),
                 });
@@ -273,24 +310,32 @@ impl Loader {
     }
 }
 
+/// What a header says of a body.
+pub(crate) struct Known {
+    pub(crate) run_id: Uuid,
+    pub(crate) scheduled_at: Option<Millis>,
+    pub(crate) gate: Option<Box<Gate>>,
+    pub(crate) priority: u8,
+    pub(crate) foreign: bool,
+}
+
 /// A body whose columns begin at `at`.
-pub(crate) fn body_of(r: &Row, at: usize, foreign: bool) -> Body {
+pub(crate) fn body_of(r: &Row, at: usize, known: Known) -> Body {
     Body {
-        run_id: r.get(at),
-        kind: r.get(at + 1),
-        target: r.get(at + 2),
-        version: r.get(at + 3),
-        input: r.get(at + 4),
-        correlation_id: r.get(at + 5),
-        source: r.get(at + 6),
-        queued_at: millis(r.get::<_, Timestamp>(at + 7)),
-        scheduled_at: r.get::<_, Option<Timestamp>>(at + 8).map(millis_up),
-        metadata: r.get(at + 9),
-        parent_run_id: r.get(at + 10),
-        retry: r.get(at + 11),
-        gate: Gate::of(r.get(at + 12)),
-        priority: u8::try_from(r.get::<_, i16>(at + 13)).unwrap_or_default(),
-        foreign,
+        run_id: known.run_id,
+        kind: r.get(at),
+        target: r.get(at + 1),
+        version: r.get(at + 2),
+        input: r.get(at + 3),
+        correlation_id: r.get(at + 4),
+        source: r.get(at + 5),
+        queued_at: millis(r.get::<_, Timestamp>(at + 6)),
+        scheduled_at: known.scheduled_at,
+        metadata: r.get(at + 7),
+        retry: r.get(at + 8),
+        gate: known.gate,
+        priority: known.priority,
+        foreign: known.foreign,
     }
 }
 

@@ -1,10 +1,16 @@
 //! Ownership of shards, as rows: taken by compare-and-set, kept by beats, never by a clock.
 
 use tokio_postgres::Client;
+use tokio_postgres::types::Json;
 use tramline_core::ownership::{NodeRow, ShardRow};
+use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
+use crate::discovery::parse_snapshot;
 use crate::{Db, StoreError};
+
+/// The epoch of a shard's first owner.
+const FIRST_EPOCH: i64 = 1;
 
 /// A shard that was taken.
 #[derive(Debug, Clone)]
@@ -13,6 +19,53 @@ pub struct Taken {
     pub epoch: i64,
     /// Transaction from which on unfinished runs must be scanned; `None` = all of them.
     pub low_xid: Option<u64>,
+    /// Nothing is recorded of runs that are not visible here; `None` = nobody can say.
+    pub untouched: Option<Snapshot>,
+}
+
+/// What a heartbeat says of one shard.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    pub shard: u16,
+    pub epoch: i64,
+    /// Below it no unfinished run is without a durable row that names it.
+    pub low_xid: u64,
+    /// Runs that are driven or in line.
+    pub load: u64,
+}
+
+impl Mark {
+    fn of((shard, epoch, low_xid): (u16, i64, u64)) -> Self {
+        Self {
+            shard,
+            epoch,
+            low_xid,
+            load: 0,
+        }
+    }
+}
+
+/// How full a node is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct NodeLoad {
+    /// Runs that are driven, and how many may be.
+    pub active: usize,
+    pub active_max: usize,
+    /// Runs that wait for one of them to end.
+    pub in_line: usize,
+    /// Calls that are out, how many may be, and those that wait for room.
+    pub calls: usize,
+    pub calls_max: usize,
+    pub calls_waiting: usize,
+    /// Functions that have as many calls out as they may, or whose host had no room, with calls that wait for it.
+    pub full: Vec<String>,
+}
+
+/// What a node says with its heartbeat.
+#[derive(Debug, Clone, Default)]
+pub struct Beat {
+    pub marks: Vec<Mark>,
+    pub load: NodeLoad,
 }
 
 /// The connection that keeps ownership.
@@ -56,21 +109,39 @@ impl Keeper {
     /// # Errors
     /// When the connection broke: ownership is then unknown, the fence decides.
     pub async fn beat(&self, marks: &[(u16, i64, u64)]) -> Result<Vec<u16>, StoreError> {
-        let shards: Vec<i32> = marks.iter().map(|m| i32::from(m.0)).collect();
-        let epochs: Vec<i64> = marks.iter().map(|m| m.1).collect();
-        let lows: Vec<String> = marks.iter().map(|m| m.2.to_string()).collect();
+        let beat = Beat {
+            marks: marks.iter().map(|m| Mark::of(*m)).collect(),
+            load: NodeLoad::default(),
+        };
+        self.beat_with(&beat).await
+    }
+
+    /// The same, and how full the node and its shards are: for balancing, and for people who ask why a run waits.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn beat_with(&self, beat: &Beat) -> Result<Vec<u16>, StoreError> {
+        let shards: Vec<i32> = beat.marks.iter().map(|m| i32::from(m.shard)).collect();
+        let epochs: Vec<i64> = beat.marks.iter().map(|m| m.epoch).collect();
+        let lows: Vec<String> = beat.marks.iter().map(|m| m.low_xid.to_string()).collect();
+        let loads: Vec<i64> = beat
+            .marks
+            .iter()
+            .map(|m| i64::try_from(m.load).unwrap_or(i64::MAX))
+            .collect();
         let rows = self
             .client
             .query(
-                "with me as (update tramline.nodes set beat = beat + 1, seen_at = now() where node_id = $1),
+                "with me as (update tramline.nodes set beat = beat + 1, seen_at = now(), load = $6 where node_id = $1),
                       held as materialized (
-                        select s.shard, m.low from tramline.shards s join unnest($2::int[], $3::bigint[], $4::text[]) as m(shard, epoch, low)
+                        select s.shard, m.low, m.load from tramline.shards s
+                          join unnest($2::int[], $3::bigint[], $4::text[], $5::bigint[]) as m(shard, epoch, low, load)
                             on m.shard = s.shard and m.epoch = s.epoch
                          where s.owner = $1 order by s.shard for update of s)
-                 update tramline.shards s set beat = s.beat + 1, low_xid = h.low::xid8,
+                 update tramline.shards s set beat = s.beat + 1, low_xid = h.low::xid8, load = h.load,
                         system_id = (select system_identifier from pg_control_system())
                    from held h where h.shard = s.shard returning s.shard",
-                &[&self.node, &shards, &epochs, &lows],
+                &[&self.node, &shards, &epochs, &lows, &loads, &Json(&beat.load)],
             )
             .await
             .map_err(|e| StoreError::query("heartbeat", e))?;
@@ -131,7 +202,8 @@ impl Keeper {
                 "update tramline.shards s set owner = $2, epoch = s.epoch + 1, beat = 0
                   where s.shard = $1 and s.epoch = $3 and s.beat = $4
                  returning s.epoch, s.low_xid::text, s.system_id,
-                   (select system_identifier from pg_control_system()), pg_snapshot_xmax(pg_current_snapshot())::text",
+                   (select system_identifier from pg_control_system()), pg_snapshot_xmax(pg_current_snapshot())::text,
+                   case when s.released_epoch = s.epoch - 1 then s.released::text end",
                 &[&i32::from(shard), &self.node, &epoch, &beat],
             )
             .await
@@ -146,11 +218,25 @@ impl Keeper {
         let same_cluster = row.get::<_, Option<i64>>(2) == Some(row.get::<_, i64>(3));
         let now_xmax: u64 = row.get::<_, String>(4).parse().unwrap_or(u64::MAX);
         // A mark of another cluster, or of a future that was lost, hides runs: then everything unfinished is scanned.
-        let low_xid = low.filter(|low| same_cluster && *low <= now_xmax);
+        let is_valid = |xid: u64| same_cluster && xid <= now_xmax;
+        let low_xid = low.filter(|low| is_valid(*low));
+        let epoch = row.get(0);
+        let released = row
+            .get::<_, Option<&str>>(5)
+            .map(parse_snapshot)
+            .transpose()?
+            .filter(|released| is_valid(released.xmax));
+        // The first owner of all: before it there was nobody who could record anything. (Transaction ids of data begin at 3.)
+        let nothing = (epoch == FIRST_EPOCH).then_some(Snapshot {
+            xmin: 1,
+            xmax: 1,
+            in_progress: Vec::new(),
+        });
         Ok(Some(Taken {
             shard,
-            epoch: row.get(0),
+            epoch,
             low_xid,
+            untouched: released.or(nothing),
         }))
     }
 
@@ -163,10 +249,7 @@ impl Keeper {
         let epochs: Vec<i64> = shards.iter().map(|s| s.1).collect();
         self.client
             .execute(
-                "with held as materialized (
-                   select s.shard from tramline.shards s join unnest($2::int[], $3::bigint[]) as m(shard, epoch)
-                       on m.shard = s.shard and m.epoch = s.epoch where s.owner = $1 order by s.shard for update of s)
-                 update tramline.shards s set owner = null, beat = s.beat + 1 from held h where h.shard = s.shard",
+                "select tramline.release_shards($1, $2, $3)",
                 &[&self.node, &ids, &epochs],
             )
             .await

@@ -39,6 +39,11 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Done {
         return Err(Failure::new(Exit::Usage, "failed to serve without a cron secret")
             .hint("Set CRON_SECRET in the environment or in supabase/functions/.env."));
     }
+    let tls = setup.config.gateway.tls.is_some();
+    if tls && roles.gateway && args.public_url.is_none() {
+        return Err(Failure::new(Exit::Usage, "failed to serve TLS without --public-url: functions reach the gateway under the name in its certificate")
+            .hint("Give it as --public-url https://… or TRAMLINE_PUBLIC_URL."));
+    }
     let progress = Progress::new();
     let lock = state_dir(&dir)?;
     let deno = crate::deno::install(progress.clone()).await?;
@@ -60,7 +65,7 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Done {
         () = stop.cancelled() => return Err(Failure::new(Exit::Failure, "stopped before the start was complete")),
     };
     progress.finish();
-    report(&node);
+    report(&node, if tls { "https" } else { "http" });
     tokio::select! {
         () = stop.cancelled() => {}
         () = settle(&node) => stop.cancelled().await,
@@ -112,7 +117,7 @@ fn node_name() -> String {
     format!("{}:{}", host.trim(), std::process::id())
 }
 
-fn report(node: &Node) {
+fn report(node: &Node, scheme: &str) {
     for warning in &node.warnings {
         tracing::warn!("{warning}");
     }
@@ -120,7 +125,7 @@ fn report(node: &Node) {
         tracing::error!("refused: {refusal}");
     }
     match &node.gateway {
-        Some(gateway) => output::note(&format!("serving on http://{}", gateway.local_addr())),
+        Some(gateway) => output::note(&format!("serving on {scheme}://{}", gateway.local_addr())),
         None => output::note("serving without a gateway"),
     }
 }

@@ -44,7 +44,9 @@ pub(super) fn read_limit(value: &Value, path: &str, problems: &mut Problems) -> 
         .and_then(|text| problems.keep(&reader.path("key"), text.parse()));
     let rule = Rule {
         concurrency: reader.count("concurrency", 1..=COUNT_MAX, problems),
-        rate: read_rate(&reader, problems),
+        rate: reader
+            .get("rate")
+            .and_then(|rate| read_rate(rate, &reader.path("rate"), problems)),
         debounce: read_debounce(&reader, problems),
         on_conflict: read_choice(
             &reader,
@@ -70,8 +72,28 @@ pub(super) fn read_limit(value: &Value, path: &str, problems: &mut Problems) -> 
     Some(Limit { key, rule })
 }
 
-fn read_rate(reader: &Reader<'_>, problems: &mut Problems) -> Option<Rate> {
-    let rate = Reader::new(reader.get("rate")?, &reader.path("rate"), problems)?;
+/// Reads a rate that stands by itself, such as `{"count": 10, "per": "1m"}`; `path` is its place in messages.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn parse_rate(value: &Value, path: &str) -> Result<Rate, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let rate = read_rate(value, path, &mut problems);
+    if let Some(rate) = rate {
+        let rule = Rule {
+            rate: Some(rate),
+            ..Rule::default()
+        };
+        problems.keep(path, rule.check());
+    }
+    match rate {
+        Some(rate) if problems.0.is_empty() => Ok(rate),
+        _ => Err(problems.0),
+    }
+}
+
+fn read_rate(value: &Value, path: &str, problems: &mut Problems) -> Option<Rate> {
+    let rate = Reader::new(value, path, problems)?;
     rate.only(&RATE_KEYS, problems);
     for key in ["count", "per"].into_iter().filter(|key| !rate.has(key)) {
         problems.add(
@@ -154,6 +176,16 @@ mod tests {
     fn refused(value: Value) -> Vec<String> {
         let problems = parse_limit(&value, "limit").expect_err("a limit that does not work");
         problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_rate_can_stand_by_itself() {
+        let rate = parse_rate(&json!({ "count": 5, "per": "1s" }), "x").expect("a rate");
+        assert_eq!((rate.count, rate.per_ms, rate.burst), (5, 1_000, 5));
+        let problems = parse_rate(&json!({ "count": 0 }), "x").expect_err("no rate");
+        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[0].starts_with("x.per"), "{texts:?}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::template::Template;
 
 pub use compile::parse;
 pub use duration::{DURATION_MAX_MS, DurationError, parse_duration};
-pub use limit::parse_limit;
+pub use limit::{parse_limit, parse_rate};
 pub use policy::{RETENTION_MAX_MS, RETENTION_MS, parse_idempotency, parse_retry};
 pub(crate) use reader::{join, nearest};
 

@@ -5,11 +5,13 @@
 //! knows a clock or a database: the owner passes the time in, records what [`Limiter::next`] starts before the run's
 //! first call, and gives that back to [`Limiter::restore`] after a takeover.
 
+mod buckets;
 mod limiter;
 mod line;
 mod rate;
 mod rule;
 
+pub use buckets::Buckets;
 pub use limiter::{Arrival, Limiter, Next};
 pub use line::{CLASSES, Line};
 pub use rate::Bucket;

@@ -8,6 +8,7 @@ use tokio::task::AbortHandle;
 use tramline_core::Millis;
 use tramline_core::json::check_storable;
 use tramline_core::machine::{self, Failure, Outcome};
+use tramline_store::shards::NodeLoad;
 use uuid::Uuid;
 
 use super::{Driver, Entry, Stage};
@@ -80,6 +81,24 @@ impl Calls {
             line.iter()
                 .position(|(id, call)| *id == run_id && call.step == step)
         })
+    }
+
+    /// How full the node is with calls.
+    pub(super) fn load(&self, calls_max: usize, now: Millis) -> NodeLoad {
+        let full = self
+            .functions
+            .iter()
+            .filter(|(_, s)| !s.waiting.is_empty() && !s.has_room(now));
+        let mut full: Vec<String> = full.map(|(name, _)| name.to_string()).collect();
+        full.sort_unstable();
+        let in_functions: usize = self.functions.values().map(|slots| slots.waiting.len()).sum();
+        NodeLoad {
+            calls: self.out,
+            calls_max,
+            calls_waiting: self.waiting.len() + in_functions,
+            full,
+            ..NodeLoad::default()
+        }
     }
 
     fn ended(&mut self, call: Out) {

@@ -8,6 +8,7 @@ use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
 use super::{Driver, Entry, KEEP_WAITING_MS, LOADS_MAX, Live, Stage, Unit, Waiting};
+use crate::discovery::Kept;
 use crate::flushing::What;
 use crate::loading::{LOAD_BATCH, LoadId, LoadJob};
 use crate::message::{Discovered, Loaded, LoadedRun};
@@ -18,16 +19,23 @@ impl Driver {
             self.state.clock.sample(now, at);
             self.watch_clock(now, at);
         }
-        if let Some((shard, recorded)) = found.limits {
+        if let Some((shard, recorded)) = found.limits
+            && self.is_read_now(shard, found.scan)
+        {
             self.on_limit_state(shard, recorded);
         }
         for header in found.headers {
-            self.on_header(header, found.past, found.swept);
+            if self.is_read_now(header.shard, found.scan) {
+                self.on_header(header, found.past, found.swept);
+            }
         }
         for command in found.commands {
-            self.on_command(command);
+            if self.is_read_now(command.shard, found.scan) {
+                self.on_command(command);
+            }
         }
         if let Some(id) = found.scanned
+            && self.is_read_now(id, found.scan)
             && let Some(shard) = self.state.shards.get_mut(&id)
         {
             shard.scanned = true;
@@ -50,6 +58,12 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Whether something was read for the present ownership of its shard. Discovery follows a shard only after its scan.
+    fn is_read_now(&self, shard: u16, scan: Option<i64>) -> bool {
+        let shard = self.state.shards.get(&shard);
+        shard.is_some_and(|shard| scan.map_or(shard.scanned, |epoch| shard.epoch == epoch))
     }
 
     fn on_header(&mut self, mut header: Header, past: bool, swept: bool) {
@@ -83,8 +97,6 @@ impl Driver {
         }
         shard.note_xid(header.xid);
         let mut entry = Entry::of(&header, past);
-        // In a long queue headers have to do.
-        entry.body = header.body.take().filter(|_| self.state.ready.len() < LOAD_BATCH);
         let now = self.state.clock.now();
         match header.scheduled_at.filter(|at| !past && *at > now) {
             Some(due_at) => {
@@ -94,6 +106,7 @@ impl Driver {
                 self.delay_unloaded(&header, due_at);
             }
             None => {
+                entry.body = header.body.take().and_then(|body| self.shared.bodies.keep(body));
                 self.state.ready.push(entry.priority, 0, header.run_id);
                 self.state.entries.insert(header.run_id, entry);
             }
@@ -138,8 +151,8 @@ impl Driver {
             let ids = std::mem::replace(&mut self.state.loads_wanted, rest);
             self.load(LoadJob {
                 ids,
-                bodies: Vec::new(),
                 past: true,
+                ..LoadJob::default()
             });
         }
         if !self.state.trusted || self.state.stopping.is_some() {
@@ -150,10 +163,12 @@ impl Driver {
                 .config
                 .active_max
                 .saturating_sub(self.state.active + self.state.loads_out * LOAD_BATCH);
-            let mut fresh = Vec::new();
-            let mut known = Vec::new();
-            let mut bodies = Vec::new();
-            while fresh.len() + known.len() < room.min(LOAD_BATCH) {
+            let mut fresh = LoadJob::default();
+            let mut known = LoadJob {
+                past: true,
+                ..LoadJob::default()
+            };
+            while fresh.ids.len() + known.ids.len() < room.min(LOAD_BATCH) {
                 let Some(id) = self.state.ready.pop() else { break };
                 let Some(entry) = self.state.entries.get_mut(&id) else {
                     continue;
@@ -164,35 +179,25 @@ impl Driver {
                 }
                 entry.stage = Stage::Loading;
                 // Only what the dead owner may have been executing: the scan found it.
-                let unclean = entry.past && self.state.shards.get(&entry.shard).is_some_and(|s| s.unclean);
+                let shard = self.state.shards.get(&entry.shard);
+                let unclean = entry.past && shard.is_some_and(|s| s.unclean);
                 let load = LoadId {
                     run_id: id,
                     foreign: entry.foreign,
                     unclean,
+                    epoch: shard.map_or(0, |s| s.epoch),
                 };
-                if entry.past {
-                    known.push(load)
-                } else {
-                    bodies.extend(entry.body.take().map(|body| *body));
-                    fresh.push(load)
-                }
+                let job = if entry.past { &mut known } else { &mut fresh };
+                job.ids.push(load);
+                job.bodies.extend(entry.body.take().map(Kept::into_body));
             }
-            if fresh.is_empty() && known.is_empty() {
+            if fresh.ids.is_empty() && known.ids.is_empty() {
                 return;
             }
-            if !fresh.is_empty() {
-                self.load(LoadJob {
-                    ids: fresh,
-                    bodies,
-                    past: false,
-                });
-            }
-            if !known.is_empty() {
-                self.load(LoadJob {
-                    ids: known,
-                    bodies: Vec::new(),
-                    past: true,
-                });
+            for job in [fresh, known] {
+                if !job.ids.is_empty() {
+                    self.load(job);
+                }
             }
         }
     }
@@ -214,19 +219,32 @@ impl Driver {
         entry.waiting.push(waiting);
         if matches!(entry.stage, Stage::Ready | Stage::Prepared) {
             entry.past = true;
+            entry.body = None;
             entry.stage = Stage::Loading;
             let foreign = entry.foreign;
             self.state.loads_wanted.push(LoadId {
                 run_id,
                 foreign,
                 unclean: false,
+                epoch: self.state.shards.get(&shard).map_or(0, |s| s.epoch),
             });
         }
     }
 
     pub(super) fn on_loaded(&mut self, runs: Vec<LoadedRun>) {
         self.state.loads_out = self.state.loads_out.saturating_sub(1);
-        for LoadedRun { run_id, loaded } in runs {
+        for LoadedRun {
+            run_id,
+            epoch,
+            loaded,
+        } in runs
+        {
+            let entry = self.state.entries.get(&run_id);
+            let shard = entry.and_then(|entry| self.state.shards.get(&entry.shard));
+            // Read for an ownership that is over: who is there now is read by itself.
+            if shard.is_none_or(|shard| shard.epoch != epoch) {
+                continue;
+            }
             match loaded {
                 Some(loaded) => self.on_one_loaded(run_id, loaded),
                 None => self.on_unknown(run_id),

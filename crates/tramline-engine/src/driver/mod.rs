@@ -31,13 +31,12 @@ use tramline_core::Millis;
 use tramline_core::limit::{Line, Rule};
 use tramline_core::machine::{Action, Run};
 use tramline_store::discovery::{Command, Header};
-use tramline_store::runs::Body;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::EngineConfig;
-use crate::discovery::Shared;
+use crate::discovery::{Kept, Shared};
 use crate::flushing::Item;
 use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
@@ -129,8 +128,8 @@ struct Entry {
     foreign: Option<bool>,
     /// Something may be recorded about it.
     past: bool,
-    /// Its row, if that was read with the header.
-    body: Option<Box<Body>>,
+    /// Its row, if that was read with the header and there was room to keep it.
+    body: Option<Kept>,
     stage: Stage,
     /// What happened before it was loaded.
     waiting: Vec<Waiting>,
@@ -319,9 +318,9 @@ impl Driver {
             Message::Rescan => self.on_rescan(),
             Message::Lost { shard } => self.on_lost(shard),
             Message::Release { shard, done } => self.on_release(shard, done),
-            Message::Marks { reply } => {
+            Message::Beat { reply } => {
                 // The asker may have given up waiting; the next heartbeat asks again.
-                let _ = reply.send(self.marks());
+                let _ = reply.send(self.beat());
             }
             Message::Trusted(trusted) => {
                 if !trusted {

@@ -1,8 +1,9 @@
 //! Shards come, go and are given up; how far the ledger may be passed over in each.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use tokio::sync::oneshot;
+use tramline_store::shards::{Beat, Mark, NodeLoad};
 use uuid::Uuid;
 
 use super::{Driver, Shard, Stage, Unit};
@@ -124,20 +125,37 @@ impl Driver {
         }
     }
 
-    /// Low-water marks: below them no unfinished run is without a durable row that names it.
-    pub(super) fn marks(&self) -> Vec<(u16, i64, u64)> {
+    /// What the heartbeat stores: low-water marks, below which no unfinished run is without a durable row that names it, and
+    /// how much is going on.
+    pub(super) fn beat(&self) -> Beat {
         let xmin = self.state.tick_xmin;
-        self.state
-            .shards
-            .iter()
-            .map(|(id, shard)| {
-                let low = match (shard.scanned, xmin) {
-                    (true, Some(xmin)) => shard.xids.keys().next().map_or(xmin, |oldest| xmin.min(*oldest)),
-                    _ => shard.low_before,
-                };
-                (*id, shard.epoch, low)
-            })
-            .collect()
+        let mut loads: HashMap<u16, u64> = HashMap::new();
+        for entry in self.state.entries.values() {
+            if !matches!(entry.stage, Stage::Prepared) {
+                *loads.entry(entry.shard).or_default() += 1;
+            }
+        }
+        let marks = self.state.shards.iter().map(|(id, shard)| Mark {
+            shard: *id,
+            epoch: shard.epoch,
+            low_xid: match (shard.scanned, xmin) {
+                (true, Some(xmin)) => shard.xids.keys().next().map_or(xmin, |oldest| xmin.min(*oldest)),
+                _ => shard.low_before,
+            },
+            load: loads.get(id).copied().unwrap_or(0),
+        });
+        Beat {
+            marks: marks.collect(),
+            load: NodeLoad {
+                active: self.state.active,
+                active_max: self.config.active_max,
+                in_line: self.state.ready.len(),
+                ..self
+                    .state
+                    .calls
+                    .load(self.config.calls_max, self.state.clock.now())
+            },
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod backlog;
 mod capacity;
+mod changing_hands;
 mod commands;
 mod driving;
 mod edges;

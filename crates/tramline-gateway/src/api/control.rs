@@ -406,6 +406,9 @@ pub struct Queue {
     pub rate: Option<QueueRate>,
     /// Strictly in the order of discovery.
     pub fifo: bool,
+    /// Of a pull queue: so many claims of a run may be lost before it is a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims_max: Option<i32>,
     pub description: Option<String>,
     /// Runs that have not started although their time has come.
     pub waiting: i64,

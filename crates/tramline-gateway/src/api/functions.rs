@@ -32,6 +32,9 @@ pub(super) fn list(call: &ApiCall<'_>) -> Result<Response<Body>, Fault> {
             let auth = call.guards.get(&info.name).map(|guard| guard.auth);
             let mut row = json!(info);
             row["auth"] = json!(auth.unwrap_or(crate::auth::GuardAuth::Jwt));
+            if let Some(warning) = call.misuses.of(&info.name) {
+                row["warning"] = json!(warning);
+            }
             row
         })
         .collect();

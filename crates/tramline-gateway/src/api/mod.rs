@@ -28,6 +28,7 @@ use crate::auth::{Caller, Guard};
 use crate::body::{Body, full};
 use crate::call_token::CallOrigin;
 use crate::config::ApiPolicy;
+use crate::cors::Misuses;
 use crate::error::Fault;
 use crate::functions::Functions;
 use crate::gate_store::GateStore;
@@ -242,6 +243,7 @@ pub(crate) struct ApiCall<'a> {
     pub(crate) functions: &'a dyn Functions,
     pub(crate) gate_store: Option<&'a dyn GateStore>,
     pub(crate) guards: Arc<BTreeMap<String, Guard>>,
+    pub(crate) misuses: &'a Misuses,
     pub(crate) stop: CancellationToken,
     pub(crate) actor: Actor,
     /// The caller's `sub` when they see their own runs only.
@@ -258,6 +260,7 @@ pub(crate) struct ApiParts<'a> {
     pub(crate) functions: &'a dyn Functions,
     pub(crate) gate_store: Option<&'a dyn GateStore>,
     pub(crate) guards: Arc<BTreeMap<String, Guard>>,
+    pub(crate) misuses: &'a Misuses,
     pub(crate) policy: &'a ApiPolicy,
     pub(crate) stop: CancellationToken,
     pub(crate) origin: Option<CallOrigin>,
@@ -293,6 +296,7 @@ pub(crate) async fn handle(
         functions: parts.functions,
         gate_store: parts.gate_store,
         guards: parts.guards,
+        misuses: parts.misuses,
         stop: parts.stop,
         actor: Actor {
             role: caller.role.clone(),

@@ -1,14 +1,13 @@
 //! Headers on their way through: what belongs to one connection is removed, what describes the client is written
 //! by the gateway, and what is ours never comes from outside.
 
-use std::net::SocketAddr;
-
 use http::header::{CONNECTION, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
-use crate::config::ForwardedTrust;
 use crate::limits::DEPTH_MAX;
+use crate::peers::X_FORWARDED_FOR;
+use crate::server::{Visit, ip_header};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The run in whose invocation a call is made.
@@ -23,7 +22,6 @@ pub(crate) const DEPTH: HeaderName = HeaderName::from_static("x-tramline-depth")
 pub(crate) const SB_API_KEY: HeaderName = HeaderName::from_static("sb-api-key");
 
 const INTERNAL_PREFIX: &str = "x-tramline-";
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -97,57 +95,50 @@ pub(crate) fn remove_internal(headers: &mut HeaderMap) {
     }
 }
 
-/// Describes the client to a backend.
-pub(crate) fn set_forwarded(
-    headers: &mut HeaderMap,
-    peer: SocketAddr,
-    local: SocketAddr,
-    trust: ForwardedTrust,
-) {
-    let ip = peer.ip().to_canonical().to_string();
-    let chain = match trust {
-        ForwardedTrust::None => ip.clone(),
-        ForwardedTrust::Peer => {
-            let before: Vec<&str> = headers
-                .get_all(X_FORWARDED_FOR)
-                .iter()
-                .filter_map(|value| value.to_str().ok())
-                .collect();
-            if before.is_empty() {
-                ip.clone()
-            } else {
-                format!("{}, {ip}", before.join(", "))
+/// Describes the client to a backend. What was said of it before stands only where a trusted proxy said it.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, visit: &Visit) {
+    let wire = &visit.wire;
+    let before = match wire.trusted {
+        true => chain(headers),
+        false => {
+            for name in [X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP] {
+                headers.remove(name);
             }
+            None
         }
     };
-    if trust == ForwardedTrust::None {
-        for name in [X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP] {
-            headers.remove(name);
-        }
-    }
     headers.remove(FORWARDED);
-    set(headers, X_FORWARDED_FOR, &chain);
-    if !headers.contains_key(X_REAL_IP) {
-        set(headers, X_REAL_IP, &ip);
+    let peer = &wire.ip_text;
+    let chain =
+        before.and_then(|before| HeaderValue::try_from(format!("{before}, {}", peer.to_str().ok()?)).ok());
+    headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| peer.clone()));
+    if visit.client == wire.peer.ip().to_canonical() {
+        headers.insert(X_REAL_IP, peer.clone());
+    } else {
+        headers.insert(X_REAL_IP, ip_header(visit.client));
     }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
+    let scheme = if wire.tls { "https" } else { "http" };
+    headers
+        .entry(X_FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static(scheme));
     if !headers.contains_key(X_FORWARDED_HOST)
         && let Some(host) = headers.get(HOST).cloned()
     {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    if !headers.contains_key(X_FORWARDED_PORT) {
-        headers.insert(X_FORWARDED_PORT, HeaderValue::from(local.port()));
-    }
+    headers
+        .entry(X_FORWARDED_PORT)
+        .or_insert_with(|| wire.port.clone());
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Addresses and lists of header texts are always header values.
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
+/// The addresses that proxies before have written.
+fn chain(headers: &HeaderMap) -> Option<String> {
+    let before: Vec<&str> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    (!before.is_empty()).then(|| before.join(", "))
 }
 
 /// The request's id as a header.

@@ -15,43 +15,51 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
+use crate::access::CLIENT_GONE;
+use crate::answer::Answered;
 use crate::auth::{self, Caller, Guard, GuardAuth, Preflight};
-use crate::body::{Body, BodyCut, BodyWatch, GuardedBody, HoldingBody, boxed, full};
+use crate::body::{Body, BodyCut, BodyWatch, GuardedBody, boxed, full};
 use crate::config::InvocationObserver;
+use crate::cors::preflight_answer;
 use crate::error::{Fault, SB_ERROR_CODE, Shape};
 use crate::functions::{CallContext, CallError, Invocation};
 use crate::metrics::Metrics;
 use crate::server::{Shared, Visit};
+use crate::trace::TraceId;
 
 /// The prefix of all functions.
 pub(crate) const PREFIX: &str = "/functions/v1";
 const METHODS: &str = "POST, GET, PUT, PATCH, DELETE, OPTIONS, HEAD";
-/// Status in the record of a call whose client went away before the answer.
-const CLIENT_GONE: u16 = 499;
 
-/// Answers a request below [`PREFIX`].
-pub(crate) async fn handle(shared: &Shared, visit: &Visit, request: Request<Incoming>) -> Response<Body> {
-    let below = request
-        .uri()
-        .path()
+/// The name in a path below [`PREFIX`]; empty when there is none.
+pub(crate) fn function_name(path: &str) -> &str {
+    split(path).0
+}
+
+/// Name and rest of a path below [`PREFIX`].
+fn split(path: &str) -> (&str, &str) {
+    let below = path
         .strip_prefix(PREFIX)
         .unwrap_or_default()
         .trim_start_matches('/');
-    let (name, rest) = below
-        .split_once('/')
-        .map_or((below, ""), |(name, rest)| (name, rest));
+    below.split_once('/').unwrap_or((below, ""))
+}
+
+/// Answers a request below [`PREFIX`].
+pub(crate) async fn handle(shared: &Shared, visit: &Visit, request: Request<Incoming>) -> Answered {
     let fault = |fault: Fault| fault.into_response(Shape::Functions, visit.request_id);
+    let (name, rest) = split(request.uri().path());
     if name.is_empty() {
-        return fault(Fault::missing_function_name());
+        return fault(Fault::missing_function_name()).into();
     }
     if name == "_internal" && rest == "health" {
-        return health();
+        return health().into();
     }
     if !is_allowed(request.method()) {
-        return fault(Fault::method(METHODS));
+        return fault(Fault::method(METHODS)).into();
     }
     if !tramline_core::limits::is_function_name(name) || !shared.functions.exists(name) {
-        return fault(Fault::call(&CallError::NotFound));
+        return fault(Fault::call(&CallError::NotFound)).into();
     }
     let name = name.to_owned();
     let guard = shared
@@ -60,19 +68,23 @@ pub(crate) async fn handle(shared: &Shared, visit: &Visit, request: Request<Inco
         .copied()
         .unwrap_or(Guard::new(GuardAuth::Jwt));
     if request.method() == Method::OPTIONS && guard.preflight == Preflight::Gateway {
-        return shared.cors.preflight(&visit.origin);
+        return preflight_answer().into();
     }
     let mut record = Record::new(shared, visit, &name, request.method());
-    match call(shared, visit, &name, guard, request, &mut record).await {
+    let response = match call(shared, visit, &name, guard, request, &mut record).await {
         Ok(response) => {
             record.status = response.status().as_u16();
-            response.map(|body| boxed(HoldingBody::new(body, record)))
+            response
         }
         Err(failed) => {
             record.status = failed.status.as_u16();
             record.error_code = Some(failed.code);
             fault(failed)
         }
+    };
+    Answered {
+        response,
+        record: Some(record),
     }
 }
 
@@ -138,6 +150,9 @@ async fn call(
             })?;
         }
         None => {}
+    }
+    if let Some(caller) = &caller {
+        shared.rates.caller(caller)?;
     }
     if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
         return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
@@ -214,7 +229,10 @@ impl Call {
             answer = answer => answer,
         };
         match answer {
-            Ok(answer) => pass_back(visit, answer, self.websocket),
+            Ok(answer) => {
+                shared.misuses.look(name, answer.headers());
+                pass_back(visit, answer, self.websocket)
+            }
             Err(error) => {
                 if let Some(cut) = watch.cause() {
                     return Err(Fault::body_cut(cut, bytes_max));
@@ -250,7 +268,7 @@ fn prepare(
         headers::remove_internal(map);
     }
     headers::remove_hop_by_hop(map);
-    headers::set_forwarded(map, visit.peer, visit.local, shared.forwarded);
+    headers::set_forwarded(map, visit);
     map.insert(headers::X_REQUEST_ID, headers::request_id(visit.request_id));
     map.insert(headers::DEPTH, HeaderValue::from(depth));
     if let Some(run) = run {
@@ -299,12 +317,13 @@ pub(crate) fn strip_prefix(uri: &Uri, prefix: &str) -> Result<Uri, Fault> {
 }
 
 /// Tells the observer when the invocation is over, however it ends: it is dropped with the answer's body.
-struct Record {
+pub(crate) struct Record {
     observer: Option<InvocationObserver>,
     metrics: Arc<Metrics>,
     function: String,
     request_id: Uuid,
     run_id: Option<Uuid>,
+    trace: Option<TraceId>,
     method: Method,
     status: u16,
     error_code: Option<&'static str>,
@@ -320,6 +339,7 @@ impl Record {
             function: function.to_owned(),
             request_id: visit.request_id,
             run_id: None,
+            trace: visit.trace,
             method: method.clone(),
             status: CLIENT_GONE,
             error_code: None,
@@ -337,6 +357,7 @@ impl Drop for Record {
                 function: std::mem::take(&mut self.function),
                 request_id: self.request_id,
                 run_id: self.run_id,
+                trace: self.trace,
                 method: self.method.clone(),
                 status: self.status,
                 error_code: self.error_code,

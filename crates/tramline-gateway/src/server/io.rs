@@ -1,85 +1,22 @@
 //! A client's socket with the timeouts that hyper does not set: first byte, request head, idle keep-alive, and a
-//! reader that never takes its answer. Timers run only while no request of the connection is in flight, so a
-//! function that thinks for a minute is never cut here.
+//! reader that never takes its answer. They hold only while no request of the connection is in flight, so a function
+//! that thinks for a minute is never cut here.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::activity::Activity;
+use super::arrival::Protocol;
 use super::slots::Slot;
-
-/// The first bytes of an HTTP/2 connection with prior knowledge; no HTTP/1 method starts with them.
-const H2_PREFACE_START: &[u8] = b"PRI * HTTP/2.0";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    H1,
-    H2,
-}
-
-/// Reads until the protocol is known. Returns what has been read, for [`ClientIo`].
-pub(crate) async fn sniff(stream: &mut TcpStream) -> io::Result<(Protocol, Vec<u8>)> {
-    let mut seen = Vec::with_capacity(H2_PREFACE_START.len());
-    loop {
-        let mut piece = [0; H2_PREFACE_START.len()];
-        let room = H2_PREFACE_START.len() - seen.len();
-        let read = stream.read(&mut piece[..room]).await?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        seen.extend_from_slice(&piece[..read]);
-        if !H2_PREFACE_START.starts_with(&seen) {
-            return Ok((Protocol::H1, seen));
-        }
-        if seen.len() == H2_PREFACE_START.len() {
-            return Ok((Protocol::H2, seen));
-        }
-    }
-}
-
-/// What the socket knows about the requests above it.
-#[derive(Default)]
-pub(crate) struct Activity {
-    in_flight: AtomicUsize,
-    started: AtomicU64,
-    upgraded: AtomicBool,
-    reader: AtomicWaker,
-}
-
-/// One request in flight, from its head to the end of its answer.
-pub(crate) struct InFlight(Arc<Activity>);
-
-impl Activity {
-    pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
-        self.started.fetch_add(1, Ordering::SeqCst);
-        InFlight(Arc::clone(self))
-    }
-
-    /// From now on the connection carries no requests: no timers, only the end of the node cuts it.
-    pub(crate) fn upgrade(&self) {
-        self.upgraded.store(true, Ordering::SeqCst);
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // The connection may be parked in poll_read without a timer; let it arm the idle one.
-            self.0.reader.wake();
-        }
-    }
-}
+use super::wire::Stream;
 
 /// Durations of [`ClientIo`].
 #[derive(Debug, Clone, Copy)]
@@ -99,29 +36,24 @@ pub(crate) struct Held {
     pub(crate) kill: CancellationToken,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Nothing of the next request has come.
-    Idle,
-    /// Its head is coming.
-    Head,
-}
-
-struct ReadTimer {
-    phase: Phase,
-    /// The count of started requests at arming: another count means that the phase is over.
+/// A request head that is coming.
+struct Head {
+    since: Instant,
+    /// The count of started requests then: with another count it has come.
     started: u64,
-    sleep: Pin<Box<Sleep>>,
 }
 
 pub(crate) struct ClientIo {
-    stream: TcpStream,
+    stream: Stream,
     prefix: Vec<u8>,
     prefix_read: usize,
     protocol: Protocol,
     activity: Arc<Activity>,
     timeouts: IoTimeouts,
-    read_timer: Option<ReadTimer>,
+    head: Option<Head>,
+    /// One timer for the life of the connection. It is not set anew with every request but looked at when it fires, since
+    /// a timer costs a lock.
+    read_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     killed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     held: Held,
@@ -129,13 +61,12 @@ pub(crate) struct ClientIo {
 
 impl ClientIo {
     pub(crate) fn new(
-        stream: TcpStream,
-        sniffed: (Protocol, Vec<u8>),
+        stream: Stream,
+        (protocol, prefix): (Protocol, Vec<u8>),
         activity: Arc<Activity>,
         timeouts: IoTimeouts,
         held: Held,
     ) -> Self {
-        let (protocol, prefix) = sniffed;
         Self {
             stream,
             prefix,
@@ -143,6 +74,7 @@ impl ClientIo {
             protocol,
             activity,
             timeouts,
+            head: None,
             read_timer: None,
             write_timer: None,
             killed: None,
@@ -150,39 +82,43 @@ impl ClientIo {
         }
     }
 
-    fn arm(&mut self, phase: Phase) -> &mut ReadTimer {
-        let started = self.activity.started.load(Ordering::SeqCst);
-        let (header, keep_alive) = (self.timeouts.header, self.timeouts.keep_alive);
-        let stale = |timer: &ReadTimer| {
-            timer.started != started || (timer.phase == Phase::Idle && phase == Phase::Head)
-        };
-        if self.read_timer.as_ref().is_some_and(stale) {
-            self.read_timer = None;
+    fn note_bytes(&mut self) {
+        // HTTP/2 frames between requests (PING, WINDOW_UPDATE) are not a request head: only the idle time counts.
+        if self.protocol == Protocol::H2 || self.activity.is_busy() {
+            return;
         }
-        self.read_timer.get_or_insert_with(|| {
-            // The first request of a connection gets no idle time.
-            let time = if phase == Phase::Head || started == 0 {
-                header
-            } else {
-                keep_alive
-            };
-            ReadTimer {
-                phase,
+        let started = self.activity.started();
+        if self.head.as_ref().is_none_or(|head| head.started != started) {
+            self.head = Some(Head {
+                since: Instant::now(),
                 started,
-                sleep: Box::pin(tokio::time::sleep(time)),
+            });
+        }
+    }
+
+    /// When to cut the connection if nothing more comes; none while a request is in flight.
+    fn deadline(&self) -> Option<Instant> {
+        if self.activity.is_busy() {
+            return None;
+        }
+        let started = self.activity.started();
+        let head = self.head.as_ref().filter(|head| head.started == started);
+        Some(match head {
+            Some(head) => head.since + self.timeouts.header,
+            None => {
+                // The first request of a connection gets no idle time.
+                let time = if started == 0 {
+                    self.timeouts.header
+                } else {
+                    self.timeouts.keep_alive
+                };
+                Instant::from_std(self.activity.idle_since()) + time
             }
         })
     }
 
-    fn note_bytes(&mut self) {
-        // HTTP/2 frames between requests (PING, WINDOW_UPDATE) are not a request head: only the idle timer applies.
-        if self.protocol == Protocol::H1 && self.activity.in_flight.load(Ordering::SeqCst) == 0 {
-            self.arm(Phase::Head);
-        }
-    }
-
     fn poll_read_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.activity.upgraded.load(Ordering::SeqCst) {
+        if self.activity.is_upgraded() {
             let kill = &self.held.kill;
             let killed = self
                 .killed
@@ -193,21 +129,33 @@ impl ClientIo {
                 "node stops",
             )));
         }
-        if self.activity.in_flight.load(Ordering::SeqCst) > 0 {
-            self.read_timer = None;
-            return Poll::Pending;
+        let deadline = self.deadline();
+        // A request that ends elsewhere tells nobody: look again soon enough to keep the idle time.
+        let look = |deadline: Option<Instant>| {
+            deadline.unwrap_or_else(|| Instant::now() + self.timeouts.header.min(self.timeouts.keep_alive))
+        };
+        let timer = self
+            .read_timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(look(deadline))));
+        if deadline.is_some_and(|deadline| deadline < timer.deadline()) {
+            timer.as_mut().reset(look(deadline));
         }
-        ready!(self.arm(Phase::Idle).sleep.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "client sent no complete request in time",
-        )))
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "client sent no complete request in time",
+                )));
+            }
+            timer.as_mut().reset(look(deadline));
+        }
     }
 
     fn poll_write_with<T>(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match write(Pin::new(&mut self.stream), cx) {
             Poll::Ready(result) => {
@@ -236,7 +184,6 @@ impl AsyncRead for ClientIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.activity.reader.register(cx.waker());
         if this.prefix_read < this.prefix.len() {
             let rest = &this.prefix[this.prefix_read..];
             let count = rest.len().min(buf.remaining());

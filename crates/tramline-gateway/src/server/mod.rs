@@ -1,47 +1,48 @@
-//! The accept loop and the gateway's life: start, serve, drain, stop.
+//! The gateway's life: start, serve, leave, drain, stop.
 
+mod accept;
+mod activity;
+mod arrival;
+mod connection;
 mod io;
+mod proxy_header;
+mod refusal;
 mod slots;
+mod tls;
+mod wire;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub(crate) use self::io::Activity;
-use self::io::{ClientIo, Held, IoTimeouts, Protocol, sniff};
-use self::slots::{Slot, Slots};
+pub(crate) use self::activity::{Activity, InFlight, Taking};
+use self::slots::Slots;
+use self::tls::Tls;
+pub use self::tls::{TlsError, TlsFiles};
+pub(crate) use self::wire::{Wire, ip_header};
+use crate::access::AccessLog;
 use crate::api::control::Control;
 use crate::auth::{Credentials, CronSecrets, Guard, WebhookRule};
 use crate::backend::Minter;
 use crate::call_token::CallTokens;
 use crate::config::{
-    ApiPolicy, ClaimsHook, ConfigError, ForwardedTrust, GatewayConfig, InvocationObserver, MetricsAccess,
-    Readiness, check_guards,
+    ApiPolicy, ClaimsHook, ConfigError, GatewayConfig, InvocationObserver, MetricsAccess, Readiness,
+    check_guards,
 };
-use crate::cors::{Cors, RequestOrigin};
+use crate::cors::{Asker, Cors, Misuses};
 use crate::functions::Functions;
 use crate::gate_store::{GateStore, LinkKeys};
-use crate::limits::{H2_PENDING_RESETS_MAX, H2_STREAMS_MAX, HEAD_BYTES_MAX, Limits};
+use crate::limits::Limits;
 use crate::metrics::{Metrics, MetricsSource};
-use crate::router;
-
-/// Pause after a failed accept: descriptors are used up, and only closing connections helps.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often an HTTP/2 client is asked whether it is still there.
-const H2_PING: Duration = Duration::from_secs(20);
-/// Windows of HTTP/2 uploads: one stream must not need a round trip per 64 KiB.
-const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-/// All streams of a connection together.
-const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+use crate::peers::TrustedProxies;
+use crate::rates::Rates;
+use crate::trace::TraceId;
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,9 @@ pub enum StartError {
     /// The configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// No usable certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Somebody listens there already.
     #[error("listen on {address}: port {} is in use; stop the other program or set [api].port in config.toml", address.port())]
     PortInUse {
@@ -84,7 +88,9 @@ pub(crate) struct Shared {
     webhooks: RwLock<Arc<BTreeMap<String, WebhookRule>>>,
     pub(crate) gate_store: Option<Arc<dyn GateStore>>,
     pub(crate) link_keys: LinkKeys,
-    pub(crate) cors: Cors,
+    pub(crate) cors: Arc<Cors>,
+    function_cors: RwLock<Arc<BTreeMap<String, Arc<Cors>>>>,
+    pub(crate) misuses: Misuses,
     pub(crate) minter: Minter,
     pub(crate) rest: Option<axum::Router>,
     pub(crate) auth: Option<axum::Router>,
@@ -93,13 +99,20 @@ pub(crate) struct Shared {
     pub(crate) functions: Arc<dyn Functions>,
     pub(crate) control: Arc<dyn Control>,
     pub(crate) api: ApiPolicy,
-    pub(crate) forwarded: ForwardedTrust,
+    pub(crate) proxies: TrustedProxies,
+    proxy_protocol: bool,
+    tls: Option<Arc<Tls>>,
+    pub(crate) rates: Rates,
+    pub(crate) access: Option<AccessLog>,
     pub(crate) metrics_access: MetricsAccess,
     pub(crate) metrics_sources: Vec<Arc<dyn MetricsSource>>,
     pub(crate) readiness: Option<Readiness>,
     pub(crate) invocations: Option<InvocationObserver>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slots: Arc<Slots>,
+    /// No new requests are wanted, but they are served.
+    pub(crate) leave: CancellationToken,
+    left_at: OnceLock<Instant>,
     /// Graceful stop has begun.
     pub(crate) stop: CancellationToken,
     /// The drain is over.
@@ -117,14 +130,30 @@ impl Shared {
     pub(crate) fn webhooks(&self) -> Arc<BTreeMap<String, WebhookRule>> {
         Arc::clone(&self.webhooks.read().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// The CORS of a function.
+    pub(crate) fn cors_of(&self, function: &str) -> Arc<Cors> {
+        let own = self.function_cors.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(own.get(function).unwrap_or(&self.cors))
+    }
+}
+
+fn shared_each(cors: BTreeMap<String, Cors>) -> Arc<BTreeMap<String, Arc<Cors>>> {
+    Arc::new(
+        cors.into_iter()
+            .map(|(name, cors)| (name, Arc::new(cors)))
+            .collect(),
+    )
 }
 
 /// What one request knows about itself.
 pub(crate) struct Visit {
     pub(crate) request_id: Uuid,
-    pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
-    pub(crate) origin: RequestOrigin,
+    pub(crate) wire: Arc<Wire>,
+    /// Who made the request, behind proxies of ours.
+    pub(crate) client: IpAddr,
+    pub(crate) asker: Asker,
+    pub(crate) trace: Option<TraceId>,
     pub(crate) activity: Arc<Activity>,
 }
 
@@ -140,20 +169,25 @@ impl Gateway {
             std::io::ErrorKind::AddrInUse => StartError::PortInUse { address },
             _ => StartError::Listen { address, source },
         };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let tls = config.tls.map(Tls::load).transpose()?.map(Arc::new);
+        let listener = accept::bind(address, config.shared_port).map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
+        let metrics = Arc::<Metrics>::default();
         let shared = Arc::new(Shared {
             slots: Slots::new(
                 config.limits.connections_max,
                 config.limits.connections_per_ip_max,
             ),
+            rates: Rates::new(&config.limits, Arc::clone(&metrics)),
             limits: config.limits,
             credentials,
             cron: CronSecrets::new(&config.cron_secrets),
             webhooks: RwLock::new(Arc::new(config.webhooks)),
             gate_store: config.gate_store,
             link_keys: LinkKeys::default(),
-            cors: config.cors,
+            cors: Arc::new(config.cors),
+            function_cors: RwLock::new(shared_each(config.function_cors)),
+            misuses: Misuses::default(),
             minter: Minter::new(&config.internal_secret),
             rest: config.rest,
             auth: config.auth,
@@ -162,19 +196,29 @@ impl Gateway {
             functions: config.functions,
             control: config.control,
             api: config.api,
-            forwarded: config.forwarded,
+            proxies: config.trusted_proxies,
+            proxy_protocol: config.proxy_protocol,
+            tls,
+            access: config.access,
             metrics_access: config.metrics_access,
             metrics_sources: config.metrics,
             readiness: config.readiness,
             invocations: config.invocations,
-            metrics: Arc::default(),
+            metrics,
+            leave: CancellationToken::new(),
+            left_at: OnceLock::new(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
             call_tokens,
             guards: RwLock::new(Arc::new(config.guards)),
         });
-        shared.tasks.spawn(accept(Arc::clone(&shared), listener, local));
+        shared
+            .tasks
+            .spawn(accept::run(Arc::clone(&shared), listener, local));
+        if let Some(tls) = &shared.tls {
+            shared.tasks.spawn(Arc::clone(tls).follow(shared.stop.clone()));
+        }
         Ok(GatewayHandle { local, shared })
     }
 }
@@ -201,17 +245,38 @@ impl GatewayHandle {
         Ok(())
     }
 
+    /// Replaces the CORS of functions that have their own.
+    pub fn replace_function_cors(&self, cors: BTreeMap<String, Cors>) {
+        *self
+            .shared
+            .function_cors
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = shared_each(cors);
+        self.shared.misuses.forget();
+    }
+
     /// Open client connections.
     pub fn connections(&self) -> usize {
         self.shared.slots.active()
     }
 
-    /// Stops accepting, lets requests in flight end, and cuts what is left when `drain` is over. May be called
-    /// twice.
+    /// Says that this node will stop: it is not ready any more, and clients are told to make their next request on another
+    /// connection. Requests are still served. May be called twice.
+    pub fn leave(&self) {
+        let _ = self.shared.left_at.set(Instant::now());
+        self.shared.leave.cancel();
+    }
+
+    /// Leaves, and after the time that balancers need to see it ([`Limits::drain_delay`]) stops accepting, lets requests
+    /// in flight end, and cuts what is left when `drain` is over. May be called twice.
     pub async fn stop(&self, drain: Duration) {
+        let deadline = Instant::now() + drain;
+        self.leave();
+        let left_at = self.shared.left_at.get().copied().unwrap_or(deadline);
+        tokio::time::sleep_until(deadline.min(left_at + self.shared.limits.drain_delay)).await;
         self.shared.stop.cancel();
         self.shared.tasks.close();
-        if tokio::time::timeout(drain, self.shared.tasks.wait())
+        if tokio::time::timeout_at(deadline, self.shared.tasks.wait())
             .await
             .is_err()
         {
@@ -220,146 +285,5 @@ impl GatewayHandle {
         }
         self.shared.kill.cancel();
         self.shared.tasks.wait().await;
-    }
-}
-
-async fn accept(shared: Arc<Shared>, listener: TcpListener, local: SocketAddr) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shared.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => match shared.slots.try_acquire(peer.ip()) {
-                Some(slot) => {
-                    shared
-                        .tasks
-                        .spawn(connection(Arc::clone(&shared), stream, peer, local, slot));
-                }
-                None => refuse(&shared, &stream),
-            },
-            Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Tells a client beyond the caps why, as far as its socket takes the answer at once.
-fn refuse(shared: &Shared, stream: &TcpStream) {
-    shared.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
-    let id = Uuid::now_v7();
-    let body = format!(
-        r#"{{"code":"TOO_MANY_CONNECTIONS","message":"Too many open connections","request_id":"{id}"}}"#
-    );
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         retry-after: 1\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    if let Err(error) = stream.try_write(answer.as_bytes()) {
-        tracing::debug!(%error, "connection beyond a cap closed without an answer");
-    }
-}
-
-async fn connection(
-    shared: Arc<Shared>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
-    slot: Slot,
-) {
-    // Small streamed pieces must not wait for each other's acknowledgement.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "nodelay not set");
-    }
-    let sniffed = tokio::select! {
-        biased;
-        () = shared.stop.cancelled() => return,
-        sniffed = tokio::time::timeout(shared.limits.header_timeout, sniff(&mut stream)) => sniffed,
-    };
-    let Ok(Ok(sniffed)) = sniffed else {
-        tracing::debug!(%peer, "connection closed without a request");
-        return;
-    };
-    let activity = Arc::<Activity>::default();
-    let timeouts = IoTimeouts {
-        header: shared.limits.header_timeout,
-        keep_alive: shared.limits.keep_alive,
-        write_stall: shared.limits.write_stall,
-    };
-    let protocol = sniffed.0;
-    let held = Held {
-        _slot: slot,
-        _tracked: shared.tasks.token(),
-        kill: shared.kill.clone(),
-    };
-    let io = TokioIo::new(ClientIo::new(
-        stream,
-        sniffed,
-        Arc::clone(&activity),
-        timeouts,
-        held,
-    ));
-    let service = {
-        let shared = Arc::clone(&shared);
-        service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let visit = Visit {
-                request_id: Uuid::now_v7(),
-                peer,
-                local,
-                origin: RequestOrigin::of(request.headers()),
-                activity: Arc::clone(&activity),
-            };
-            router::answer(Arc::clone(&shared), visit, request)
-        })
-    };
-    let result = match protocol {
-        Protocol::H1 => {
-            // hyper's own cap of 100 headers stays as it is; it answers 431.
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.max_buf_size(HEAD_BYTES_MAX).half_close(false);
-            let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-            tokio::select! {
-                biased;
-                () = shared.stop.cancelled() => {
-                    served.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        () = shared.kill.cancelled() => Ok(()),
-                        result = served => result,
-                    }
-                }
-                result = served.as_mut() => result,
-            }
-        }
-        Protocol::H2 => {
-            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder
-                .timer(TokioTimer::new())
-                .keep_alive_interval(H2_PING)
-                .max_concurrent_streams(H2_STREAMS_MAX)
-                .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
-                .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-                .initial_stream_window_size(H2_STREAM_WINDOW)
-                .initial_connection_window_size(H2_CONNECTION_WINDOW);
-            let mut served = std::pin::pin!(builder.serve_connection(io, service));
-            tokio::select! {
-                biased;
-                () = shared.stop.cancelled() => {
-                    served.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        () = shared.kill.cancelled() => Ok(()),
-                        result = served => result,
-                    }
-                }
-                result = served.as_mut() => result,
-            }
-        }
-    };
-    if let Err(error) = result {
-        // Clients go away all the time: not worth more than debug.
-        tracing::debug!(%peer, error = %error, "connection ended");
     }
 }

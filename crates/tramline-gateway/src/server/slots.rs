@@ -20,7 +20,8 @@ struct Counts {
 /// One counted connection; given back when dropped.
 pub(crate) struct Slot {
     slots: Arc<Slots>,
-    ip: IpAddr,
+    /// None for a proxy, which brings the connections of many.
+    ip: Option<IpAddr>,
 }
 
 impl Slots {
@@ -32,23 +33,16 @@ impl Slots {
         })
     }
 
-    /// A slot for one more connection of this address, or none when a cap is reached.
-    pub(crate) fn try_acquire(self: &Arc<Self>, ip: IpAddr) -> Option<Slot> {
-        // An IPv4 client of a dual-stack listener is the same client.
-        let ip = ip.to_canonical();
+    /// A slot for one more connection, or none when the total cap is reached.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Slot> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.total >= self.total_max {
             return None;
         }
-        let own = counts.per_ip.entry(ip).or_insert(0);
-        if *own >= self.per_ip_max {
-            return None;
-        }
-        *own += 1;
         counts.total += 1;
         Some(Slot {
             slots: Arc::clone(self),
-            ip,
+            ip: None,
         })
     }
 
@@ -57,14 +51,32 @@ impl Slots {
     }
 }
 
+impl Slot {
+    /// Counts the connection as one of this client, unless that has too many.
+    pub(crate) fn assign(&mut self, ip: IpAddr) -> bool {
+        // An IPv4 client of a dual-stack listener is the same client.
+        let ip = ip.to_canonical();
+        let mut counts = self.slots.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = counts.per_ip.entry(ip).or_insert(0);
+        if *own >= self.slots.per_ip_max {
+            return false;
+        }
+        *own += 1;
+        self.ip = Some(ip);
+        true
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut counts = self.slots.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.total -= 1;
-        if let Some(own) = counts.per_ip.get_mut(&self.ip) {
+        if let Some(ip) = self.ip
+            && let Some(own) = counts.per_ip.get_mut(&ip)
+        {
             *own -= 1;
             if *own == 0 {
-                counts.per_ip.remove(&self.ip);
+                counts.per_ip.remove(&ip);
             }
         }
     }

@@ -6,6 +6,7 @@
     reason = "tables of cases are tuples that are read once"
 )]
 
+mod access;
 mod api;
 mod api_requests;
 mod backends;
@@ -17,8 +18,14 @@ mod health;
 mod issuers;
 mod jwt;
 mod operations;
+mod peers;
 mod proxying;
+mod rates;
+mod rolling;
 mod server;
+mod smuggling;
 mod streaming;
 mod support;
+mod tls;
+mod trace;
 mod workers;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use http::Response;
 use serde_json::json;
-use tramline_gateway::{ForwardedTrust, Guard, GuardAuth, Invocation, full};
+use tramline_gateway::{Guard, GuardAuth, Invocation, full};
 
 use crate::support::*;
 
@@ -89,29 +89,6 @@ async fn connection_headers_do_not_pass_and_forwarding_headers_are_ours() {
         json!([reply.header("x-request-id").unwrap()])
     );
     assert_eq!(seen["request_id"], reply.header("x-request-id").unwrap());
-}
-
-#[tokio::test]
-async fn proxy_in_front_is_believed_only_when_configured() {
-    let gate = gate(|config| {
-        config.forwarded = ForwardedTrust::Peer;
-        config.guards.insert("echo".into(), Guard::new(GuardAuth::Public));
-    })
-    .await;
-    let reply = gate
-        .get(
-            "/functions/v1/echo",
-            &[
-                ("x-forwarded-for", "203.0.113.7"),
-                ("x-forwarded-proto", "https"),
-                ("x-forwarded-host", "app.example"),
-            ],
-        )
-        .await;
-    let headers = &reply.json()["headers"];
-    assert_eq!(headers["x-forwarded-for"], json!(["203.0.113.7, 127.0.0.1"]));
-    assert_eq!(headers["x-forwarded-proto"], json!(["https"]));
-    assert_eq!(headers["x-forwarded-host"], json!(["app.example"]));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -226,6 +226,38 @@ async fn client_that_does_not_take_its_answer_is_cut() {
         .await
         .unwrap();
     timeout(PATIENCE, on_drop).await.unwrap().unwrap();
+}
+
+/// On HTTP/2 the socket is fine while one stream is not read: pings and other streams go on.
+#[tokio::test]
+async fn stream_whose_client_does_not_take_it_is_cut() {
+    let gate = open_gate(|config| config.limits.write_stall = Duration::from_millis(100)).await;
+    let (dropped, on_drop) = oneshot::channel();
+    let dropped = Arc::new(Mutex::new(Some(Dropped(Some(dropped)))));
+    gate.functions.on("f", move |_, _| {
+        let dropped = dropped.lock().unwrap().take().unwrap();
+        async move {
+            let endless = futures_util::stream::repeat_with(move || {
+                let _held = &dropped;
+                Ok::<_, BoxError>(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024])))
+            });
+            Ok(Response::new(boxed(StreamBody::new(endless))))
+        }
+    });
+    let stream = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://{}/functions/v1/f", gate.handle.local_addr());
+    let response = sender
+        .send_request(Request::get(uri).body(empty()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    timeout(PATIENCE, on_drop).await.unwrap().unwrap();
+    drop(response);
 }
 
 /// As the host does it: joins the client's end with the function's, which here echoes.

@@ -669,6 +669,7 @@ fn queue(name: String, settings: &Value) -> Queue {
             .and_then(|n| i32::try_from(n).ok()),
         rate: None,
         fifo: false,
+        claims_max: None,
         description: None,
         waiting: 2,
         running: 1,

@@ -10,7 +10,8 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::call::{Claim, overdue};
-use crate::types::{BoxError, Limits};
+use super::verdict;
+use crate::types::{AnswerCut, BoxError, Limits};
 use crate::worker::Reply;
 
 /// How long and how large an answer may become, and the instance that it keeps meanwhile.
@@ -18,15 +19,6 @@ pub struct Bound {
     claim: Claim,
     pub deadline: Instant,
     left_bytes: u64,
-}
-
-/// Why an answer broke off.
-#[derive(Debug, thiserror::Error)]
-enum Cut {
-    #[error("the answer went over the call's time")]
-    Time,
-    #[error("the answer is larger than its limit")]
-    Size,
 }
 
 impl Bound {
@@ -43,6 +35,7 @@ impl Bound {
             reply,
             bound: self,
             timer: None,
+            verdict: None,
         }
     }
 }
@@ -53,6 +46,8 @@ pub struct Bounded {
     bound: Bound,
     /// Made when the body first makes us wait: most never do.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Why the function's connection broke, once it has: that takes a moment to learn.
+    verdict: Option<Pin<Box<dyn Future<Output = AnswerCut> + Send>>>,
 }
 
 impl Bounded {
@@ -73,11 +68,19 @@ impl http_body::Body for Bounded {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(verdict) = &mut self.verdict {
+            return verdict.as_mut().poll(cx).map(|cut| Some(Err(cut.into())));
+        }
         let polled = Pin::new(&mut self.reply).poll_frame(cx);
         match &polled {
+            Poll::Ready(Some(Err(error))) => {
+                let worker = std::sync::Arc::clone(&self.bound.claim.worker);
+                self.verdict = Some(Box::pin(verdict::of_cut_answer(worker, error.to_string())));
+                self.poll_frame(cx)
+            }
             Poll::Pending if self.is_late(cx) => {
                 overdue(&self.bound.claim.worker);
-                Poll::Ready(Some(Err(Cut::Time.into())))
+                Poll::Ready(Some(Err(AnswerCut::Time.into())))
             }
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -86,7 +89,7 @@ impl http_body::Body for Bounded {
                         self.bound.left_bytes = left;
                         polled
                     }
-                    None => Poll::Ready(Some(Err(Cut::Size.into()))),
+                    None => Poll::Ready(Some(Err(AnswerCut::Size.into()))),
                 }
             }
             _ => polled,

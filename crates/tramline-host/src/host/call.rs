@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use super::bounded::Bound;
 use super::function::Function;
-use super::{Host, Inner};
+use super::{Host, Inner, verdict};
 use crate::types::{Body, CallContext, CallError, DEBUG_MS, DEFAULT_WALL_MS, Policy};
 use crate::worker::{InFlight, Reply, SendError, Worker};
 
 /// Instances tried when one turns out to be gone before it got anything of the request.
 const ATTEMPTS: usize = 3;
-/// After a broken connection, how long the end of the process is waited for to learn the reason.
+/// After a refused connection, how long the end of the process is waited for.
 const EXIT_WAIT: Duration = Duration::from_secs(2);
 /// A healthy event loop answers in microseconds; this leaves room for an overloaded machine.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -93,7 +93,7 @@ impl Host {
                     request = *unsent;
                 }
                 Ok(Err(SendError::Broken(error))) => {
-                    return Err(explain(&claim.worker, &error.to_string()).await);
+                    return Err(verdict::of_call(&claim.worker, &error).await);
                 }
                 Err(_) => {
                     overdue(&claim.worker);
@@ -229,27 +229,6 @@ fn answer(mut response: Response<Reply>, bound: Bound, upgrade: Option<OnUpgrade
     }
     strip(response.headers_mut());
     response.map(|reply| Body::new(bound.around(reply)))
-}
-
-/// Why a connection broke before the answer.
-async fn explain(worker: &Worker, error: &str) -> CallError {
-    let exit = tokio::time::timeout(EXIT_WAIT, worker.wait()).await;
-    match (worker.limit(), exit) {
-        (Some(limit), _) => CallError::Limit {
-            message: limit.to_owned(),
-        },
-        (None, Ok(reason)) if reason.looks_like_out_of_memory() || worker.ran_out_of_memory() => {
-            CallError::Limit {
-                message: format!("memory: the process ended with {reason}"),
-            }
-        }
-        (None, Ok(reason)) => CallError::WorkerError {
-            message: format!("it ended with {reason}"),
-        },
-        (None, Err(_)) => CallError::WorkerError {
-            message: error.to_owned(),
-        },
-    }
 }
 
 /// A call went over its time: the instance gets no new calls, and is killed if it does not even react.

@@ -8,6 +8,7 @@ mod pool;
 mod reload;
 mod starts;
 pub mod usage;
+mod verdict;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};

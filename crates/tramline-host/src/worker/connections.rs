@@ -10,13 +10,17 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
 use crate::types::{Body, BoxError};
 
+/// Headers of one answer, as many as the gateway takes of a request.
+pub const HEADERS_MAX: usize = 100;
+/// Bytes of an answer's head; also what is read of its body at a time, so it bounds the memory of a slow reader.
+pub const HEAD_BYTES_MAX: usize = 400 << 10;
 /// Idle connections kept per worker; more are only opened while more calls are in flight.
 const IDLE_MAX: usize = 64;
 
@@ -144,7 +148,10 @@ impl Connections {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| error.to_string())?;
-        let (sender, driver) = handshake(TokioIo::new(stream))
+        let mut protocol = Builder::new();
+        protocol.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
+        let (sender, driver) = protocol
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;
         // its errors reach the caller through the sender or the body

@@ -19,7 +19,7 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 
-pub use connections::{Reply, SendError};
+pub use connections::{HEAD_BYTES_MAX, HEADERS_MAX, Reply, SendError};
 pub use cpu::CpuOfCalls;
 pub use launch::{Profile, WorkerConfig, write_bootstrap};
 pub use slot::RunDir;
@@ -209,6 +209,11 @@ impl Worker {
             .is_ok_and(|sent| sent);
         self.pinged.store(false, Ordering::Release);
         Some(answered)
+    }
+
+    /// Whether the event loop comes round, however long that takes; false when the connection breaks.
+    pub async fn responds(&self) -> bool {
+        self.control("/ping").await
     }
 
     /// Dispatches `beforeunload` and waits until the function's background work is done, at most `timeout`.

@@ -309,3 +309,35 @@ async fn two_first_bundlings_at_once_share_one_download() {
     );
     stop(&host).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_to_bundle_says_how_much_is_allowed() {
+    let project = Project::new()
+        .file(
+            "_shared/large.js",
+            &format!("export const x = '{}';", "x".repeat(21 << 20)),
+        )
+        .file("_shared/huge.txt", &"x".repeat(51 << 20))
+        .function(
+            "large",
+            "import { x } from '../_shared/large.js'; Deno.serve(() => new Response(x));",
+        )
+        .function(
+            "huge",
+            "import x from '../_shared/huge.txt' with { type: 'text' }; Deno.serve(() => new Response(x));",
+        )
+        .function("hello", "Deno.serve(() => new Response('hello'));");
+    let host = project.host().await;
+    let large = reason(&host, "large");
+    assert!(
+        large.contains("the bundle's bytes are larger than 20 MB"),
+        "{large}"
+    );
+    let huge = reason(&host, "huge");
+    assert!(
+        huge.contains("the sources are larger than 50 MB") && huge.contains("huge.txt"),
+        "{huge}"
+    );
+    assert_eq!(call(&host, "hello").await, ok("hello"));
+    stop(&host).await;
+}

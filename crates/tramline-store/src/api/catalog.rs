@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
+use tramline_core::limit::Limit;
 
 use crate::{Db, StoreError};
 
@@ -55,7 +57,48 @@ fn workflow_row(r: &Row) -> WorkflowRow {
     }
 }
 
-/// Stores a compiled definition as the next version; an equal one makes none.
+/// What compiling a definition gave.
+#[derive(Debug, Clone, Copy)]
+pub struct Compiled<'a> {
+    pub checksum: &'a str,
+    pub required_inputs: &'a [String],
+    /// The limit that it declares; `None` takes back what the version before declared.
+    pub limit: Option<&'a Limit>,
+}
+
+/// Stores a compiled definition as the next version, and in the same transaction its limit; an equal one makes none.
+///
+/// # Errors
+/// Refused with `TL400` where the limit cannot be kept exactly; or the database cannot be reached.
+pub async fn publish_definition(
+    db: &Db,
+    name: &str,
+    definition: &Value,
+    compiled: &Compiled<'_>,
+    by: Option<&str>,
+) -> Result<StoredVersion, StoreError> {
+    let client = db.get().await?;
+    let row = client
+        .query_one(
+            "select version, created from tramline.publish_definition($1, $2, $3, $4, $5, $6)",
+            &[
+                &name,
+                definition,
+                &compiled.checksum,
+                &compiled.required_inputs,
+                &by,
+                &compiled.limit.map(Json),
+            ],
+        )
+        .await
+        .map_err(|e| StoreError::query("publish definition", e))?;
+    Ok(StoredVersion {
+        version: row.get(0),
+        created: row.get(1),
+    })
+}
+
+/// The same beside whatever limit its name has: for definitions that declare none.
 ///
 /// # Errors
 /// When the database cannot be reached.
@@ -99,23 +142,30 @@ pub async fn submitted_definitions(db: &Db) -> Result<Vec<WorkflowRow>, StoreErr
     Ok(rows.iter().map(workflow_row).collect())
 }
 
-/// Publishes or refuses a submitted version. Guarded by its status: two nodes may try.
+/// Publishes a submitted version together with its limit, or refuses it with the places. Guarded by its status: two nodes may try.
 ///
 /// # Errors
-/// When the database cannot be reached.
+/// Refused with `TL400` where the limit cannot be kept exactly; or the database cannot be reached.
 pub async fn settle_definition(
     db: &Db,
     name: &str,
     version: i32,
-    outcome: Result<(&str, &[String]), &Value>,
+    outcome: Result<Compiled<'_>, &Value>,
 ) -> Result<(), StoreError> {
     let client = db.get().await?;
     let done = match outcome {
-        Ok((checksum, required)) => {
+        Ok(compiled) => {
+            let limit = compiled.limit.map(Json);
             client
                 .execute(
-                    "select tramline.settle_definition($1, $2, $3, $4)",
-                    &[&name, &version, &checksum, &required],
+                    "select tramline.publish_submitted($1, $2, $3, $4, $5)",
+                    &[
+                        &name,
+                        &version,
+                        &compiled.checksum,
+                        &compiled.required_inputs,
+                        &limit,
+                    ],
                 )
                 .await
         }

@@ -9,9 +9,9 @@ mod reasons;
 mod workers;
 
 pub use catalog::{
-    FunctionPolicy, FunctionRow, StoredVersion, WorkflowRow, list_functions, list_workflows,
-    register_functions, retain_functions, set_function_policies, settle_definition, store_definition,
-    submitted_definitions, workflow,
+    Compiled, FunctionPolicy, FunctionRow, StoredVersion, WorkflowRow, list_functions, list_workflows,
+    publish_definition, register_functions, retain_functions, set_function_policies, settle_definition,
+    store_definition, submitted_definitions, workflow,
 };
 pub(crate) use coalesce::Coalescer;
 pub use enqueue::{Accepted, NewRun, Refused, cancel_run, enqueue, retry_run};

@@ -4,6 +4,7 @@ use serde_json::Value;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::rows::shown;
 use crate::{Db, StoreError};
 
 /// A change of many runs.
@@ -170,7 +171,7 @@ pub async fn list_dead_letters(db: &Db, query: &DeadLetterQuery<'_>) -> Result<V
         )
         .await
         .map_err(|e| StoreError::query("list dead letters", e))?;
-    Ok(rows.iter().map(|r| r.get(0)).collect())
+    Ok(rows.iter().filter_map(|r| shown(r, 0)).collect())
 }
 
 /// The dead letters of a run, newest generation first, whole.
@@ -186,5 +187,5 @@ pub async fn dead_letters_of(db: &Db, run_id: Uuid) -> Result<Vec<Value>, StoreE
         )
         .await
         .map_err(|e| StoreError::query("dead letters of a run", e))?;
-    Ok(rows.iter().map(|r| r.get(0)).collect())
+    Ok(rows.iter().filter_map(|r| shown(r, 0)).collect())
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::rows::shown;
 use crate::{Db, StoreError};
 
 /// A row of `ops.runs`.
@@ -89,9 +90,9 @@ fn run(r: &Row) -> RunRow {
         status: r.get(5),
         queue: r.get(6),
         priority: r.get(7),
-        input: r.get(8),
-        output: r.get(9),
-        error: r.get(10),
+        input: shown(r, 8).unwrap_or_default(),
+        output: shown(r, 9),
+        error: shown(r, 10),
         error_step: r.get(11),
         correlation_id: r.get(12),
         concurrency_key: r.get(13),
@@ -105,7 +106,7 @@ fn run(r: &Row) -> RunRow {
         scheduled_at: r.get(21),
         started_at: r.get(22),
         completed_at: r.get(23),
-        metadata: r.get(24),
+        metadata: shown(r, 24).unwrap_or_default(),
     }
 }
 
@@ -185,8 +186,8 @@ pub async fn run_steps(db: &Db, run_id: Uuid) -> Result<Vec<StepRow>, StoreError
             generation: r.get(2),
             attempt: r.get(3),
             status: r.get(4),
-            output: r.get(5),
-            error: r.get(6),
+            output: shown(r, 5),
+            error: shown(r, 6),
             started_at: r.get(7),
             finished_at: r.get(8),
         })
@@ -212,7 +213,7 @@ pub async fn run_events(db: &Db, run_id: Uuid) -> Result<Vec<EventRow>, StoreErr
             event_type: r.get(0),
             level: r.get(1),
             message: r.get(2),
-            payload: r.get(3),
+            payload: shown(r, 3),
             created_at: r.get(4),
         })
         .collect())

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::rows::shown;
 use crate::{Db, StoreError};
 
 /// A wish for runs.
@@ -95,7 +96,7 @@ pub async fn claim_runs(db: &Db, claim: &Claim<'_>) -> Result<Vec<Value>, StoreE
         )
         .await
         .map_err(query)?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().filter_map(|row| shown(row, 0)).collect())
 }
 
 /// Lengthens a lease from now on; answers its end. The fence, or without one the worker, names the claim.

@@ -108,7 +108,7 @@ async fn a_definition_inserted_by_sql_waits_for_a_node() {
     assert_eq!(waiting.iter().map(|d| d.version).collect::<Vec<_>>(), [1, 2]);
 
     let required = ["who".to_owned()];
-    api::settle_definition(&w.store, "flow", 1, Ok(("sum", &required)))
+    api::settle_definition(&w.store, "flow", 1, Ok(compiled("sum", &required)))
         .await
         .unwrap();
     let problems = json!([{ "path": "steps", "message": "is empty" }]);
@@ -119,10 +119,10 @@ async fn a_definition_inserted_by_sql_waits_for_a_node() {
     api::settle_definition(&w.store, "flow", 1, Err(&problems))
         .await
         .unwrap();
-    api::settle_definition(&w.store, "flow", 2, Ok(("sum", &required)))
+    api::settle_definition(&w.store, "flow", 2, Ok(compiled("sum", &required)))
         .await
         .unwrap();
-    api::settle_definition(&w.store, "flow", 3, Ok(("sum", &required)))
+    api::settle_definition(&w.store, "flow", 3, Ok(compiled("sum", &required)))
         .await
         .unwrap();
     let settled: Value = w
@@ -256,7 +256,7 @@ async fn an_equal_definition_inserted_by_sql_makes_no_version() {
         json!([1, "submitted", null]),
         "twice"
     );
-    api::settle_definition(&w.store, "w", 1, Ok(("sum-1", &[])))
+    api::settle_definition(&w.store, "w", 1, Ok(compiled("sum-1", &[])))
         .await
         .unwrap();
     assert_eq!(
@@ -281,7 +281,7 @@ async fn an_equal_definition_inserted_by_sql_makes_no_version() {
             &w.store,
             "w",
             i32::try_from(version).unwrap(),
-            Ok((checksum, &[])),
+            Ok(compiled(checksum, &[])),
         )
         .await
         .unwrap();

@@ -36,7 +36,7 @@ impl Ticks {
         let mut found = Vec::new();
         let mut upto: Option<Snapshot> = None;
         while !open.is_empty() {
-            let page = self.reader.poll(&open, None, NIL).await.unwrap();
+            let page = self.reader.poll(&open, None, NIL, false).await.unwrap();
             let upto = upto.get_or_insert(page.snapshot).clone();
             open = next(&open, &page.headers, Some(&upto));
             found.extend(page.headers);
@@ -267,11 +267,11 @@ async fn runs_enqueued_while_a_tick_is_read_belong_to_the_next() {
     )
     .await;
     let start = [Cursor::after(3, CLASS, &ticks.last)];
-    let page = ticks.reader.poll(&start, None, NIL).await.unwrap();
+    let page = ticks.reader.poll(&start, None, NIL, false).await.unwrap();
     assert_eq!(page.headers.len(), usize::try_from(PAGE).unwrap());
     let newer = w.run_in(3).await;
     let rest = next(&start, &page.headers, Some(&page.snapshot));
-    let second = ticks.reader.poll(&rest, None, NIL).await.unwrap();
+    let second = ticks.reader.poll(&rest, None, NIL, false).await.unwrap();
     assert_eq!(second.headers.len(), 1);
     assert_ne!(second.headers[0].run_id, newer);
     ticks.last = page.snapshot;
@@ -295,7 +295,7 @@ async fn a12_nothing_is_read_when_the_snapshot_is_the_known_one() {
     // other databases of the server move the snapshot too
     loop {
         let (known, _) = reader.snapshot().await.unwrap();
-        let page = reader.poll(&everything, Some(&known), NIL).await.unwrap();
+        let page = reader.poll(&everything, Some(&known), NIL, false).await.unwrap();
         if page.snapshot == known {
             assert!(page.headers.is_empty());
             break;
@@ -323,7 +323,7 @@ async fn a6_each_class_and_shard_has_a_cursor_of_its_own() {
     for (n, id) in ids.iter().enumerate() {
         let n = u8::try_from(n).unwrap();
         let page = reader
-            .poll(&[Cursor::after(u16::from(n), n, &start)], None, NIL)
+            .poll(&[Cursor::after(u16::from(n), n, &start)], None, NIL, false)
             .await
             .unwrap();
         assert_eq!(
@@ -334,14 +334,19 @@ async fn a6_each_class_and_shard_has_a_cursor_of_its_own() {
             [(*id, n)]
         );
         let elsewhere = reader
-            .poll(&[Cursor::after(u16::from(n), (n + 1) % 4, &start)], None, NIL)
+            .poll(
+                &[Cursor::after(u16::from(n), (n + 1) % 4, &start)],
+                None,
+                NIL,
+                false,
+            )
             .await
             .unwrap();
         assert!(elsewhere.headers.is_empty());
     }
     assert!(
         reader
-            .poll(&[Cursor::after(0, 0, &start)], None, Uuid::max())
+            .poll(&[Cursor::after(0, 0, &start)], None, Uuid::max(), false)
             .await
             .unwrap()
             .headers
@@ -424,7 +429,10 @@ async fn unfinished(reader: &Reader, xid: u64, after: Uuid) -> Vec<Header> {
     for shard in 0..SHARD_COUNT {
         let mut at = (xid, after);
         loop {
-            let page = reader.unfinished(shard, CLASS, at.0, at.1).await.unwrap();
+            let page = reader
+                .unfinished(shard, CLASS, at.0, at.1, None, false)
+                .await
+                .unwrap();
             assert!(page.is_sorted_by_key(|h| (h.xid, h.run_id)));
             let full = page.len() == usize::try_from(PAGE).unwrap();
             at = page.last().map_or(at, |h| (h.xid, h.run_id));

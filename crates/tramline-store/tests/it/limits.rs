@@ -246,6 +246,54 @@ async fn a_limit_and_a_schedule_refuse_each_other() {
 }
 
 #[tokio::test]
+async fn a_definition_and_its_limit_are_stored_together_or_not_at_all() {
+    let w = world().await;
+    let rule = |concurrency: u32| parse_limit(&json!({ "concurrency": concurrency }), "limit").unwrap();
+    let (one, two) = (rule(1), rule(2));
+    let declared = |checksum, limit| api::Compiled {
+        limit,
+        ..compiled(checksum, &[])
+    };
+    let publish = async |checksum, limit| {
+        api::publish_definition(&w.store, "flow", &json!({}), &declared(checksum, limit), None).await
+    };
+    let rules = async || limits::rules(&w.store).await.unwrap();
+    assert_eq!(publish("a", Some(&one)).await.unwrap().version, 1);
+    assert_eq!(rules().await, [("target:flow".to_owned(), one.rule.clone())]);
+    // Equal definitions make no version, a version without a limit takes it back.
+    assert!(!publish("a", Some(&one)).await.unwrap().created);
+    assert_eq!(publish("b", None).await.unwrap().version, 2);
+    assert!(rules().await.is_empty());
+    // What cannot be kept exactly is not published either.
+    w.sql
+        .execute("select ops.set_schedule('nightly', 'flow', '0 3 * * *')", &[])
+        .await
+        .unwrap();
+    let refused = publish("c", Some(&two)).await.unwrap_err();
+    assert!(refused.to_string().contains("schedule \"nightly\""), "{refused}");
+    let versions = "select count(*) from ops.workflow_definitions where name = 'flow'";
+    assert_eq!(w.count(versions).await, 2);
+    // The same for one that was inserted by SQL; whoever comes second changes nothing.
+    w.sql
+        .execute("select ops.delete_schedule('nightly')", &[])
+        .await
+        .unwrap();
+    w.sql
+        .execute(
+            "insert into ops.workflow_definitions (name, definition) values ('flow', '{\"name\": \"flow\"}')",
+            &[],
+        )
+        .await
+        .unwrap();
+    for (checksum, limit) in [("d", &two), ("e", &one)] {
+        api::settle_definition(&w.store, "flow", 3, Ok(declared(checksum, Some(limit))))
+            .await
+            .unwrap();
+        assert_eq!(rules().await, [("target:flow".to_owned(), two.rule.clone())]);
+    }
+}
+
+#[tokio::test]
 async fn settings_of_a_queue_are_checked_one_by_one() {
     let w = world().await;
     for (settings, expected) in [
@@ -291,8 +339,12 @@ async fn settings_of_a_queue_are_checked_one_by_one() {
             "TL400 mode must be one of engine, pull, not push",
         ),
         (
-            json!({ "mode": "pull", "rate": { "count": 1, "per": "1s" } }),
-            "TL400 queue \"mail\" is claimed by workers; it can have a concurrency, no rate",
+            json!({ "claims_max": 3 }),
+            "TL400 claims_max is for pull queues; the nodes execute the runs of queue \"mail\"",
+        ),
+        (
+            json!({ "mode": "pull", "claims_max": 0 }),
+            "TL400 claims_max must be a whole number from 1 to 1000000, not 0",
         ),
     ] {
         assert_eq!(set_queue(&w, "mail", settings).await.unwrap_err(), expected);
@@ -319,6 +371,16 @@ async fn settings_of_a_queue_are_checked_one_by_one() {
         (&row["concurrency"], &row["rate_burst"], &row["fifo"]),
         (&json!(2), &json!(2), &json!(true))
     );
+    set_queue(&w, "work", json!({ "mode": "pull", "claims_max": 3 }))
+        .await
+        .unwrap();
+    set_queue(&w, "work", json!({ "paused": true })).await.unwrap();
+    let claims_max = "select claims_max from ops.queues where name = 'work'";
+    assert_eq!(w.value::<Option<i32>>(claims_max, &[]).await, Some(3));
+    set_queue(&w, "work", json!({ "claims_max": null }))
+        .await
+        .unwrap();
+    assert_eq!(w.value::<Option<i32>>(claims_max, &[]).await, None, "any number");
     // The mode stays; pausing is told from nothing happening; an unknown queue is told.
     let refused = set_queue(&w, "mail", json!({ "mode": "pull" }))
         .await

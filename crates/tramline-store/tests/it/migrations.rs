@@ -186,7 +186,7 @@ async fn no_superuser_is_needed() {
         .unwrap()
         .run_id;
     let page = reader
-        .poll(&[Cursor::after(1, 2, &start)], None, tramline_store::NIL)
+        .poll(&[Cursor::after(1, 2, &start)], None, tramline_store::NIL, false)
         .await
         .unwrap();
     assert_eq!(page.headers.iter().map(|h| h.run_id).collect::<Vec<_>>(), [id]);

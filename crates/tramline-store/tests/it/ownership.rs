@@ -243,9 +243,109 @@ async fn a_new_owner_reads_the_runs_above_its_mark() {
     let mark = take(&next, 1).await.low_xid.unwrap();
     let reader = Reader::connect(&w.store).await.unwrap();
     let read = async |xid| {
-        let page = reader.unfinished(1, 2, xid, tramline_store::NIL).await.unwrap();
+        let page = reader
+            .unfinished(1, 2, xid, tramline_store::NIL, None, false)
+            .await
+            .unwrap();
         page.iter().map(|h| h.run_id).collect::<Vec<_>>()
     };
     assert_eq!(read(mark).await, [after]);
     assert_eq!(read(0).await, [before, after]);
+}
+
+/// Nothing is recorded of what the last owner could not see: its successor need not look for it.
+#[tokio::test]
+async fn a_shard_that_was_given_up_in_order_says_what_its_owner_could_see() {
+    let w = world().await;
+    let first = keeper(&w.store, Uuid::now_v7()).await;
+    let before = w.run_in(1).await;
+    let xid = async |run: Uuid| -> u64 {
+        let text: String = w
+            .value(
+                "select enqueued_xid::text from tramline.runs where run_id = $1",
+                &[&run],
+            )
+            .await;
+        text.parse().unwrap()
+    };
+    let taken = take(&first, 1).await;
+    let untouched = taken.untouched.expect("there was no owner before");
+    assert!(!untouched.sees(xid(before).await));
+    let reader = Reader::connect(&w.store).await.unwrap();
+    let page = reader
+        .unfinished(1, 2, 0, tramline_store::NIL, Some(&untouched), false)
+        .await
+        .unwrap();
+    assert_eq!(page.iter().map(|h| h.run_id).collect::<Vec<_>>(), [before]);
+    first.release(&[(1, taken.epoch)]).await.unwrap();
+    let after = w.run_in(1).await;
+
+    let next = keeper(&w.store, Uuid::now_v7()).await;
+    let taken = take(&next, 1).await;
+    let untouched = taken.untouched.expect("it was given up in order");
+    assert!(
+        untouched.sees(xid(before).await),
+        "the first owner may have run it"
+    );
+    assert!(!untouched.sees(xid(after).await));
+    let page = reader
+        .unfinished(1, 2, 0, tramline_store::NIL, Some(&untouched), true)
+        .await
+        .unwrap();
+    assert_eq!(page.iter().map(|h| h.run_id).collect::<Vec<_>>(), [before, after]);
+    assert!(
+        page.iter().all(|h| h.body.is_some()),
+        "small inputs come with them"
+    );
+
+    // That owner vanishes: what it recorded last nobody can say.
+    assert!(take(&first, 1).await.untouched.is_none());
+    let (rows, _) = first.observe().await.unwrap();
+    first.release(&[(1, rows[1].epoch)]).await.unwrap();
+    // And neither of a cluster that this one was restored from, nor of a future that was lost.
+    w.sql
+        .execute(
+            "update tramline.shards set released = pg_snapshot(format('%s:%s:', pg_snapshot_xmax(released), pg_snapshot_xmax(released)::text::bigint + 1000000)) where shard = 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert!(take(&next, 1).await.untouched.is_none());
+    let (rows, _) = next.observe().await.unwrap();
+    next.release(&[(1, rows[1].epoch)]).await.unwrap();
+    w.sql
+        .execute(
+            "update tramline.shards set system_id = system_id + 1 where shard = 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert!(take(&first, 1).await.untouched.is_none());
+}
+
+/// The snapshot of a release is taken after the owner's last flush, which the release waits for.
+#[tokio::test]
+async fn a_release_sees_the_flush_that_it_waited_for() {
+    let w = world().await;
+    let owner = Owner::of(&w.store, [1]).await;
+    let flushing = w.connect().await;
+    flushing
+        .batch_execute("begin; select from tramline.shards where shard = 1 for no key update")
+        .await
+        .unwrap();
+    let xid: String = flushing
+        .query_one("select pg_current_xact_id()::text", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let release = async { owner.keeper.release(&[(1, owner.epochs[&1])]).await };
+    let finish = async {
+        waiting_for_locks(&w.sql, 1).await;
+        flushing.batch_execute("commit").await.unwrap();
+    };
+    let (released, ()) = tokio::join!(release, finish);
+    released.unwrap();
+    let next = keeper(&w.store, Uuid::now_v7()).await;
+    let untouched = take(&next, 1).await.untouched.unwrap();
+    assert!(untouched.sees(xid.parse().unwrap()));
 }

@@ -73,7 +73,7 @@ async fn on_a_day_without_partitions_runs_are_accepted_found_and_ended() {
         .await;
     let by_call = w.run_in(5).await;
     let page = reader
-        .poll(&[Cursor::after(5, 2, &start)], None, tramline_store::NIL)
+        .poll(&[Cursor::after(5, 2, &start)], None, tramline_store::NIL, false)
         .await
         .unwrap();
     let mut found: Vec<_> = page.headers.iter().map(|h| (h.run_id, h.foreign)).collect();

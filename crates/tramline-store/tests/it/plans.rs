@@ -190,13 +190,13 @@ async fn a13_discovery_reads_index_ranges_and_few_pages_whatever_waits() {
     let in_a_transaction = WAITING / 100;
     for statistics in ["none", "fresh"] {
         // an idle look at all shards in all classes: one range each, in yesterday's, today's and the sibling's index
-        let poll = explain(&client, "poll", &format!("{}, ''", cursors(last.xmax))).await;
+        let poll = explain(&client, "poll", &format!("{}, '', true", cursors(last.xmax))).await;
         assert_eq!(poll.rows, 20);
         poll.assert_reads("poll", 64 * 16);
         let known = explain(
             &client,
             "poll",
-            &format!("{}, pg_current_snapshot()::text", cursors(0)),
+            &format!("{}, pg_current_snapshot()::text, true", cursors(0)),
         )
         .await;
         assert!(
@@ -209,7 +209,7 @@ async fn a13_discovery_reads_index_ranges_and_few_pages_whatever_waits() {
         late.assert_reads("late", 64 * 16 + in_a_transaction);
         // a page in the middle of the backlog: the row and the look for its end
         let page = format!("3, 2, '{middle}', '{}', {PAGE}", Uuid::nil());
-        let unfinished = explain(&client, "unfinished", &page).await;
+        let unfinished = explain(&client, "unfinished", &format!("{page}, null, true")).await;
         assert_eq!(unfinished.rows, PAGE);
         unfinished.assert_reads("unfinished", PAGE * 8);
         let sweep = explain(&client, "sweep", &format!("{page}, '{}'", last.xmax)).await;

@@ -185,11 +185,19 @@ async fn the_engines_role_is_enough_to_drive_runs() {
         2
     );
     let page = reader
-        .poll(&[Cursor::after(shard, 2, &start)], None, tramline_store::NIL)
+        .poll(
+            &[Cursor::after(shard, 2, &start)],
+            None,
+            tramline_store::NIL,
+            false,
+        )
         .await
         .unwrap();
     assert!(page.headers.iter().any(|h| h.run_id == ids[0]));
-    reader.unfinished(shard, 2, 0, tramline_store::NIL).await.unwrap();
+    reader
+        .unfinished(shard, 2, 0, tramline_store::NIL, None, false)
+        .await
+        .unwrap();
     let loader = Loader::connect(&store).await.unwrap();
     assert_eq!(
         loader.bodies(&ids, false).await.unwrap().len() + loader.bodies(&ids, true).await.unwrap().len(),
@@ -285,7 +293,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
     api::store_definition(&store, "flow", &json!({}), "sum", &[], None)
         .await
         .unwrap();
-    api::settle_definition(&store, "flow", 1, Ok(("sum", &[])))
+    api::settle_definition(&store, "flow", 1, Ok(compiled("sum", &[])))
         .await
         .unwrap();
     tramline_store::tidy::ensure_partitions(&store).await.unwrap();

@@ -74,6 +74,15 @@ pub fn function(name: &str) -> FunctionRow {
     }
 }
 
+/// What compiling a definition without a limit gave.
+pub fn compiled<'a>(checksum: &'a str, required_inputs: &'a [String]) -> api::Compiled<'a> {
+    api::Compiled {
+        checksum,
+        required_inputs,
+        limit: None,
+    }
+}
+
 /// A run of the function `step`.
 pub fn step_run() -> NewRun {
     NewRun {

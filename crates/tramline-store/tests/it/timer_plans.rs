@@ -86,7 +86,7 @@ async fn discovery_takeover_and_sweep_pass_waiting_runs_by() {
     }
     let now: String = w.value("select pg_current_snapshot()::text", &[]).await;
     let now: Snapshot = now.parse().unwrap();
-    let poll = explain(&client, "poll", &format!("{}, ''", cursors(now.xmax))).await;
+    let poll = explain(&client, "poll", &format!("{}, '', true", cursors(now.xmax))).await;
     assert_eq!(poll.rows, 1, "nothing is new");
     poll.assert_reads("poll", 64 * 16);
     explain(&client, "late", &cursors(now.xmax))
@@ -94,12 +94,17 @@ async fn discovery_takeover_and_sweep_pass_waiting_runs_by() {
         .assert_reads("late", 64 * 16);
     // The mark has passed what timers name: a takeover begins above them.
     let above = format!("3, 2, '{}', '{}', {PAGE}", now.xmax - 1, Uuid::max());
-    explain(&client, "unfinished", &above)
+    explain(&client, "unfinished", &format!("{above}, null, true"))
         .await
         .assert_reads("takeover", 64);
     // One run that holds the mark back delivers itself, not the waiting ones behind it.
     let all = format!("3, 2, '0', '{}', {PAGE}", Uuid::nil());
-    assert_eq!(explain(&client, "unfinished", &all).await.rows, 0);
+    assert_eq!(
+        explain(&client, "unfinished", &format!("{all}, null, true"))
+            .await
+            .rows,
+        0
+    );
     let sweep = explain(&client, "sweep", &format!("{all}, '{}'", now.xmax)).await;
     assert_eq!(sweep.rows, PAGE, "a page is a page");
     sweep.assert_reads("sweep", PAGE * 10);

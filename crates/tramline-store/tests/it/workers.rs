@@ -385,7 +385,7 @@ async fn discovery_leaves_pull_runs_to_their_workers() {
         .await
         .unwrap();
     let found = reader
-        .unfinished(shard(id), 2, 0, tramline_store::NIL)
+        .unfinished(shard(id), 2, 0, tramline_store::NIL, None, false)
         .await
         .unwrap();
     assert!(found.is_empty(), "{found:?}");

@@ -43,6 +43,9 @@ pub struct QueueSettings {
     /// Strictly in the order of discovery, whatever priority
     #[arg(long, value_name = "true|false")]
     pub fifo: Option<bool>,
+    /// Of a pull queue: so many claims of a run may be lost before it is a dead letter; `none` for any number
+    #[arg(long, value_name = "N|none")]
+    pub claims_max: Option<String>,
     /// What it is for
     #[arg(long)]
     pub description: Option<String>,

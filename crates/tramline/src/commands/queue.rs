@@ -76,12 +76,16 @@ fn row(queue: &Value) -> Vec<String> {
 /// The settings that were given, as the API takes them.
 fn body(given: QueueSettings) -> Done<Map<String, Value>> {
     let mut body = Map::new();
-    if let Some(concurrency) = given.concurrency {
-        let value = match concurrency.as_str() {
-            "none" => Value::Null,
-            number => json!(whole(number, "--concurrency")?),
+    for (name, option, number) in [
+        ("concurrency", "--concurrency", given.concurrency),
+        ("claims_max", "--claims-max", given.claims_max),
+    ] {
+        let value = match number.as_deref() {
+            None => continue,
+            Some("none") => Value::Null,
+            Some(number) => json!(whole(number, option)?),
         };
-        body.insert("concurrency".into(), value);
+        body.insert(name.into(), value);
     }
     if let Some(rate) = given.rate {
         let value = match rate.split_once('/') {

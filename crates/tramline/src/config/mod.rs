@@ -4,6 +4,7 @@
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
 mod doors;
+mod gateway;
 mod host;
 mod reader;
 mod sandbox;
@@ -17,12 +18,13 @@ use toml::de::DeTable;
 use tramline_core::definition::{self, KEEP_MIN_MS, Problem, parse_duration, parse_limit};
 use tramline_core::limit::Limit;
 use tramline_core::limits::FUNCTION_NAME_RULE;
-use tramline_gateway::{Cors, GuardAuth, Origin, Preflight};
+use tramline_gateway::{GuardAuth, Preflight};
 use tramline_host::{Egress, FunctionLimits, Policy, SandboxConfig};
 use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
 pub use doors::{IssuerSettings, KeySetPlace, WebhookSettings};
+pub use gateway::{CorsSettings, GatewaySettings};
 pub use host::HostSettings;
 pub use reader::hint;
 use reader::{Section, Source};
@@ -59,6 +61,8 @@ pub struct FunctionSettings {
     /// Why it is open to everybody.
     pub reason: Option<String>,
     pub preflight: Preflight,
+    /// Rules other than the project's.
+    pub cors: Option<CorsSettings>,
     /// How its webhooks are signed, with `auth = "webhook"`.
     pub webhook: Option<WebhookSettings>,
     /// Until its answer must have begun.
@@ -80,17 +84,6 @@ pub struct FunctionSettings {
     pub retention_ms: Option<u64>,
     /// `tramline.toml:12`, for messages.
     pub place: String,
-}
-
-/// `[gateway]`; see the constants of the gateway for the defaults' reasons.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct GatewaySettings {
-    pub max_body_mb: Option<u64>,
-    pub max_connections: Option<u64>,
-    pub answer_timeout_seconds: Option<u64>,
-    pub cors: Cors,
-    /// Targets that signed-in users may start through `/api/v1/runs`.
-    pub authenticated_targets: Vec<String>,
 }
 
 /// `[retention]`: how long ended runs are kept, in seconds.
@@ -170,9 +163,10 @@ impl Config {
 }
 
 fn read(top: &Section<'_>, source: &Source<'_>) -> Config {
+    let gateway = gateway::read(&top.section("gateway"));
     let config = Config {
-        functions: read_functions(&top.section("functions"), source),
-        gateway: read_gateway(&top.section("gateway")),
+        functions: read_functions(&top.section("functions"), &gateway.cors, source),
+        gateway,
         issuers: doors::read_issuers(&top.section("issuers")),
         engine: read_engine(&top.section("engine")),
         host: host::read(&top.section("host")),
@@ -192,7 +186,11 @@ const AUTHS: [(&str, GuardAuth); 5] = [
     ("none", GuardAuth::None),
 ];
 
-fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String, FunctionSettings> {
+fn read_functions(
+    section: &Section<'_>,
+    cors: &CorsSettings,
+    source: &Source<'_>,
+) -> BTreeMap<String, FunctionSettings> {
     let mut functions = BTreeMap::new();
     for (name, offset, block) in section.children() {
         if !tramline_core::limits::is_function_name(&name) {
@@ -237,6 +235,7 @@ fn read_functions(section: &Section<'_>, source: &Source<'_>) -> BTreeMap<String
                     &[("function", Preflight::Function), ("gateway", Preflight::Gateway)],
                 )
                 .unwrap_or_default(),
+            cors: gateway::read_cors(&block, cors),
             timeout_seconds: block.number("timeout_seconds", 1..=ANSWER_SECONDS_MAX),
             max_calls: block.number("max_calls", 1..=100_000),
             limit: checked(&block, "limit", parse_limit),
@@ -274,30 +273,6 @@ fn checked<T>(
             None
         }
     }
-}
-
-fn read_gateway(section: &Section<'_>) -> GatewaySettings {
-    let mut origins = Vec::new();
-    let given = section.texts("cors_origins");
-    for text in given.iter().flatten() {
-        match Origin::parse(text) {
-            Ok(origin) => origins.push(origin),
-            Err(error) => section.refuse("cors_origins", &error.to_string()),
-        }
-    }
-    let settings = GatewaySettings {
-        max_body_mb: section.number("max_body_mb", 1..=BODY_MB_MAX),
-        max_connections: section.number("max_connections", 1..=1_000_000),
-        answer_timeout_seconds: section.number("answer_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
-        cors: if given.is_some() {
-            Cors::Origins(origins)
-        } else {
-            Cors::AnyOrigin
-        },
-        authenticated_targets: section.texts("authenticated_targets").unwrap_or_default(),
-    };
-    section.finish();
-    settings
 }
 
 fn read_engine(section: &Section<'_>) -> EngineSettings {

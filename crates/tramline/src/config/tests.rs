@@ -256,3 +256,84 @@ fn doors_that_could_not_be_locked_are_refused() {
     );
     assert_eq!(config.issuers[0].roles, ["anon", "authenticated"]);
 }
+
+#[test]
+fn a_functions_cors_stands_over_the_projects_key_by_key() {
+    let text = "[gateway]\ncors_origins = [\"https://app.example.com\"]\ncors_headers = [\"x-shop\"]\n\
+                [functions.a]\ncors_credentials = true\n\
+                [functions.b]\ncors_origins = [\"https://*-team.preview.example\"]\n[functions.c]\n";
+    let config = parse(text, &[]).unwrap();
+    let project = &config.gateway.cors;
+    let a = config.functions["a"].cors.as_ref().unwrap();
+    assert_eq!((&a.origins, &a.headers), (&project.origins, &project.headers));
+    assert_eq!(a.credentials, Some(true));
+    let b = config.functions["b"].cors.as_ref().unwrap();
+    assert_ne!(b.origins, project.origins);
+    assert_eq!(b.headers, project.headers);
+    assert_eq!(config.functions["c"].cors, None);
+}
+
+#[test]
+fn cors_that_cannot_hold_is_refused_with_its_place() {
+    for (text, told) in [
+        (
+            "[gateway]\ncors_credentials = true\n",
+            "tramline.toml:2: allow credentials for every origin",
+        ),
+        (
+            "[gateway]\ncors_origins = [\"https://*.com\"]\n",
+            "tramline.toml:2: use \"https://*.com\" as a CORS origin: a pattern has one *",
+        ),
+        (
+            "[functions.a]\ncors_origins = [\"app.example\"]\n",
+            "tramline.toml:2: use \"app.example\" as a CORS origin: write scheme",
+        ),
+        (
+            "[functions.a]\ncors_credentials = true\n",
+            "tramline.toml:2: allow credentials for every origin",
+        ),
+        (
+            "[gateway]\ncors_headers = [\"x y\"]\n",
+            "tramline.toml:2: allow the header \"x y\"",
+        ),
+    ] {
+        let found = problems(text, &[]);
+        assert!(found[0].starts_with(told), "{found:?}");
+    }
+}
+
+#[test]
+fn the_ways_in_are_checked() {
+    let text = "[gateway]\ntrusted_proxies = [\"10.0.0.0/8\"]\nproxy_protocol = true\ntls_cert = \"c.pem\"\n\
+                tls_key = \"k.pem\"\naccess_log = \"json\"\nrate_per_ip = { count = 50, per = \"1s\", burst = 100 }\n";
+    let gateway = parse(text, &[]).unwrap().gateway;
+    assert!(gateway.proxy_protocol);
+    assert_eq!(gateway.tls, Some(("c.pem".into(), "k.pem".into())));
+    let rate = gateway.rate_per_ip.unwrap();
+    assert_eq!((rate.count, rate.per_ms, rate.burst), (50, 1_000, 100));
+    for (text, told) in [
+        ("trusted_proxies = [\"lan\"]", "trust \"lan\" as a proxy"),
+        ("proxy_protocol = true", "name the proxies that speak it"),
+        ("tls_cert = \"c.pem\"", "a certificate needs tls_key"),
+        ("tls_key = \"k.pem\"", "a key needs tls_cert"),
+        (
+            "access_log = \"xml\"",
+            "gateway.access_log must be one of off, text, json",
+        ),
+        ("rate_per_ip = \"50/s\"", "gateway.rate_per_ip: "),
+        (
+            "rate_per_key = { count = 0, per = \"1s\" }",
+            "gateway.rate_per_key.count: ",
+        ),
+        (
+            "keep_alive_seconds = 0",
+            "gateway.keep_alive_seconds must be a whole number",
+        ),
+    ] {
+        let found = problems(&format!("[gateway]\n{text}\n"), &[]);
+        assert!(
+            found[0].starts_with(&format!("tramline.toml:2: {told}")),
+            "{found:?}"
+        );
+    }
+}

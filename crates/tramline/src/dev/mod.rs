@@ -42,6 +42,7 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
     let changes = watch::begin(&dir);
     let mut setup = Setup::read(&dir, &env)?;
     setup.config.engine.lease_seconds.get_or_insert(LEASE_SECONDS);
+    setup.config.gateway.for_dev();
     if args.strict {
         setup.refuse_undeclared()?;
     }

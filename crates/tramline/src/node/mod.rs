@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod database;
+mod doors;
 pub mod functions;
 mod gate;
 pub mod guards;
@@ -167,7 +168,9 @@ impl Node {
         }));
         gateway.listen = listen;
         gateway.limits = settings::gateway(&setup.config.gateway);
-        gateway.cors = setup.config.gateway.cors.clone();
+        gateway.cors = setup.config.gateway.cors.rules();
+        gateway.function_cors = setup.function_cors();
+        doors::set(&mut gateway, &setup.config.gateway, &setup.project.dir);
         gateway.api = ApiPolicy {
             authenticated_targets: setup.config.gateway.authenticated_targets.clone(),
         };
@@ -187,7 +190,7 @@ impl Node {
         }
         let exit = |error: &StartError| match error {
             StartError::PortInUse { .. } => Exit::Refused,
-            StartError::Listen { .. } | StartError::Config(_) => Exit::Usage,
+            StartError::Listen { .. } | StartError::Config(_) | StartError::Tls(_) => Exit::Usage,
         };
         let started = Gateway::start(gateway).await;
         self.gateway = Some(started.map_err(|error| crate::exit::Failure::of(exit(&error), &error))?);
@@ -204,6 +207,7 @@ impl Node {
         );
         if let Some(gateway) = &self.gateway {
             gateway.replace_webhooks(plan.webhooks.clone());
+            gateway.replace_function_cors(setup.function_cors());
             gateway.replace_guards(plan.guards.clone()).or_exit(Exit::Usage)?;
         }
         self.guards.replace(plan.guards.clone());
@@ -248,6 +252,10 @@ impl Node {
                 .saturating_duration_since(tokio::time::Instant::now())
                 .max(DRAIN_LEAST)
         };
+        if let Some(gateway) = &self.gateway {
+            // First of all: balancers need some time to see it.
+            gateway.leave();
+        }
         if let Some(engine) = &self.engine {
             engine.stop(drain).await;
             tracing::debug!("engine stopped");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tramline_gateway::{Guard, GuardAuth, Secret, WebhookRule};
+use tramline_gateway::{Cors, Guard, GuardAuth, Secret, WebhookRule};
 use tramline_host::{FunctionLimits, FunctionSpec, Policy};
 use tramline_supabase::config::EdgePolicy;
 use tramline_supabase::environment::{EnvironmentInput, of_functions};
@@ -126,6 +126,14 @@ impl Setup {
             cron_secret: environment.cron_secret().to_owned(),
             warnings,
         }
+    }
+
+    /// The CORS of functions that have their own.
+    pub fn function_cors(&self) -> BTreeMap<String, Cors> {
+        let functions = self.config.functions.iter();
+        functions
+            .filter_map(|(name, settings)| Some((name.clone(), settings.cors.as_ref()?.rules())))
+            .collect()
     }
 
     /// `--inspect`: lets a debugger attach to this function, which must exist.

@@ -131,8 +131,10 @@ async fn store_schedules(db: &Db, project: &Project, report: &mut Report) -> Don
                 schedule.paused = schedule.paused.filter(|paused| *paused);
                 match schedules::store(db, &schedule).await {
                     // such as a queue that its runs cannot wait in
-                    Err(StoreError::Refused { message, .. }) => {
-                        report.refusals.push(format!("{place}: {message}"))
+                    Err(StoreError::Refused { message, detail, .. }) => {
+                        let path = detail.as_ref().and_then(|d| d["path"].as_str());
+                        let path = path.map(|path| format!("{path}: ")).unwrap_or_default();
+                        report.refusals.push(format!("{place}: {path}{message}"))
                     }
                     stored => {
                         stored.or_exit(Exit::Unavailable)?;

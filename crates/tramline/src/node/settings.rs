@@ -60,19 +60,34 @@ pub(super) fn engine(settings: &EngineSettings, name: &str) -> EngineConfig {
 }
 
 pub(super) fn gateway(settings: &GatewaySettings) -> Limits {
-    let mut limits = Limits::default();
+    let mut limits = Limits {
+        rate_per_ip: settings.rate_per_ip,
+        rate_per_key: settings.rate_per_key,
+        ..Limits::default()
+    };
+    let count = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok());
+    let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
     set(
         &mut limits.function_body_max,
         settings.max_body_mb.map(|mb| mb << 20),
     );
+    set(&mut limits.connections_max, count(settings.max_connections));
     set(
-        &mut limits.connections_max,
-        settings.max_connections.and_then(|max| usize::try_from(max).ok()),
+        &mut limits.connections_per_ip_max,
+        count(settings.max_connections_per_ip),
     );
+    set(
+        &mut limits.header_timeout,
+        seconds(settings.header_timeout_seconds),
+    );
+    set(&mut limits.body_idle, seconds(settings.body_idle_seconds));
+    set(&mut limits.keep_alive, seconds(settings.keep_alive_seconds));
+    set(&mut limits.write_stall, seconds(settings.write_stall_seconds));
     set(
         &mut limits.function_idle,
-        settings.answer_timeout_seconds.map(Duration::from_secs),
+        seconds(settings.answer_timeout_seconds),
     );
+    set(&mut limits.drain_delay, seconds(settings.drain_delay_seconds));
     limits
 }
 

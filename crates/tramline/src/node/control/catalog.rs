@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use tramline_core::definition;
 use tramline_gateway::control::{Actor, Checked, ControlError, Problem, Published, WorkflowVersion};
-use tramline_store::{StoreError, api, limits};
+use tramline_store::{StoreError, api};
 
 use super::{NodeControl, convert};
 
@@ -42,30 +42,24 @@ impl NodeControl {
                 missing: Vec::new(),
                 problems: convert::problems(problems),
             })?;
-        // First: no run of it is to go unlimited.
-        limits::set_target(self.db(), &compiled.name, compiled.limit.as_ref())
-            .await
-            .map_err(|error| match error {
-                StoreError::Refused { message, .. } => ControlError::InvalidInput {
-                    missing: Vec::new(),
-                    problems: vec![Problem {
-                        path: "limit".to_owned(),
-                        message,
-                    }],
-                },
-                error => convert::error(error),
-            })?;
         let by = actor.subject.unwrap_or(actor.role);
-        let stored = api::store_definition(
-            self.db(),
-            &compiled.name,
-            &compiled.source,
-            &compiled.checksum,
-            &compiled.required_inputs,
-            Some(&by),
-        )
-        .await
-        .map_err(convert::error)?;
+        let declared = api::Compiled {
+            checksum: &compiled.checksum,
+            required_inputs: &compiled.required_inputs,
+            limit: compiled.limit.as_ref(),
+        };
+        let stored =
+            api::publish_definition(self.db(), &compiled.name, &compiled.source, &declared, Some(&by)).await;
+        let stored = stored.map_err(|error| match error {
+            StoreError::Refused { message, .. } => ControlError::InvalidInput {
+                missing: Vec::new(),
+                problems: vec![Problem {
+                    path: "limit".to_owned(),
+                    message,
+                }],
+            },
+            error => convert::error(error),
+        })?;
         let workflow = self
             .workflow(compiled.name, Some(i64::from(stored.version)))
             .await?;

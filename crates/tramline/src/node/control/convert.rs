@@ -76,6 +76,14 @@ fn refused(code: &str, message: &str, detail: Value) -> ControlError {
                 message: detail["message"].as_str().unwrap_or(message).to_owned(),
             }],
         },
+        // Something else that cannot be, with its place.
+        "TL400" if detail["path"].is_string() => ControlError::InvalidInput {
+            missing: Vec::new(),
+            problems: vec![Problem {
+                path: detail["path"].as_str().unwrap_or_default().to_owned(),
+                message: message.to_owned(),
+            }],
+        },
         "TL400" => ControlError::Conflict {
             message: message.to_owned(),
             run_id: None,

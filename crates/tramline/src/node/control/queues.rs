@@ -61,6 +61,7 @@ fn queue(row: QueueRow) -> Queue {
         });
     Queue {
         name: row.name,
+        claims_max: row.claims_max.filter(|_| row.mode == "pull"),
         mode: row.mode,
         paused: row.paused,
         concurrency: row.concurrency,
