@@ -1,26 +1,23 @@
-//! The first answer of a new function instance: from the host's pool, and by `deno run`.
+//! The first answer of a new function instance: from the host's pool, and by those that have no pool.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use http::Request;
-use http_body_util::{BodyExt as _, Empty};
-use tramline_host::{Body, CallContext, FunctionSpec, FunctionState, Host, HostConfig, Limits, Policy};
+use anyhow::{Context as _, Result};
+use tramline_host::{Host, Policy};
 
-use crate::deno::{self, Serving};
 use crate::figures::{Figures, Sample, Side};
+use crate::hosting::{self, HELLO};
+use crate::serving::{self, DENO_RUN, Serving, Workerd};
+use crate::sizes::Sizes;
 use crate::stats::{ms, p50_p99};
-use crate::{Place, Sizes, Wanted};
+use crate::{Place, Wanted};
 
 /// Figures measured here.
-pub const NAMES: [&str; 2] = ["cold-start-hello", "cold-start-supabase-js"];
+pub const NAMES: &[&str] = &["cold-start-hello", "cold-start-supabase-js"];
 /// The functions, in the order of [`NAMES`].
 const FUNCTIONS: [(&str, &str); 2] = [
-    (
-        "hello",
-        "Deno.serve(() => Response.json({ message: \"hello\" }));\n",
-    ),
+    ("hello", HELLO),
     (
         "supabase-js",
         "import { createClient } from \"npm:@supabase/supabase-js@2.57.4\";\n\
@@ -31,7 +28,7 @@ const FUNCTIONS: [(&str, &str); 2] = [
 /// Between two starts: lets the pool have its spare worker again, as it has between two calls in real life.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// Measures both functions, tramline and the peer alternating call by call.
+/// Measures both functions, tramline and the peers alternating call by call.
 pub async fn measure(
     place: &Place,
     sizes: Sizes,
@@ -39,143 +36,104 @@ pub async fn measure(
     repeats: usize,
     figures: &mut Figures,
 ) -> Result<()> {
-    let deno = deno::install().await?;
+    let deno = serving::install_deno().await?;
+    let workerd = if wanted.peers && wanted.has(NAMES[0]) {
+        Workerd::install_or_leave_out(place, figures).await
+    } else {
+        None
+    };
     let project = place.target.join("functions");
+    // Every call gets a new instance.
     let specs = FUNCTIONS
         .iter()
-        .map(|(name, source)| function(&project, name, source))
+        .map(|(name, source)| hosting::function(&project, name, source, Policy::PerRequest))
         .collect::<Result<_>>()?;
-    let config = HostConfig {
-        state_dir: project.join(".tramline"),
-        deno: deno.clone(),
-        project_dir: project.clone(),
-        limits: Limits::default(),
-        max_spawns: 2,
-        sandbox: tramline_host::SandboxConfig::default(),
-        own_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
+    let host = hosting::start(&deno, &project, specs).await?;
+    let starts = Starts {
+        host: &host,
+        deno: &deno,
+        project: &project,
+        workerd: workerd.as_ref(),
+        peers: wanted.peers,
     };
-    let host = Host::start(config, specs).await?;
-    host.wait_settled().await;
-    let measured = measure_on(&host, &deno, &project, sizes, wanted, repeats, figures).await;
+    let measured = starts.measure(sizes, wanted, repeats, figures).await;
     host.stop(Duration::from_secs(1)).await;
     measured
 }
 
-async fn measure_on(
-    host: &Host,
-    deno: &Path,
-    project: &Path,
-    sizes: Sizes,
-    wanted: Wanted<'_>,
-    repeats: usize,
-    figures: &mut Figures,
-) -> Result<()> {
-    let deno_dir = project.join("deno-peer");
-    let bundles = [
-        bundle(host, project, FUNCTIONS[0].0)?,
-        bundle(host, project, FUNCTIONS[1].0)?,
-    ];
-    for turn in 0..=repeats {
-        for ((name, (function, _)), bundle) in NAMES.iter().zip(FUNCTIONS).zip(&bundles) {
-            if !wanted.has(name) {
-                continue;
-            }
-            let (mut ours, mut peers) = (Vec::new(), Vec::new());
-            // The first turn fills caches on both sides and is not counted.
-            for _ in 0..if turn == 0 { 2 } else { sizes.cold_starts } {
-                tokio::time::sleep(PAUSE).await;
-                let since = Instant::now();
-                call(host, function)
-                    .await
-                    .with_context(|| format!("call {function}"))?;
-                ours.push(ms(since.elapsed()));
-                if wanted.peers {
-                    tokio::time::sleep(PAUSE).await;
-                    let since = Instant::now();
-                    let mut serving = Serving::start(deno, &deno_dir, bundle)?;
-                    serving
-                        .answered()
-                        .await
-                        .with_context(|| format!("run {function} by deno"))?;
-                    peers.push(ms(since.elapsed()));
-                    serving.stop().await?;
+struct Starts<'a> {
+    host: &'a Host,
+    deno: &'a Path,
+    project: &'a Path,
+    workerd: Option<&'a Workerd>,
+    peers: bool,
+}
+
+impl Starts<'_> {
+    async fn measure(
+        &self,
+        sizes: Sizes,
+        wanted: Wanted<'_>,
+        repeats: usize,
+        figures: &mut Figures,
+    ) -> Result<()> {
+        for turn in 0..=repeats {
+            for (name, (function, _)) in NAMES.iter().zip(FUNCTIONS).filter(|(name, _)| wanted.has(name)) {
+                // The first turn fills caches on all sides and is not counted.
+                let count = if turn == 0 { 2 } else { sizes.cold_starts };
+                let mut times: Vec<(Side, Vec<f64>)> = Vec::new();
+                for _ in 0..count {
+                    for (side, time) in self.one_round(function).await? {
+                        match times.iter_mut().find(|(known, _)| *known == side) {
+                            Some((_, times)) => times.push(time),
+                            None => times.push((side, vec![time])),
+                        }
+                    }
+                }
+                for (side, times) in times.into_iter().filter(|_| turn > 0) {
+                    let times = p50_p99(times).context("no start was measured")?;
+                    crate::say(&format!(
+                        "turn {turn} of {repeats}: {name} {side:?} p50 {:.1} ms",
+                        times.0
+                    ));
+                    figures.add(name, side, Sample::times(times));
                 }
             }
-            if turn == 0 {
-                continue;
-            }
-            for (side, times) in [(Side::Tramline, ours), (Side::Peer, peers)] {
-                let Some(times) = p50_p99(times) else { continue };
-                crate::say(&format!(
-                    "turn {turn} of {repeats}: {name} {side:?} p50 {:.1} ms",
-                    times.0
-                ));
-                figures.add(name, side, Sample::times(times));
-            }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-fn function(project: &Path, name: &str, source: &str) -> Result<FunctionSpec> {
-    let entrypoint = project.join("supabase/functions").join(name).join("index.ts");
-    if let Some(folder) = entrypoint.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    }
-    std::fs::write(&entrypoint, source).with_context(|| format!("write {}", entrypoint.display()))?;
-    // Every call gets a new instance.
-    Ok(FunctionSpec {
-        name: name.into(),
-        entrypoint,
-        policy: Policy::PerRequest,
-        ..FunctionSpec::default()
-    })
-}
-
-/// The file that the host runs: the peer runs the same.
-fn bundle(host: &Host, project: &Path, name: &str) -> Result<PathBuf> {
-    let info = host
-        .functions()
-        .into_iter()
-        .find(|info| info.name == name)
-        .context("the host has no such function")?;
-    if let FunctionState::Broken { reason } = info.state {
-        bail!("function {name} is broken: {reason}");
-    }
-    let version = info.version.context("a function that is ready has a version")?;
-    let folder = project.join(".tramline/bundles").join(name);
-    // below a folder whose name is random
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
-        let path = entry?.path().join(format!("{version}.js"));
-        if path.exists() {
-            return Ok(path);
+    /// One start of each.
+    async fn one_round(&self, function: &str) -> Result<Vec<(Side, f64)>> {
+        tokio::time::sleep(PAUSE).await;
+        let since = Instant::now();
+        hosting::call(self.host, function, None)
+            .await
+            .with_context(|| format!("call {function}"))?;
+        let mut times = vec![(Side::Tramline, ms(since.elapsed()))];
+        if !self.peers {
+            return Ok(times);
         }
+        tokio::time::sleep(PAUSE).await;
+        let bundle = hosting::bundle(self.host, self.project, function)?;
+        let since = Instant::now();
+        let serving = Serving::deno(self.deno, &self.project.join("deno-peer"), &bundle)?;
+        times.push((Side::peer(DENO_RUN), answered(serving, since).await?));
+        if let Some(workerd) = self.workerd.filter(|_| function == FUNCTIONS[0].0) {
+            tokio::time::sleep(PAUSE).await;
+            let since = Instant::now();
+            times.push((
+                Side::peer(&workerd.label),
+                answered(workerd.serve()?, since).await?,
+            ));
+        }
+        Ok(times)
     }
-    bail!("no bundle {version} below {}", folder.display())
 }
 
-async fn call(host: &Host, name: &str) -> Result<()> {
-    let body = Body::new(Empty::new().map_err(|never| match never {}));
-    let request = Request::get(format!("/{name}"))
-        .header("host", "127.0.0.1")
-        .body(body)?;
-    let context = CallContext {
-        run_id: None,
-        request_id: "bench".into(),
-        call_token: None,
-        wall_ms: 0,
-    };
-    let response = host.call(name, request, context).await?;
-    let status = response.status();
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(|error| anyhow::anyhow!("{error}"))?;
-    ensure!(
-        status == 200,
-        "answered {status}: {}",
-        String::from_utf8_lossy(&body.to_bytes())
-    );
-    Ok(())
+async fn answered(mut serving: Serving, since: Instant) -> Result<f64> {
+    serving.answered().await?;
+    let time = ms(since.elapsed());
+    serving.stop().await?;
+    Ok(time)
 }

@@ -1,5 +1,7 @@
 //! Processor time of this process, of Postgres and of peers: on a busy machine far steadier than rates.
 
+use std::fmt;
+
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
@@ -11,15 +13,40 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub struct PerItem {
     /// The engine or worker with its client.
     pub client: f64,
-    pub postgres: f64,
+    /// Postgres with all its processes, or the peer's own server.
+    pub server: f64,
+}
+
+impl fmt::Display for PerItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.1} + {:.1} µs cpu (client + server)",
+            self.client, self.server
+        )
+    }
 }
 
 /// Seconds used by this process, all threads.
 pub fn own() -> f64 {
+    used(UsageWho::RUSAGE_SELF)
+}
+
+/// Seconds used by the thread that asks.
+pub fn thread() -> f64 {
+    used(UsageWho::RUSAGE_THREAD)
+}
+
+fn used(who: UsageWho) -> f64 {
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| {
+    getrusage(who).map_or(0.0, |usage| {
         seconds(usage.user_time()) + seconds(usage.system_time())
     })
+}
+
+/// Seconds used by a process, all threads, without its children.
+pub fn process(pid: u32) -> f64 {
+    Stat::read(pid).map_or(0.0, |stat| stat.own)
 }
 
 /// Seconds used by a process and by its children, living and waited for.

@@ -1,33 +1,29 @@
-//! Requests through the whole of `tramline dev` (gateway, host, one Deno process), beside Deno's own listener.
+//! Requests through the whole of `tramline dev` (gateway, host, one Deno process), beside those that serve the same by themselves.
 
-use std::path::Path;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
-use tokio::process::{Child, Command};
+use anyhow::{Context as _, Result};
 
-use crate::deno::{self, Serving};
+use crate::cpu::{self, PerItem};
 use crate::figures::{Figures, Sample, Side};
-use crate::load::{self, Target};
-use crate::{Place, Sizes, Wanted};
+use crate::hosting::HELLO;
+use crate::load::{self, Load, Pace, Target};
+use crate::node::{Function, Key, Node, write_project};
+use crate::process::below;
+use crate::serving::{self, DENO_LISTENER, Serving, Workerd};
+use crate::sizes::Sizes;
+use crate::{Place, Wanted};
 
 /// Figures measured here.
-pub const NAMES: [&str; 2] = ["gateway-hello", "gateway-hello-jwt"];
+pub const NAMES: &[&str] = &[
+    "gateway-hello",
+    "gateway-hello-jwt",
+    "gateway-added-p50",
+    "gateway-added-p99",
+];
 /// Kept connections, each with one request in flight.
 const CONNECTIONS: usize = 32;
-const SOURCE: &str = "Deno.serve(() => Response.json({ message: \"hello\" }));\n";
-const CONFIG: &str = "project_id = \"bench\"\n\n[functions.open]\nverify_jwt = false\n\n[functions.guarded]\nverify_jwt = true\n";
-const SETTINGS: &str =
-    "[functions.open]\nauth = \"public\"\nreason = \"the benchmark measures it without a token\"\n";
-/// Longest wait for a node that must start; the first time Postgres and Deno may have to be fetched.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// Longest wait for its functions, which are bundled meanwhile.
-const FUNCTIONS_PATIENCE: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Measures in turns.
 pub async fn measure(
@@ -37,166 +33,163 @@ pub async fn measure(
     repeats: usize,
     figures: &mut Figures,
 ) -> Result<()> {
-    let deno = deno::install().await?;
+    let deno = serving::install_deno().await?;
+    let workerd = if wanted.peers && wanted.has(NAMES[0]) {
+        Workerd::install_or_leave_out(place, figures).await
+    } else {
+        None
+    };
     let project = place.target.join("gateway");
-    for (path, text) in [
-        ("supabase/config.toml", CONFIG),
-        ("tramline.toml", SETTINGS),
-        ("supabase/functions/open/index.ts", SOURCE),
-        ("supabase/functions/guarded/index.ts", SOURCE),
-    ] {
-        write(&project.join(path), text)?;
+    let function = |name, guarded| Function {
+        name,
+        source: HELLO,
+        guarded,
+    };
+    write_project(
+        &project,
+        &[function("open", false), function("guarded", true)],
+        "",
+    )?;
+    let node = Node::dev(place, &project).await?;
+    for name in ["open", "guarded"] {
+        node.wait_for_function(name).await?;
     }
-    let node = Node::start(place, &project).await?;
-    let time = Duration::from_secs(sizes.load_seconds);
+    let gateway = Gateway {
+        node: &node,
+        deno,
+        project,
+        workerd,
+        time: Duration::from_secs(sizes.load_seconds),
+    };
     for turn in 1..=repeats {
-        for (name, function, bearer) in [
-            (NAMES[0], "open", None),
-            (NAMES[1], "guarded", Some(format!("Bearer {}", node.key))),
-        ] {
-            if !wanted.has(name) {
-                continue;
-            }
-            let target = Target {
-                authority: node.authority.clone(),
-                path: format!("/functions/v1/{function}"),
-                bearer,
-            };
-            let load = load::run(target, CONNECTIONS, time)
-                .await
-                .context("load the gateway")?;
-            add(figures, turn, name, Side::Tramline, load);
-            if wanted.peers {
-                let script = project.join("supabase/functions/open/index.ts");
-                let mut serving = Serving::start(&deno, &project.join(".tramline/deno-peer"), &script)?;
-                serving.answered().await?;
-                let authority = format!("127.0.0.1:{}", serving.port());
-                let target = Target {
-                    authority,
-                    path: "/functions/v1/open".into(),
-                    bearer: None,
-                };
-                let load = load::run(target, CONNECTIONS, time)
-                    .await
-                    .context("load Deno's listener")?;
-                add(figures, turn, name, Side::Peer, load);
-                serving.stop().await?;
-            }
-        }
+        crate::say(&format!("turn {turn} of {repeats}: gateway"));
+        gateway.turn(wanted, figures).await?;
     }
     node.stop().await
 }
 
-fn add(figures: &mut Figures, turn: usize, name: &'static str, side: Side, load: load::Load) {
-    crate::say(&format!(
-        "turn {turn}: {name} {side:?} {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms",
-        load.per_second, load.p50, load.p99
-    ));
-    figures.add(
-        name,
-        side,
-        Sample {
+struct Gateway<'a> {
+    node: &'a Node,
+    deno: PathBuf,
+    project: PathBuf,
+    workerd: Option<Workerd>,
+    time: Duration,
+}
+
+impl Gateway<'_> {
+    async fn turn(&self, wanted: Wanted<'_>, figures: &mut Figures) -> Result<()> {
+        let open = self.node.target("/functions/v1/open", None);
+        let guarded = self.node.target("/functions/v1/guarded", Some(Key::Anon));
+        let added = wanted.any(&NAMES[2..]) && wanted.peers;
+        let mut half = None;
+        if wanted.has(NAMES[0]) || added {
+            let sample = self.through(open.clone()).await.context("load the gateway")?;
+            half = Some(Pace::PerSecond(sample.value / 2.0)).filter(|_| added);
+            add(figures, NAMES[0], Side::Tramline, sample);
+        }
+        if wanted.has(NAMES[1]) {
+            let sample = self.through(guarded).await.context("load the guarded function")?;
+            add(figures, NAMES[1], Side::Tramline, sample);
+        }
+        let through = match half {
+            Some(pace) => Some((
+                pace,
+                self.load(open, pace).await.context("load the gateway by half")?,
+            )),
+            None => None,
+        };
+        if !wanted.peers {
+            return Ok(());
+        }
+        let script = self.project.join("supabase/functions/open/index.ts");
+        let mut serving = Serving::deno(&self.deno, &self.project.join(".tramline/deno-peer"), &script)?;
+        let target = target_of(&mut serving).await?;
+        let sample = self
+            .busy(target.clone(), || (0.0, cpu::process(serving.pid)))
+            .await;
+        let sample = sample.context("load Deno's listener")?;
+        for name in NAMES[..2].iter().filter(|name| wanted.has(name)) {
+            add(figures, name, Side::peer(DENO_LISTENER), sample);
+        }
+        if let Some((pace, through)) = through {
+            let without = self
+                .load(target, pace)
+                .await
+                .context("load Deno's listener by half")?;
+            let added = [through.p50 - without.p50, through.p99 - without.p99];
+            for (name, added) in NAMES[2..].iter().zip(added).filter(|(name, _)| wanted.has(name)) {
+                crate::say(&format!("  {name}: {added:.3} ms"));
+                figures.add(name, Side::Tramline, Sample::value(added));
+            }
+        }
+        serving.stop().await?;
+        if let Some(workerd) = &self.workerd {
+            let mut serving = workerd.serve()?;
+            let target = target_of(&mut serving).await?;
+            let sample = self.busy(target, || (0.0, cpu::process(serving.pid))).await;
+            add(
+                figures,
+                NAMES[0],
+                Side::peer(&workerd.label),
+                sample.context("load workerd")?,
+            );
+            serving.stop().await?;
+        }
+        Ok(())
+    }
+
+    /// Through the node: its processor time, and that of its instances.
+    async fn through(&self, target: Target) -> Result<Sample> {
+        let instances = || {
+            below(self.node.pid, &self.deno)
+                .into_iter()
+                .map(cpu::process)
+                .sum()
+        };
+        self.busy(target, || (cpu::process(self.node.pid), instances()))
+            .await
+    }
+
+    async fn busy(&self, target: Target, used: impl Fn() -> (f64, f64)) -> Result<Sample> {
+        let before = used();
+        let load = self.load(target, Pace::Busy).await?;
+        let after = used();
+        let per_request = |from: f64, to: f64| (to - from) * 1e6 / load.requests as f64;
+        Ok(Sample {
             value: load.per_second,
             p50: Some(load.p50),
             p99: Some(load.p99),
-            cpu: None,
-        },
-    );
+            cpu: Some(PerItem {
+                client: per_request(before.0, after.0),
+                server: per_request(before.1, after.1),
+            }),
+        })
+    }
+
+    async fn load(&self, target: Target, pace: Pace) -> Result<Load> {
+        load::run(target, CONNECTIONS, pace, self.time).await
+    }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    }
-    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+async fn target_of(serving: &mut Serving) -> Result<Target> {
+    serving.answered().await?;
+    Ok(Target {
+        authority: serving.address.clone(),
+        path: "/functions/v1/open".into(),
+        bearer: None,
+        body: None,
+    })
 }
 
-/// A running `tramline dev`.
-struct Node {
-    child: Child,
-    authority: String,
-    key: String,
-}
-
-impl Node {
-    async fn start(place: &Place, project: &Path) -> Result<Self> {
-        ensure!(
-            place.tramline.exists(),
-            "no {}; build it with: cargo build --release -p tramline",
-            place.tramline.display()
-        );
-        let log = std::fs::File::create(place.target.join("gateway.log")).context("make gateway.log")?;
-        let child = Command::new(&place.tramline)
-            .args(["dev", "--port", "0", "--db-port", "0"])
-            .arg(project)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .context("start tramline dev")?;
-        let pid = child.id().context("tramline dev ended at once")?;
-        let mut node = Self {
-            child,
-            authority: String::new(),
-            key: String::new(),
-        };
-        let give_up = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = node.child.try_wait()? {
-                bail!(
-                    "tramline dev ended with {status}; see {}",
-                    place.target.join("gateway.log").display()
-                );
-            }
-            if Instant::now() > give_up {
-                bail!("tramline dev did not start");
-            }
-            // Written when the gateway listens.
-            let file = std::fs::read_to_string(project.join(".tramline/dev.json")).unwrap_or_default();
-            let file: Value = serde_json::from_str(&file).unwrap_or_default();
-            let running = &file["node"];
-            if running["pid"] == pid {
-                let text = |name: &str| running[name].as_str().map(str::to_owned).context("read dev.json");
-                node.authority = text("url")?.trim_start_matches("http://").to_owned();
-                node.key = text("anon_key")?;
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        node.wait_for_functions().await?;
-        Ok(node)
-    }
-
-    /// Both functions answer: bundled and started.
-    async fn wait_for_functions(&self) -> Result<()> {
-        let give_up = Instant::now() + FUNCTIONS_PATIENCE;
-        for (function, bearer) in [("open", None), ("guarded", Some(format!("Bearer {}", self.key)))] {
-            let path = format!("/functions/v1/{function}");
-            let target = Target {
-                authority: self.authority.clone(),
-                path,
-                bearer,
-            };
-            while let Err(error) = load::run(target.clone(), 1, LOOK).await {
-                if Instant::now() > give_up {
-                    return Err(error.context(format!("function {function} does not answer")));
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// In order, so that its children end with it.
-    async fn stop(mut self) -> Result<()> {
-        if let Some(pid) = self.child.id() {
-            kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
-        }
-        let status = tokio::time::timeout(PATIENCE, self.child.wait())
-            .await
-            .context("tramline dev did not stop")??;
-        ensure!(status.success(), "tramline dev ended with {status}");
-        Ok(())
-    }
+fn add(figures: &mut Figures, name: &'static str, side: Side, sample: Sample) {
+    let (p50, p99) = (sample.p50.unwrap_or_default(), sample.p99.unwrap_or_default());
+    let cpu = sample
+        .cpu
+        .map(|cpu| format!("; of each {cpu}"))
+        .unwrap_or_default();
+    crate::say(&format!(
+        "  {name} {side:?} {:.0} requests/s, p50 {p50:.2} ms, p99 {p99:.2} ms{cpu}",
+        sample.value
+    ));
+    figures.add(name, side, sample);
 }

@@ -3,38 +3,57 @@
 //! What is measured and how is in `bench/README.md`. Figures are reported, never judged: this program fails only when
 //! something did not work (a run was lost, a peer did not start).
 
+mod child;
 mod cold_start;
+mod connections;
 mod cpu;
-mod deno;
 mod engine;
 mod figures;
+mod function_jobs;
 mod gateway;
-mod graphile;
+mod hosting;
+mod idle;
+mod instances;
+mod lists;
 mod load;
 mod machine;
+mod many_functions;
+mod memory;
+mod node;
+mod peers;
 mod postgres;
+mod process;
+mod serving;
+mod single_rows;
+mod sizes;
 mod stats;
+mod suites;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
-use crate::engine::EngineBench;
-use crate::figures::{FIGURES, Figures};
-use crate::postgres::Postgres;
+use crate::child::Part;
+use crate::figures::{FIGURES, Figures, find};
+use crate::sizes::Sizes;
+use crate::suites::Suites;
 
 /// As in the binary: what is measured here is what is shipped.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures tramline beside graphile-worker and Deno, and writes bench/results/latest.json.
+/// Measures tramline beside its peers, and writes bench/results/latest.json.
 #[derive(Debug, Parser)]
 #[command(name = "tramline-bench")]
 struct Args {
     /// Only these figures, by name
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
+    /// Also the figures that take minutes each, and everything for longer
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
     /// Turns: tramline, peer, tramline, peer, …; medians are over them
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -50,36 +69,13 @@ struct Args {
     /// List the figures
     #[arg(long)]
     list: bool,
-}
-
-/// How much is done for each figure.
-#[derive(Debug, Clone, Copy)]
-pub struct Sizes {
-    pub jobs: usize,
-    pub runs: usize,
-    pub runs_alone: usize,
-    pub paced_jobs: usize,
-    pub cold_starts: usize,
-    pub load_seconds: u64,
-}
-
-impl Sizes {
-    const FULL: Self = Self {
-        jobs: 20_000,
-        runs: 5_000,
-        runs_alone: 300,
-        paced_jobs: 600,
-        cold_starts: 15,
-        load_seconds: 4,
-    };
-    const QUICK: Self = Self {
-        jobs: 5_000,
-        runs: 1_000,
-        runs_alone: 50,
-        paced_jobs: 100,
-        cold_starts: 4,
-        load_seconds: 1,
-    };
+    /// This program as its own child, see `child`
+    #[arg(long, hide = true, requires_all = ["part_of", "part_count"])]
+    part: Option<Part>,
+    #[arg(long, hide = true)]
+    part_of: Option<String>,
+    #[arg(long, hide = true)]
+    part_count: Option<usize>,
 }
 
 /// Where things are: `bench/` of the sources, and `target/bench` for everything made here.
@@ -110,12 +106,16 @@ impl Place {
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     only: &'a [String],
+    full: bool,
     pub peers: bool,
 }
 
 impl Wanted<'_> {
     pub fn has(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == name)
+        if self.only.is_empty() {
+            return self.full || find(name).is_some_and(|figure| !figure.long);
+        }
+        self.only.iter().any(|only| only == name)
     }
 
     pub fn any(&self, names: &[&str]) -> bool {
@@ -139,16 +139,16 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     if args.list {
         for figure in FIGURES {
-            println!("{:<40} {}", figure.name, figure.what);
+            let long = if figure.long { " (with --full)" } else { "" };
+            println!("{:<38} {}{long}", figure.name, figure.what);
         }
         return Ok(());
     }
-    if let Some(unknown) = args
-        .only
-        .iter()
-        .find(|name| FIGURES.iter().all(|f| f.name != *name))
-    {
+    if let Some(unknown) = args.only.iter().find(|name| find(name).is_none()) {
         bail!("no figure is named \"{unknown}\"; --list shows them");
+    }
+    if let (Some(part), Some(of), Some(count)) = (args.part, &args.part_of, args.part_count) {
+        return child::play(part, of, count).await;
     }
     tokio::select! {
         done = run(&args) => done,
@@ -159,65 +159,41 @@ async fn main() -> Result<()> {
 
 async fn run(args: &Args) -> Result<()> {
     let place = Place::find()?;
-    let sizes = if args.quick { Sizes::QUICK } else { Sizes::FULL };
+    let sizes = match (args.quick, args.full) {
+        (true, _) => Sizes::QUICK,
+        (_, true) => Sizes::FULL,
+        _ => Sizes::DEFAULT,
+    };
     let wanted = Wanted {
         only: &args.only,
+        full: args.full,
         peers: !args.no_peers,
     };
     let mut figures = Figures::default();
     let before = machine::look(&place.target)?;
     say(&format!("machine: {before}"));
-    if wanted.any(&engine::NAMES) {
-        measure_engine(&place, args, sizes, wanted, &mut figures).await?;
-    }
-    if wanted.any(&cold_start::NAMES) {
-        cold_start::measure(&place, sizes, wanted, args.repeats, &mut figures).await?;
-    }
-    if wanted.any(&gateway::NAMES) {
-        gateway::measure(&place, sizes, wanted, args.repeats, &mut figures).await?;
-    }
-    let after = machine::look(&place.target)?;
-    println!("\n{}\n", figures.table());
-    println!("before: {before}\nafter:  {after}");
-    println!(
-        "median (min-max) of {} turns; a ratio above 1 means that tramline is ahead",
-        args.repeats
-    );
-    // Without peers there are no ratios, and those of the run before are worth more.
-    if wanted.peers {
-        let path = figures.write(&place.bench.join("results"))?;
-        println!("written to {}", path.display());
-    }
-    Ok(())
-}
-
-async fn measure_engine(
-    place: &Place,
-    args: &Args,
-    sizes: Sizes,
-    wanted: Wanted<'_>,
-    figures: &mut Figures,
-) -> Result<()> {
-    let repeats = args.repeats;
-    let peer = wanted.peers && wanted.any(&graphile::NAMES);
-    let worker = if peer {
-        Some(graphile::install(place).await?)
-    } else {
-        None
-    };
-    let postgres = Postgres::start(&place.target, args.statements).await?;
-    let bench = EngineBench {
-        postgres: &postgres,
+    let suites = Suites {
+        place: &place,
         sizes,
         wanted,
+        repeats: args.repeats,
     };
-    for turn in 1..=repeats {
-        say(&format!("turn {turn} of {repeats}: tramline's engine"));
-        bench.measure(figures).await?;
-        if let Some(worker) = &worker {
-            say(&format!("turn {turn} of {repeats}: graphile-worker"));
-            worker.measure(&postgres, sizes, figures).await?;
-        }
+    suites.on_postgres(args.statements, &mut figures).await?;
+    suites.on_host(&mut figures).await?;
+    let after = machine::look(&place.target)?;
+    let mut notes = format!(
+        "Median (smallest-largest) of {} turns; a ratio above 1 means that tramline is ahead.\n\n\
+         Before: {before}\\\nafter: {after}",
+        args.repeats
+    );
+    for left_out in figures.left_out() {
+        notes += &format!("\n\nLeft out: {left_out}");
     }
-    postgres.stop().await
+    println!("\n{}\n\n{notes}", figures::table(&figures.entries()));
+    // Without peers there are no ratios, and those of the run before are worth more.
+    if wanted.peers {
+        let path = figures.write(&place.bench.join("results"), &notes)?;
+        println!("\nwritten to {}", path.display());
+    }
+    Ok(())
 }

@@ -1,7 +1,10 @@
 //! The Postgres that both sides use, with a fresh database for every measurement.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use tokio_postgres::{Client, NoTls};
@@ -18,6 +21,8 @@ const TEMPLATE: &str = "tramline_template";
 
 /// Statements shown of one measurement.
 const STATEMENTS_MAX: i64 = 14;
+/// Characters of a statement that are shown.
+const STATEMENT_SHOWN: usize = 150;
 
 /// A server of this run's own.
 pub struct Postgres {
@@ -25,6 +30,8 @@ pub struct Postgres {
     admin: Client,
     /// Statements are counted.
     statements: bool,
+    /// The server's.
+    log: PathBuf,
     _lock: ProjectLock,
 }
 
@@ -47,6 +54,7 @@ impl Postgres {
             server,
             admin,
             statements,
+            log: state_dir.join("postgres.log"),
             _lock: lock,
         };
         tramline_store::migrate(&postgres.url(TEMPLATE)).await?;
@@ -150,13 +158,52 @@ impl Postgres {
         for row in &rows {
             let per_item = |ms: f64| ms * 1e3 / count as f64;
             let (calls, exec, plan) = (row.get::<_, i64>(0), per_item(row.get(1)), per_item(row.get(2)));
-            let text: String = row.get::<_, String>(4).chars().take(150).collect();
+            let text: String = row.get::<_, String>(4).chars().take(STATEMENT_SHOWN).collect();
             crate::say(&format!(
                 "    {calls:>7}  {exec:>12.1}  {plan:>12.1}  {:>9}  {text}",
                 row.get::<_, i64>(3)
             ));
         }
         Ok(())
+    }
+
+    /// Has every statement of the database of [`Self::fresh_tramline`] logged, from sessions that begin from now on.
+    pub async fn log_statements(&self) -> Result<()> {
+        let statement = "alter database tramline set log_statement = 'all'";
+        Ok(self.admin.batch_execute(statement).await?)
+    }
+
+    /// Where the server's log ends now.
+    pub fn log_position(&self) -> Result<u64> {
+        let path = &self.log;
+        let log = std::fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
+        Ok(log.len())
+    }
+
+    /// The statements logged from a position on and how often each came, the most frequent ones first.
+    pub fn logged_statements(&self, from: u64) -> Result<Vec<(usize, String)>> {
+        let mut log = File::open(&self.log).with_context(|| format!("open {}", self.log.display()))?;
+        log.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        log.read_to_end(&mut bytes)?;
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for line in String::from_utf8_lossy(&bytes).lines() {
+            // "LOG:  statement: select …", or "LOG:  execute s12: select …" by the extended protocol.
+            let Some((_, logged)) = line.split_once("LOG:  ") else {
+                continue;
+            };
+            let text = match logged.split_once(": ") {
+                Some((head, text)) if head == "statement" || head.starts_with("execute ") => text,
+                _ => continue,
+            };
+            *counts
+                .entry(text.trim().chars().take(STATEMENT_SHOWN).collect())
+                .or_default() += 1;
+        }
+        let mut counts: Vec<(usize, String)> =
+            counts.into_iter().map(|(text, count)| (count, text)).collect();
+        counts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        Ok(counts)
     }
 
     /// Stops the server in good order.

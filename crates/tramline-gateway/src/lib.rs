@@ -34,7 +34,7 @@ pub use api::control;
 pub use api::{ROUTES, Right, Route};
 pub use auth::{
     Claims, Guard, GuardAuth, Issuer, KeySource, LinkKey, Preflight, Secret, TokenError, TokenRules,
-    WebhookRule, WebhookScheme,
+    Verifier, WebhookRule, WebhookScheme,
 };
 pub use body::{Body, BoxError, boxed, empty, full};
 pub use call_token::{CallOrigin, CallTokens};
@@ -43,7 +43,9 @@ pub use config::{
     Readiness,
 };
 pub use cors::{BadCors, BadOrigin, Cors, Origin};
-pub use functions::{CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine};
+pub use functions::{
+    CallContext, CallError, Dependency, Followed, FunctionInfo, Functions, Invocation, LogLine,
+};
 pub use gate_store::{Delivery, GateStore, Kept, NewLink};
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};

@@ -15,5 +15,5 @@ pub use jwks::{Issuer, KeySource};
 pub use link::LinkKey;
 pub(crate) use link::{Link, LinkFailure};
 pub use secret::Secret;
-pub use token::{Claims, TokenError, TokenRules};
+pub use token::{Claims, TokenError, TokenRules, Verifier};
 pub use webhook::{WebhookRule, WebhookScheme};

@@ -116,14 +116,15 @@ fn take_apart(token: &str) -> Result<Parsed, TokenError> {
 }
 
 /// Verifies tokens against the project's secret and the keys of issuers.
-pub(crate) struct Verifier {
+pub struct Verifier {
     secret: DecodingKey,
     rules: TokenRules,
     issuers: Vec<Arc<IssuerKeys>>,
 }
 
 impl Verifier {
-    pub(crate) fn new(secret: &Secret, rules: TokenRules, issuers: &[Issuer]) -> Self {
+    /// Accepts what `secret` signed by `rules`, and what the issuers signed by theirs.
+    pub fn new(secret: &Secret, rules: TokenRules, issuers: &[Issuer]) -> Self {
         Self {
             secret: DecodingKey::from_secret(secret.expose().as_bytes()),
             rules,
@@ -132,7 +133,7 @@ impl Verifier {
     }
 
     /// Fetches the key that a token names where it is not known yet; [`Self::verify`] itself never waits.
-    pub(crate) async fn prepare(&self, token: &str) {
+    pub async fn prepare(&self, token: &str) {
         if self.issuers.is_empty() {
             return;
         }
@@ -146,7 +147,10 @@ impl Verifier {
     }
 
     /// The claims of an acceptable token.
-    pub(crate) fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+    ///
+    /// # Errors
+    /// The first reason why the token is refused.
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let parsed = take_apart(token)?;
         if parsed.algorithm != Algorithm::HS256 {
             return self.verify_by_issuer(token, parsed);
