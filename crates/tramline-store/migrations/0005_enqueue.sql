@@ -162,7 +162,6 @@ begin
     v_ids := case when array_position(p_run_id, null) is null then p_run_id
                   else array(select coalesce(u.id, tramline.uuid_v7()) from unnest(p_run_id) with ordinality as u(id, ord) order by u.ord) end;
     if tramline.enqueue_plain(v_ids, p_target, p_input) then
-      perform tramline.wake_owners(array(select distinct tramline.shard_of(u.id) from unnest(v_ids) as u(id)));
       return query select u.ord::int, u.id, true, null::text, null::jsonb from unnest(v_ids) with ordinality as u(id, ord);
       return;
     end if;

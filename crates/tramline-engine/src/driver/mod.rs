@@ -234,6 +234,8 @@ struct Unit {
     remember: Option<Uuid>,
     /// It names a waiting run of this transaction by a row.
     parked: Option<u64>,
+    /// Its shard was lost while it was in flight: whatever its answer is, it says nothing about what is in memory now.
+    void: bool,
 }
 
 impl Unit {
@@ -248,6 +250,7 @@ impl Unit {
             parks: false,
             remember: None,
             parked: None,
+            void: false,
         }
     }
 }
