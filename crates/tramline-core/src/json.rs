@@ -64,6 +64,24 @@ pub fn check_storable(value: &Value) -> Result<(), JsonProblem> {
     })
 }
 
+/// At least as many bytes as the text of a value has: cheap to know, so that only values near a limit are written out to be
+/// measured. A byte of text becomes six at most.
+pub fn length_at_most(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(number) if number.is_i64() || number.is_u64() => 20,
+        Value::Number(number) => number.to_string().len(),
+        Value::String(text) => 2 + 6 * text.len(),
+        Value::Array(list) => 2 + list.iter().map(|item| 1 + length_at_most(item)).sum::<usize>(),
+        Value::Object(map) => {
+            let entries = map
+                .iter()
+                .map(|(key, item)| 4 + 6 * key.len() + length_at_most(item));
+            2 + entries.sum::<usize>()
+        }
+    }
+}
+
 enum Trail<'v> {
     Key(&'v str),
     Index(usize),

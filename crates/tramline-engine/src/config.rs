@@ -24,6 +24,8 @@ pub struct EngineConfig {
     pub sweep_every: Duration,
     /// After how long runs that wait for a limit are named by a row, so that a takeover need not read all that came after.
     pub park_after: Duration,
+    /// How long before a schedule's period [`crate::Invoke::expect`] is told of it; zero: never.
+    pub warm_before: Duration,
     /// When something counts as stuck.
     pub stuck: StuckConfig,
 }
@@ -56,6 +58,7 @@ impl Default for EngineConfig {
             poll_max: Duration::from_millis(250),
             sweep_every: Duration::from_secs(300),
             park_after: Duration::from_secs(30),
+            warm_before: Duration::from_secs(30),
             stuck: StuckConfig {
                 every: Duration::from_secs(30),
                 queued: Duration::from_secs(300),

@@ -49,6 +49,10 @@ impl From<Outcome> for Answer {
 pub trait Invoke: Send + Sync + 'static {
     /// Makes one call. Failure of the callee is an [`Outcome`], not an error.
     fn invoke(&self, call: Call) -> BoxFuture<'static, Answer>;
+
+    /// Periods of these schedules begin soon ([`crate::EngineConfig::warm_before`]): what makes their first calls quicker may
+    /// be done now. Returns at once; nothing depends on it, and it may be told of a period that is then skipped.
+    fn expect(&self, _schedules: Vec<String>) {}
 }
 
 type Handler = Arc<dyn Fn(Call) -> BoxFuture<'static, Answer> + Send + Sync>;

@@ -217,11 +217,15 @@ impl Loading {
             Some(p) => format!("{}/{}", p.schedule, tramline_store::rows::timestamp(p.due_at)),
             None => body.run_id.to_string(),
         };
-        let info = json!({
-            "id": body.run_id, "target": body.target, "kind": body.kind, "version": body.version,
-            "correlation_id": body.correlation_id, "source": body.source,
-            "queued_at": tramline_store::rows::timestamp(body.queued_at).to_string(),
-        });
+        // Only templates look at it, and a function has none.
+        let info = match &plan {
+            Plan::Function { .. } => Value::Null,
+            Plan::Workflow(_) => json!({
+                "id": body.run_id, "target": body.target, "kind": body.kind, "version": body.version,
+                "correlation_id": body.correlation_id, "source": body.source,
+                "queued_at": tramline_store::rows::timestamp(body.queued_at).to_string(),
+            }),
+        };
         let run = Run::new(body.run_id, plan, Arc::new(input), Arc::new(info), key);
         let run = match past {
             Some(past) => run.recover(past, unclean),

@@ -65,6 +65,19 @@ pub struct FunctionInfo {
     pub reason: Option<String>,
     /// Hash of its bundle.
     pub version: Option<String>,
+    /// The packages in its bundle, as they were resolved.
+    pub dependencies: Vec<Dependency>,
+}
+
+/// A package in a function's bundle.
+#[derive(Debug, Clone, Serialize)]
+pub struct Dependency {
+    /// `npm`, `jsr` or `url`.
+    pub registry: &'static str,
+    /// Its name there, or its address.
+    pub name: String,
+    /// Its version, or the hash of what the address gave.
+    pub version: String,
 }
 
 /// One line of a function's log.
@@ -124,6 +137,11 @@ pub struct Invocation {
 pub trait Functions: Send + Sync + 'static {
     /// Whether a function with this name is deployed, broken ones included. Called per request: cheap.
     fn exists(&self, name: &str) -> bool;
+
+    /// Bytes that a request's body may have, where the function has a limit of its own. Called per request: cheap.
+    fn body_max(&self, _name: &str) -> Option<u64> {
+        None
+    }
 
     /// Calls a function. The request's path is `/<name>/<rest>`. Both bodies stream; dropping the future or the
     /// answer's body aborts the call. A request for a WebSocket carries the client's `hyper::upgrade::OnUpgrade` in

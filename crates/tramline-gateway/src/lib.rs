@@ -43,7 +43,9 @@ pub use config::{
     Readiness,
 };
 pub use cors::{BadCors, BadOrigin, Cors, Origin};
-pub use functions::{CallContext, CallError, Followed, FunctionInfo, Functions, Invocation, LogLine};
+pub use functions::{
+    CallContext, CallError, Dependency, Followed, FunctionInfo, Functions, Invocation, LogLine,
+};
 pub use gate_store::{Delivery, GateStore, Kept, NewLink};
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};

@@ -50,7 +50,7 @@ pub fn find_deno(cache_dir: &Path) -> Result<PathBuf, DenoError> {
         .filter(|v| !v.is_empty())
         .map(PathBuf::from)
     {
-        return match version_of(&path) {
+        return match deno_version(&path) {
             Some(_) => Ok(path),
             None => Err(DenoError::Override {
                 path,
@@ -60,7 +60,7 @@ pub fn find_deno(cache_dir: &Path) -> Result<PathBuf, DenoError> {
     }
     let cached = cached_binary(cache_dir);
     on_path("deno")
-        .filter(|path| is_elf(path) && version_of(path).as_deref() == Some(DENO_VERSION))
+        .filter(|path| is_elf(path) && deno_version(path).as_deref() == Some(DENO_VERSION))
         .or_else(|| Some(cached).filter(|path| is_elf(path)))
         .ok_or_else(|| DenoError::Missing {
             cache_dir: cache_dir.to_owned(),
@@ -165,7 +165,7 @@ fn is_elf(path: &Path) -> bool {
 }
 
 /// What `<path> --version` says, if it is a Deno.
-fn version_of(path: &Path) -> Option<String> {
+pub fn deno_version(path: &Path) -> Option<String> {
     let output = Command::new(path)
         .arg("--version")
         .env_clear()

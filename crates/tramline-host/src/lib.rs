@@ -16,7 +16,8 @@ mod sandbox;
 mod types;
 mod worker;
 
-pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, find_deno, install_deno};
+pub use bundle::{Dependency, Registry};
+pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, deno_version, find_deno, install_deno};
 pub use host::{Host, HostStats};
 pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 
+use crate::bundle::Dependency;
 use crate::sandbox::{Egress, SandboxConfig};
 
 /// Error of a body: whatever its source says.
@@ -114,6 +116,8 @@ pub struct FunctionLimits {
     pub max_instances: Option<usize>,
     pub min_instances: Option<usize>,
     pub max_calls: Option<u64>,
+    /// MB of a request's body. Whoever passes requests on has a default, and refuses larger ones.
+    pub body_mb: Option<u64>,
 }
 
 impl Limits {
@@ -189,6 +193,8 @@ pub struct FunctionInfo {
     pub state: FunctionState,
     /// SHA-256 (hex) of the bundle that calls run.
     pub version: Option<String>,
+    /// The packages in that bundle, as they were resolved.
+    pub dependencies: Arc<Vec<Dependency>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -320,6 +320,26 @@ pub async fn periods(db: &Db, name: &str, limit: i64) -> Result<Vec<PeriodRow>, 
     Ok(rows.iter().map(period).collect())
 }
 
+/// The functions that runs of these schedules call first: the target itself, or what the first step of the workflow calls.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn first_functions(db: &Db, schedules: &[String]) -> Result<Vec<String>, StoreError> {
+    let client = db.get().await?;
+    let rows = client
+        .query(
+            "select distinct f.name from tramline.schedules s
+               left join lateral (select d.definition from tramline.workflow_definitions d
+                                   where d.name = s.target and d.status = 'published' order by d.version desc limit 1) w on true
+               join tramline.functions f on f.name = coalesce(w.definition -> 'steps' -> 0 ->> 'function', s.target)
+              where s.name = any ($1) order by 1",
+            &[&schedules],
+        )
+        .await
+        .map_err(|e| StoreError::query("first functions of schedules", e))?;
+    Ok(rows.iter().map(|r| r.get(0)).collect())
+}
+
 /// What is recorded of these periods.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod node;
 mod output;
 mod place;
 mod progress;
+mod scaffold;
 mod secret;
 mod serve;
 mod signals;
@@ -100,6 +101,7 @@ fn run(cli: Cli) -> Done {
 async fn dispatch(cli: Cli) -> Done {
     let global = &cli.global;
     match cli.command {
+        Command::Init { path } => scaffold::init(global, path.as_deref()),
         Command::Dev(args) => dev::dev(global, args).await,
         Command::Serve(args) => serve::serve(global, args).await,
         Command::Status => commands::status::status(global).await,

@@ -2,7 +2,7 @@
 //!
 //! [`Spec`] is what a person wrote, checked. [`Due`] answers when it is due. [`plan`] decides which periods are started
 //! and which are skipped, also after an outage. [`Line`] decides what happens when a run is due while an earlier one
-//! goes on. [`ClockWatch`] says when the database's clock is not to be believed. All of it is pure: the engine reads,
+//! goes on. [`Expected`] says which begin soon. [`ClockWatch`] says when the database's clock is not to be believed. All of it is pure: the engine reads,
 //! asks and records.
 //!
 //! The identity of a period is the schedule and the nominal due instant in UTC, never local text or "the last start
@@ -10,6 +10,7 @@
 
 mod calendar;
 mod due;
+mod expected;
 mod line;
 mod plan;
 mod read;
@@ -17,6 +18,7 @@ mod watch;
 
 pub use calendar::Calendar;
 pub use due::{Due, Patterns, SpecError, jitter};
+pub use expected::Expected;
 pub use line::{Arrival, Line, Verdict};
 pub use plan::{GRACE_MS, Period, Planning, Why, missed_in_a_pause, plan};
 pub use read::{Document, read, read_calendar};

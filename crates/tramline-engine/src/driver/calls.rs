@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tramline_core::Millis;
-use tramline_core::json::check_storable;
+use tramline_core::json::{check_storable, length_at_most};
 use tramline_core::machine::{self, Failure, Outcome};
 use tramline_store::shards::NodeLoad;
 use uuid::Uuid;
@@ -319,6 +319,9 @@ fn storable(outcome: Outcome) -> Outcome {
             "invalid_output",
             format!("the result cannot be stored: {problem}"),
         ));
+    }
+    if length_at_most(value) <= OUTPUT_MAX_BYTES {
+        return outcome;
     }
     let size = value.to_string().len();
     if size > OUTPUT_MAX_BYTES {

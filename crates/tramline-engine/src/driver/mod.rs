@@ -8,6 +8,7 @@ mod apply;
 mod calls;
 mod commands;
 mod commit;
+mod expected;
 mod explain;
 mod gate;
 mod intake;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use tramline_core::Millis;
 use tramline_core::limit::{Line, Rule};
 use tramline_core::machine::{Action, Run};
+use tramline_core::schedule::Expected;
 use tramline_store::discovery::{Command, Header};
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
@@ -75,7 +77,7 @@ pub(crate) struct Driver {
 pub(crate) struct State {
     clock: Clock,
     shards: HashMap<u16, Shard>,
-    entries: HashMap<Uuid, Entry>,
+    entries: HashMap<Uuid, Entry, foldhash::fast::RandomState>,
     ready: Line,
     limits: limits::Limits,
     straggle: park::Straggle,
@@ -85,13 +87,14 @@ pub(crate) struct State {
     /// Runs to be read for the sake of an event, whatever else waits.
     loads_wanted: Vec<LoadId>,
     /// Ids that ended or left memory, with the count of flushes then: a read that was under way may still name them.
-    gone: HashSet<Uuid>,
+    gone: HashSet<Uuid, foldhash::fast::RandomState>,
     gone_order: VecDeque<(u64, Uuid)>,
     commands_seen: HashSet<Uuid>,
     pending: VecDeque<Unit>,
     in_flight: Option<Vec<Unit>>,
     timers: timers::Timers,
     schedules: schedules::Schedules,
+    expected: Expected,
     tick_xmin: Option<u64>,
     trusted: bool,
     stopping: Option<(Instant, Option<oneshot::Sender<()>>)>,
@@ -243,7 +246,7 @@ impl State {
         Self {
             clock: Clock::new(now),
             shards: HashMap::new(),
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             ready: Line::default(),
             limits: limits::Limits::new(rules),
             straggle: park::Straggle::new(config.park_after),
@@ -251,13 +254,14 @@ impl State {
             calls: calls::Calls::new(&config.function_calls_max),
             loads_out: 0,
             loads_wanted: Vec::new(),
-            gone: HashSet::new(),
+            gone: HashSet::default(),
             gone_order: VecDeque::new(),
             commands_seen: HashSet::new(),
             pending: VecDeque::new(),
             in_flight: None,
             timers: timers::Timers::default(),
             schedules: schedules::Schedules::default(),
+            expected: Expected::new(Millis::try_from(config.warm_before.as_millis()).unwrap_or(Millis::MAX)),
             tick_xmin: None,
             trusted: true,
             stopping: None,
@@ -292,6 +296,7 @@ impl Driver {
                 self.show();
             }
             self.plan_periods();
+            self.tell_expected();
             self.pump_limits();
             self.make_waiting_calls();
             self.start_ready();
@@ -363,7 +368,10 @@ impl Driver {
             .state
             .schedules
             .next_look()
-            .filter(|_| self.state.trusted)
+            .into_iter()
+            .chain(self.state.expected.next_at())
+            .min()
+            .filter(|_| self.state.trusted && self.state.stopping.is_none())
             .map(|look| {
                 let wait = u64::try_from(look - self.state.clock.now()).unwrap_or(0);
                 Instant::now() + Duration::from_millis(wait)

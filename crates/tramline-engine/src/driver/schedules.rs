@@ -93,6 +93,13 @@ impl Schedules {
         self.begun.retain(elsewhere);
     }
 
+    /// Whether it is to be looked at again: it is neither paused nor over.
+    pub(super) fn goes_on(&self, name: &str) -> bool {
+        self.by_name
+            .get(name)
+            .is_some_and(|planned| planned.look.is_some())
+    }
+
     /// When the driver has to look at the next one.
     pub(super) fn next_look(&self) -> Option<Millis> {
         self.looks.first().map(|(at, _)| *at).filter(|_| !self.clock_held)
@@ -371,8 +378,13 @@ impl Driver {
         planned
             .prepared
             .retain(|(_, id)| self.state.schedules.unbegun.contains_key(id));
-        let look = due.next_after(planned.after).map(|at| at - LEAD_MS);
-        self.state.schedules.look_at(name, look);
+        let next = due.next_after(planned.after);
+        self.state.schedules.look_at(name, next.map(|at| at - LEAD_MS));
+        let starts = periods.iter().filter_map(|period| match period {
+            Period::Start { due_at, .. } => Some(*due_at),
+            Period::Skip { .. } => None,
+        });
+        self.state.expected.note(name, now, starts.chain(next));
         for period in periods {
             self.record_period(name, period);
         }

@@ -9,7 +9,7 @@ use tramline_core::schedule::{CatchUp, Overlap, Spec, When};
 use tramline_engine::{Call, Handlers, Outcome};
 use tramline_store::schedules::{self, NewSchedule};
 use tramline_store::{Db, calendars};
-use tramline_testkit::test_db;
+use tramline_testkit::{TestCluster, test_db};
 
 use crate::support::*;
 
@@ -191,6 +191,37 @@ async fn periods_missed_in_a_downtime_are_skipped_with_a_row_and_an_event() {
     )
     .await;
     engine.stop(Duration::from_secs(5)).await;
+}
+
+/// What was prepared before the outage is due in it, and the periods after that could not be prepared at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_what_is_prepared_leaves_no_period_without_a_row() {
+    let mut cluster = TestCluster::private().await;
+    let url = cluster.url("postgres");
+    tramline_store::migrate(&url).await.unwrap();
+    let store = register_at(&url, &["step"]).await;
+    schedules::store(&store, &every_second("tick")).await.unwrap();
+    let (handlers, mut calls) = recorded();
+    let node = engine(&url, "a", handlers).await;
+    let before = next(&mut calls).await.period.unwrap();
+    cluster.stop_immediate().await;
+    // Time itself is what this is about: the node plans ten seconds ahead.
+    let last = before + 14_000;
+    while jiff::Timestamp::now().as_millisecond() < last {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.start().await;
+    while next(&mut calls).await.period.unwrap() < last {}
+    let client = tramline_testkit::connect(&url).await;
+    let silent = format!(
+        "select count(*) from generate_series({before}, {last}, 1000) due
+          where (select count(*) from ops.schedule_periods p where p.schedule = 'tick' and extract(epoch from p.due_at) * 1000 = due
+                    and (p.outcome = 'started' or p.outcome = 'skipped' and p.reason is not null)) <> 1"
+    );
+    until_count(&client, &silent, 0).await;
+    let doubled = "select count(*) from (select from ops.runs where source = 'schedule:tick' group by metadata ->> 'period' having count(*) > 1) q";
+    until_count(&client, doubled, 0).await;
+    node.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -543,5 +574,55 @@ async fn ten_thousand_schedules_that_are_due_at_once_all_fire_once() {
     )
     .await;
     assert_eq!(engine.stats().missed, 0);
+    engine.stop(Duration::from_secs(5)).await;
+}
+
+/// Does no work; tells the test which schedules it was told of.
+struct Expecting(mpsc::UnboundedSender<Vec<String>>);
+
+impl tramline_engine::Invoke for Expecting {
+    fn invoke(&self, _: Call) -> futures_util::future::BoxFuture<'static, tramline_engine::Answer> {
+        Box::pin(async { Outcome::Completed(json!({})).into() })
+    }
+
+    fn expect(&self, schedules: Vec<String>) {
+        let _ = self.0.send(schedules);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_is_due_soon_is_told_ahead_of_its_period() {
+    const HOUR_MS: i64 = 3_600_000;
+    let db = test_db().await;
+    let store = register(&db, &["step"]).await;
+    let client = db.connect().await;
+    let due_in = async |name: &str, ahead_ms: i64, paused: bool| {
+        let now: jiff::Timestamp = client.query_one("select now()", &[]).await.unwrap().get(0);
+        let when = When::Every {
+            step_ms: HOUR_MS,
+            anchor: Some(now.as_millisecond() + ahead_ms - HOUR_MS),
+        };
+        let mut schedule = of(name, Spec::of(when, "UTC"));
+        schedule.paused = Some(paused);
+        schedules::store(&store, &schedule).await.unwrap();
+    };
+    // farther than periods are prepared ahead, so nothing else has looked at it yet
+    due_in("soon", 60_000, false).await;
+    due_in("paused", 60_000, true).await;
+    due_in("later", 1_800_000, false).await;
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let config = tramline_engine::EngineConfig {
+        warm_before: Duration::from_secs(120),
+        ..config("a")
+    };
+    let engine = engine_with(db.url(), config, Expecting(told)).await;
+    let next = tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap();
+    assert_eq!(next.unwrap(), ["soon"]);
+    let periods = schedules::periods(&store, "soon", 10).await.unwrap();
+    assert!(periods.is_empty(), "{periods:?}");
+    // a change of the other one brings it near; the first is not told again
+    due_in("later", 90_000, false).await;
+    let next = tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap();
+    assert_eq!(next.unwrap(), ["later"]);
     engine.stop(Duration::from_secs(5)).await;
 }

@@ -36,7 +36,11 @@ pub async fn engine_with(url: &str, config: EngineConfig, invoke: impl Invoke) -
 }
 
 pub async fn register(db: &TestDb, names: &[&str]) -> Db {
-    let store = Db::new(db.url(), 4).unwrap();
+    register_at(db.url(), names).await
+}
+
+pub async fn register_at(url: &str, names: &[&str]) -> Db {
+    let store = Db::new(url, 4).unwrap();
     let functions: Vec<_> = names
         .iter()
         .map(|name| FunctionRow {

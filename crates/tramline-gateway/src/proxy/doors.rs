@@ -32,7 +32,7 @@ pub(super) async fn webhook(
     };
     let now_s = jiff::Timestamp::now().as_second();
     let announced = rule.announce(request.headers(), now_s).map_err(refuse)?;
-    let bytes_max = shared.limits.function_body_max.min(WEBHOOK_BODY_MAX);
+    let bytes_max = super::body_max(shared, function).min(WEBHOOK_BODY_MAX);
     if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
         return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
     }

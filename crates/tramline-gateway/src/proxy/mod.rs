@@ -109,6 +109,12 @@ fn health() -> Response<Body> {
     response
 }
 
+/// Bytes that a request's body may have.
+fn body_max(shared: &Shared, function: &str) -> u64 {
+    let own = shared.functions.body_max(function);
+    own.unwrap_or(shared.limits.function_body_max)
+}
+
 /// Passes a request through its function's guard.
 async fn call(
     shared: &Shared,
@@ -118,7 +124,7 @@ async fn call(
     mut request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<Response<Body>, Fault> {
-    let bytes_max = shared.limits.function_body_max;
+    let bytes_max = body_max(shared, name);
     // Preflights carry no credentials; the function answers them.
     let auth = (request.method() != Method::OPTIONS).then_some(guard.auth);
     let mut caller = None;

@@ -137,6 +137,7 @@ impl Functions for ScriptedFunctions {
                 state: "ready",
                 reason: None,
                 version: Some("abc".into()),
+                dependencies: Vec::new(),
             })
             .collect()
     }

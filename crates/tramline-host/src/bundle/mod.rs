@@ -6,33 +6,29 @@
 
 mod glob;
 mod importmap;
+mod manifest;
 mod plan;
 mod rewrite;
 mod run;
 mod scan;
+mod shelf;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::sandbox::Sandbox;
 use crate::types::FunctionSpec;
+pub use manifest::{Dependency, Registry};
 use plan::Plan;
+use shelf::{find, place, private_folder, store};
 
 /// More at a time would only compete for the processors.
 const BUNDLES_AT_ONCE: usize = 2;
-/// As on Supabase.
-const BUNDLE_MAX_BYTES: u64 = 20 << 20;
-/// Hexadecimal digits of 128 random bits.
-const TOKEN_LEN: usize = 32;
-const MAP_COMMENT: &[u8] = b"//# sourceMappingURL=";
-/// Older bundles of a function that are kept: running instances may still load parts of them.
-const KEPT_VERSIONS: usize = 5;
 
 /// Why a function has no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +67,13 @@ pub enum BundleError {
         file: PathBuf,
         output: String,
     },
+    #[error("the import {specifier:?} in {} cannot be resolved: the npm registry has no {package}, or cannot be reached from here\n{output}", file.display())]
+    Package {
+        specifier: String,
+        package: String,
+        file: PathBuf,
+        output: String,
+    },
 }
 
 impl BundleError {
@@ -94,6 +97,8 @@ pub struct Bundle {
     pub has_static_files: bool,
     /// The files it is made of, as they lie in the project.
     pub sources: Arc<BTreeSet<PathBuf>>,
+    /// The packages in it, as they were resolved.
+    pub dependencies: Arc<Vec<Dependency>>,
 }
 
 /// Makes and finds bundles.
@@ -225,131 +230,5 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(BundleError::Deno {
             output: format!("the bundling task ended: {error}"),
         }),
-    }
-}
-
-/// The folder of a function's bundles, with a name that nobody can guess. A generic worker may read every bundle that it
-/// knows the name of, and a function with static files goes on to do so; the folder above cannot be listed.
-fn private_folder(folder: &Path) -> Result<PathBuf, BundleError> {
-    let failed = |source| BundleError::Write {
-        path: folder.to_owned(),
-        source,
-    };
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    let is_token = |name: &str| name.len() == TOKEN_LEN && name.bytes().all(|b| b.is_ascii_hexdigit());
-    let found = std::fs::read_dir(folder)
-        .map_err(failed)?
-        .flatten()
-        .find(|entry| entry.file_name().to_str().is_some_and(is_token));
-    let token = found.map_or_else(
-        || format!("{:032x}", rand::random::<u128>()).into(),
-        |e| e.file_name(),
-    );
-    let private = folder.join(token);
-    std::fs::create_dir_all(&private).map_err(failed)?;
-    Ok(private)
-}
-
-/// The file that says which bundle belongs to these inputs.
-fn index(folder: &Path, plan: &Plan) -> PathBuf {
-    folder.join(format!("{}.inputs", plan.key))
-}
-
-fn find(folder: &Path, plan: &Plan) -> Option<Bundle> {
-    let sha256 = std::fs::read_to_string(index(folder, plan)).ok()?;
-    let bundle = place(folder, plan, sha256.trim());
-    bundle.entry.is_file().then_some(bundle)
-}
-
-/// Where a bundle lies. With static files it gets a folder of its own that mirrors the project.
-fn place(folder: &Path, plan: &Plan, sha256: &str) -> Bundle {
-    let has_static_files = !plan.static_files.is_empty();
-    let entry = if has_static_files {
-        folder
-            .join(format!("{}-{}", sha256, &plan.key[..16]))
-            .join(plan.entry.with_extension("js"))
-    } else {
-        folder.join(format!("{sha256}.js"))
-    };
-    Bundle {
-        entry,
-        sha256: sha256.to_owned(),
-        has_static_files,
-        sources: Arc::clone(&plan.sources),
-    }
-}
-
-fn store(folder: &Path, plan: &Plan, made: &Path) -> Result<Bundle, BundleError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BundleError::Write { path, source }
-    };
-    let mut text = std::fs::read(made).map_err(failed(made))?;
-    let map = made.with_extension("js.map");
-    if map.is_file()
-        && let Some(at) = text
-            .windows(MAP_COMMENT.len())
-            .rposition(|window| window == MAP_COMMENT)
-    {
-        text.truncate(at);
-    }
-    if text.len() as u64 > BUNDLE_MAX_BYTES {
-        return Err(BundleError::TooBig {
-            what: "the bundle's bytes",
-            max_mb: BUNDLE_MAX_BYTES >> 20,
-        });
-    }
-    let bundle = place(folder, plan, &hex::encode(Sha256::digest(&text)));
-    let parent = bundle.entry.parent().unwrap_or(folder);
-    std::fs::create_dir_all(parent).map_err(failed(parent))?;
-    if bundle.has_static_files {
-        let root = parent
-            .ancestors()
-            .nth(plan.entry.components().count() - 1)
-            .unwrap_or(parent)
-            .to_owned();
-        for (path, bytes) in &plan.static_files {
-            let target = root.join(path);
-            let folder = target.parent().unwrap_or(&root);
-            std::fs::create_dir_all(folder).map_err(failed(folder))?;
-            std::fs::write(&target, bytes).map_err(failed(&target))?;
-        }
-    }
-    if map.is_file() {
-        let kept = bundle.entry.with_extension("js.map");
-        text.extend_from_slice(MAP_COMMENT);
-        text.extend_from_slice(kept.file_name().unwrap_or_default().as_encoded_bytes());
-        text.push(b'\n');
-        std::fs::rename(&map, &kept).map_err(failed(&kept))?;
-    }
-    std::fs::write(made, &text).map_err(failed(made))?;
-    std::fs::rename(made, &bundle.entry).map_err(failed(&bundle.entry))?;
-    forget_old(folder);
-    // last: whoever finds it finds a complete bundle
-    let index = index(folder, plan);
-    let fresh = index.with_extension("tmp");
-    std::fs::write(&fresh, &bundle.sha256).map_err(failed(&fresh))?;
-    std::fs::rename(&fresh, &index).map_err(failed(&index))?;
-    Ok(bundle)
-}
-
-/// Removes all but the newest versions.
-fn forget_old(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    let mut versions: Vec<_> = entries
-        .flatten()
-        .filter(|entry| entry.path().extension().is_none_or(|extension| extension == "js"))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    versions.sort();
-    let surplus = versions.len().saturating_sub(KEPT_VERSIONS);
-    for (_, path) in versions.drain(..surplus) {
-        let _ = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
     }
 }

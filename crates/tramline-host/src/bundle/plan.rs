@@ -13,7 +13,7 @@ use crate::deno::DENO_VERSION;
 use crate::types::FunctionSpec;
 
 /// Raise when the way bundles are made changes: older bundles are then made anew.
-const BUNDLER_REVISION: &str = "2";
+const BUNDLER_REVISION: &str = "3";
 /// Source files of one function; more is a mistaken import of a whole tree.
 const FILES_MAX: usize = 5_000;
 /// Bytes of source files and static files of one function.
@@ -34,10 +34,17 @@ pub struct Plan {
     pub npmrc: Option<Vec<u8>>,
     /// Absolute paths of all files that were read.
     pub sources: Arc<BTreeSet<PathBuf>>,
-    /// Imports that Deno fetches itself, each with the file that names it.
-    pub remote: BTreeMap<String, PathBuf>,
+    /// Imports that Deno fetches, as it sees them, each with who wants it.
+    pub remote: BTreeMap<String, Origin>,
     /// SHA-256 (hex) over all of it.
     pub key: String,
+}
+
+/// An import as it stands in a source.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub specifier: String,
+    pub file: PathBuf,
 }
 
 impl Plan {
@@ -81,9 +88,21 @@ impl Plan {
                     specifier: specifier.clone(),
                 };
                 let target = map.resolve(&specifier, &file).ok_or_else(outside)?;
+                let mut fetch = |value: &str| {
+                    if ["http:", "https:", "jsr:", "npm:"]
+                        .iter()
+                        .any(|s| value.starts_with(s))
+                    {
+                        remote.entry(value.to_owned()).or_insert_with(|| Origin {
+                            specifier: specifier.clone(),
+                            file: project.join(&file),
+                        });
+                    }
+                };
                 let direct = specifier.starts_with("./") || specifier.starts_with("../");
                 match alias_of(&target) {
                     Some(alias) if !direct => {
+                        fetch(&alias);
                         aliases.insert(specifier.clone(), alias);
                     }
                     Some(_) => {}
@@ -92,9 +111,7 @@ impl Plan {
                         if *value != specifier {
                             aliases.insert(specifier.clone(), value.clone());
                         }
-                        if value.starts_with("http") || value.starts_with("jsr:") {
-                            remote.entry(value.clone()).or_insert_with(|| project.join(&file));
-                        }
+                        fetch(value);
                     }
                 }
                 if let Target::File(path) = target

@@ -7,13 +7,16 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 use super::importmap::SHIM_FOLDER;
-use super::plan::Plan;
+use super::manifest::{self, Dependency};
+use super::plan::{Origin, Plan};
 use super::rewrite::SHIMS;
 use super::{BundleError, Bundler};
 use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
 use crate::sandbox::{Files, Jail, Tcp};
 
 const CONFIG: &str = "tramline.deno.json";
+/// Where Deno writes down which packages it has taken.
+const LOCK: &str = "tramline.deno.lock";
 /// What is kept of the bundler's words.
 const OUTPUT_MAX_BYTES: usize = 16 << 10;
 const OPEN_FILES: u64 = 4_096;
@@ -87,7 +90,14 @@ fn registries() -> String {
         .collect()
 }
 
-/// Makes the bundle and returns the file. `depth` is how many folders below the project it will lie.
+/// What came out.
+#[derive(Debug)]
+pub struct Made {
+    pub file: PathBuf,
+    pub dependencies: Vec<Dependency>,
+}
+
+/// Makes the bundle. `depth` is how many folders below the project it will lie.
 ///
 /// The source map names its sources relative to the bundle. So the bundle is made just as deep in the copy as it will
 /// lie in the project: then the names lead to the user's own files, wherever the project is.
@@ -96,11 +106,13 @@ pub async fn run(
     plan: &Plan,
     stage: &Path,
     depth: Option<usize>,
-) -> Result<PathBuf, BundleError> {
+) -> Result<Made, BundleError> {
     let mut out: PathBuf = stage.to_owned();
     out.extend(std::iter::repeat_n("out", depth.unwrap_or(1)));
     out.push("bundle.js");
-    let args = ["bundle", "--quiet", "--no-lock", "--config", CONFIG, "--output"];
+    let args = [
+        "bundle", "--quiet", "--lock", LOCK, "--config", CONFIG, "--output",
+    ];
     let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
     if depth.is_some() {
         // read by Deno only when an error's stack is shown, so it costs a start nothing
@@ -135,7 +147,10 @@ pub async fn run(
         }
     };
     if exit == ExitReason::Code(0) && out.is_file() {
-        return Ok(out);
+        return Ok(Made {
+            file: out,
+            dependencies: manifest::of_lock(&stage.join(LOCK)),
+        });
     }
     let words = readable(&format!("{stdout}{stderr}"), stage, &bundler.project);
     let words = if words.is_empty() {
@@ -143,19 +158,45 @@ pub async fn run(
     } else {
         words
     };
+    Err(not_fetched(plan, &words).unwrap_or(BundleError::Deno { output: words }))
+}
+
+/// The import that could not be got, if that is what the words say.
+fn not_fetched(plan: &Plan, words: &str) -> Option<BundleError> {
+    let output = words.to_owned();
+    let constraint = words
+        .split_once("Could not find constraint '")
+        .and_then(|(_, rest)| rest.split_once('\''));
+    if let Some((package, _)) = constraint {
+        let npm = format!("npm:{package}");
+        let (_, origin) = plan.remote.iter().find(|(value, _)| is_package(value, &npm))?;
+        let Origin { specifier, file } = origin.clone();
+        return Some(BundleError::Package {
+            specifier,
+            package: package.to_owned(),
+            file,
+            output,
+        });
+    }
     // Deno names the module it could not get, sometimes only by its host
-    let fetch = plan
+    let fetched = |value: &str| !value.starts_with("npm:");
+    let (_, origin) = plan
         .remote
         .iter()
-        .find(|(specifier, _)| words.contains(specifier.as_str()) || names_host(&words, specifier));
-    Err(match fetch {
-        Some((specifier, file)) => BundleError::Fetch {
-            specifier: specifier.clone(),
-            file: file.clone(),
-            output: words,
-        },
-        None => BundleError::Deno { output: words },
+        .find(|(value, _)| fetched(value) && (words.contains(value.as_str()) || names_host(words, value)))?;
+    let Origin { specifier, file } = origin.clone();
+    Some(BundleError::Fetch {
+        specifier,
+        file,
+        output,
     })
+}
+
+/// Whether an import is of this package (`npm:name@range`), whatever it takes out of it.
+fn is_package(import: &str, package: &str) -> bool {
+    let rest = import.strip_prefix(package);
+    let rest = rest.or_else(|| import.strip_prefix(package.strip_suffix("@*")?));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The bundler reads whatever a static import names, as text if it is told so: it sees the copy and its own cache only.
@@ -227,5 +268,7 @@ fn readable(words: &str, stage: &Path, project: &Path) -> String {
     let words = words
         .replace(&format!("file://{stage}"), &project)
         .replace(&stage, &project);
+    // what follows is about Deno itself
+    let words = words.split("\nStack backtrace:").next().unwrap_or_default();
     words.trim().to_owned()
 }

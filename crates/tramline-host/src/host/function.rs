@@ -98,6 +98,11 @@ impl Function {
             name: self.spec.name.clone(),
             state: status.state.clone(),
             version: status.bundle.as_ref().map(|bundle| bundle.sha256.clone()),
+            dependencies: status
+                .bundle
+                .as_ref()
+                .map(|bundle| Arc::clone(&bundle.dependencies))
+                .unwrap_or_default(),
         }
     }
 

@@ -237,6 +237,11 @@ impl Host {
         self.inner.function(name)?.spec.limits.wall_ms
     }
 
+    /// Bytes that a request's body may have, where the function has a limit of its own.
+    pub fn body_max(&self, name: &str) -> Option<u64> {
+        Some(self.inner.function(name)?.spec.limits.body_mb? << 20)
+    }
+
     /// Starts an instance of a function if it has none, ahead of a call that is known to come (scheduled work). Returns
     /// when it can take calls.
     pub async fn warm(&self, name: &str) -> Result<(), CallError> {

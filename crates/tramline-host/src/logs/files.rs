@@ -17,6 +17,8 @@ use crate::types::LogLine;
 
 /// A file is renamed to `<fn>.log.1` at this size: enough for days of normal output, small enough to open.
 const FILE_MAX_BYTES: u64 = 5 << 20;
+/// Files kept open: as many functions as write at a time, not as many as there have ever been.
+const OPEN_MAX: usize = 64;
 /// Entries that may wait for the disk.
 const QUEUE_ENTRIES: usize = 4_096;
 
@@ -73,6 +75,9 @@ fn run(folder: &Path, jobs: &Receiver<Job>) {
                 let written = match open.get_mut(&line.function) {
                     Some(file) => file.write(&line),
                     None => LogFile::open(folder, &line.function).and_then(|mut file| {
+                        if open.len() >= OPEN_MAX {
+                            open.clear();
+                        }
                         let written = file.write(&line);
                         open.insert(line.function.clone(), file);
                         written

@@ -12,6 +12,7 @@ mod dead_letters;
 mod discovery;
 mod enqueue;
 mod enqueue_one;
+mod enqueue_plain;
 mod external;
 mod flush;
 mod flush_races;

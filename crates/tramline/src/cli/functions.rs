@@ -12,8 +12,18 @@ The body of the answer goes to standard output, its status to standard error.";
 
 #[derive(Debug, Subcommand)]
 pub enum FunctionCommand {
+    /// Make a new function: its folder, README, .env.example and block in supabase/config.toml
+    New {
+        /// Name of the function
+        name: String,
+    },
     /// List the functions with their guard and state
     List,
+    /// Show one function: guard, state, version and the packages in it
+    Show {
+        /// Name of the function
+        name: String,
+    },
     /// Call a function through the gateway
     #[command(after_help = INVOKE_EXAMPLES)]
     Invoke(InvokeArgs),

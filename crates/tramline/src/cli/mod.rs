@@ -79,6 +79,12 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make the files of a new project: settings, functions' folder, a test script and a workflow for GitHub Actions
+    #[command(after_help = "Files that exist stay as they are.")]
+    Init {
+        /// Its folder; the current one when not given
+        path: Option<PathBuf>,
+    },
     /// Run a project here: Postgres, functions, workflows, schedules and the gateway in one process
     Dev(DevArgs),
     /// Run a node of a production installation on your own Postgres

@@ -15,9 +15,14 @@ use crate::exit::{Done, Exit, Failure};
 use crate::output;
 
 pub async fn function(global: &Global, command: FunctionCommand) -> Done {
+    if let FunctionCommand::New { name } = &command {
+        return crate::scaffold::new_function(global, name);
+    }
     let client = Client::find(global)?;
     match command {
+        FunctionCommand::New { .. } => Ok(()),
         FunctionCommand::List => list(global, &client).await,
+        FunctionCommand::Show { name } => show(global, &client, &name).await,
         FunctionCommand::Invoke(args) => invoke(global, &client, args).await,
         FunctionCommand::Logs(args) => logs(global, &client, args).await,
     }
@@ -49,6 +54,36 @@ async fn list(global: &Global, client: &Client) -> Done {
         rows,
         "no functions; put them into supabase/functions/",
     );
+    Ok(())
+}
+
+async fn show(global: &Global, client: &Client, name: &str) -> Done {
+    let functions = client.get("/functions").await?;
+    let all = functions.as_array().map(Vec::as_slice).unwrap_or_default();
+    let function = all
+        .iter()
+        .find(|function| function["name"] == name)
+        .ok_or_else(|| Failure::new(Exit::NotFound, format!("no function {name:?}")))?;
+    if global.json {
+        output::json(function);
+        return Ok(());
+    }
+    let known = ["auth", "state", "version", "reason"].into_iter();
+    let facts: Vec<(&str, String)> = known
+        .filter(|key| !function[key].is_null())
+        .map(|key| (key, output::cell(&function[key])))
+        .collect();
+    output::pairs(&[vec![("function", name.to_owned())], facts].concat());
+    output::line("");
+    let packages = function["dependencies"].as_array().into_iter().flatten();
+    let rows = packages
+        .map(|package| {
+            ["registry", "name", "version"]
+                .map(|key| output::cell(&package[key]))
+                .to_vec()
+        })
+        .collect();
+    output::table(&["from", "package", "version"], rows, "no packages in its bundle");
     Ok(())
 }
 

@@ -37,6 +37,7 @@ pub struct HostSettings {
     pub boot_seconds: Option<u64>,
     pub bundle_seconds: Option<u64>,
     pub spare_workers: Option<u64>,
+    pub prestart: Option<u64>,
 }
 
 pub(super) fn read(section: &Section<'_>) -> HostSettings {
@@ -57,6 +58,7 @@ pub(super) fn read(section: &Section<'_>) -> HostSettings {
         boot_seconds: section.number("boot_seconds", 1..=600),
         bundle_seconds: section.number("bundle_seconds", 1..=3_600),
         spare_workers: section.number("spare_workers", 0..=64),
+        prestart: section.number("prestart", 0..=10_000),
     };
     section.finish();
     settings
@@ -83,5 +85,6 @@ pub(super) fn read_function_limits(block: &Section<'_>) -> FunctionLimits {
             .number("min_instances", MIN_INSTANCES)
             .and_then(|min| usize::try_from(min).ok()),
         max_calls: block.number("max_calls", CALLS),
+        body_mb: block.number("max_body_mb", 1..=super::BODY_MB_MAX),
     }
 }

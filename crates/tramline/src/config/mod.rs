@@ -36,6 +36,8 @@ const BODY_MB_MAX: u64 = 1_024;
 const ANSWER_SECONDS_MAX: u64 = 3_600;
 /// Longest threshold of what is stuck: a week, after which nobody waits for the news.
 const STUCK_SECONDS_MAX: u64 = 7 * 86_400;
+/// An instance that nobody calls would have ended before.
+const WARM_SECONDS_MAX: u64 = 1_800;
 /// Longest lease; a killed node is replaced only after it.
 const LEASE_SECONDS_MAX: u64 = 300;
 
@@ -112,6 +114,7 @@ pub struct EngineSettings {
     pub stuck_overdue_seconds: Option<u64>,
     /// A request that is unanswered for longer is stuck.
     pub stuck_request_seconds: Option<u64>,
+    pub warm_before_seconds: Option<u64>,
 }
 
 /// `[postgres]`, the embedded one.
@@ -282,6 +285,7 @@ fn read_engine(section: &Section<'_>) -> EngineSettings {
         max_calls: section.number("max_calls", 1..=100_000),
         function_timeout_seconds: section.number("function_timeout_seconds", 1..=ANSWER_SECONDS_MAX),
         poll_ms: section.number("poll_ms", 1..=60_000),
+        warm_before_seconds: section.number("warm_before_seconds", 0..=WARM_SECONDS_MAX),
         stuck_queued_seconds: section.number("stuck_queued_seconds", 1..=STUCK_SECONDS_MAX),
         stuck_overdue_seconds: section.number("stuck_overdue_seconds", 1..=STUCK_SECONDS_MAX),
         stuck_request_seconds: section.number("stuck_request_seconds", 1..=STUCK_SECONDS_MAX),

@@ -93,6 +93,23 @@ fn the_environment_stands_over_the_file() {
 }
 
 #[test]
+fn a_functions_own_body_and_the_time_to_warm_up_are_read() {
+    let config = parse(
+        "[functions.a]\nmax_body_mb = 5\n[engine]\nwarm_before_seconds = 0\n[host]\nprestart = 0\n",
+        &[],
+    )
+    .unwrap();
+    assert_eq!(config.functions["a"].limits.body_mb, Some(5));
+    assert_eq!(config.engine.warm_before_seconds, Some(0));
+    assert_eq!(config.host.prestart, Some(0));
+    let found = problems(
+        "[functions.a]\nmax_body_mb = 5000\n[engine]\nwarm_before_seconds = 9999\n",
+        &[],
+    );
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
 fn broken_toml_has_its_line() {
     let found = problems("[gateway]\nmax_body_mb = \n", &[]);
     assert!(found[0].starts_with("tramline.toml:2: "), "{found:?}");

@@ -45,6 +45,12 @@ pub async fn dev(global: &Global, args: DevArgs) -> Done {
     setup.config.gateway.for_dev();
     if args.strict {
         setup.refuse_undeclared()?;
+        if let Some(problem) = crate::deno::pin_problem(&dir, &env) {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("failed to start with --strict: {problem}"),
+            ));
+        }
     }
     if let Some(function) = &args.inspect {
         setup.inspect(function)?;

@@ -8,9 +8,10 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, Response};
 use tokio::sync::broadcast::error::RecvError;
 use tramline_gateway::{
-    Body, CallContext, CallError, CallOrigin, CallTokens, Followed, FunctionInfo, Functions, LogLine,
+    Body, CallContext, CallError, CallOrigin, CallTokens, Dependency, Followed, FunctionInfo, Functions,
+    LogLine,
 };
-use tramline_host::{FunctionState, Host};
+use tramline_host::{FunctionState, Host, Registry};
 
 /// Adapts the host to the gateway's trait.
 pub struct HostedFunctions {
@@ -27,6 +28,10 @@ impl HostedFunctions {
 impl Functions for HostedFunctions {
     fn exists(&self, name: &str) -> bool {
         self.host.exists(name)
+    }
+
+    fn body_max(&self, name: &str) -> Option<u64> {
+        self.host.body_max(name)
     }
 
     fn call(
@@ -91,6 +96,19 @@ fn info(info: tramline_host::FunctionInfo) -> FunctionInfo {
         state,
         reason,
         version: info.version,
+        dependencies: info.dependencies.iter().map(dependency).collect(),
+    }
+}
+
+fn dependency(dependency: &tramline_host::Dependency) -> Dependency {
+    Dependency {
+        registry: match dependency.registry {
+            Registry::Npm => "npm",
+            Registry::Jsr => "jsr",
+            Registry::Url => "url",
+        },
+        name: dependency.name.clone(),
+        version: dependency.version.clone(),
     }
 }
 

@@ -138,6 +138,7 @@ impl Node {
             cron_secret.clone(),
             service_token,
             call_tokens.clone(),
+            self.db.clone(),
         );
         if config.engine {
             let mut engine = settings::engine(&setup.config.engine, &config.name);

@@ -50,7 +50,8 @@ impl Setup {
         let project = Project::discover(dir, env).or_exit(Exit::Usage)?;
         let keys = LocalKeys::from_config(&project.config.auth).or_exit(Exit::Usage)?;
         refuse_unknown_functions(&project, &config)?;
-        let warnings = project.warnings.iter().map(ToString::to_string).collect();
+        let warnings = project.warnings.iter().map(ToString::to_string);
+        let warnings = warnings.chain(crate::deno::pin_problem(dir, env)).collect();
         Ok(Self {
             project,
             config,

@@ -52,6 +52,10 @@ pub(super) fn engine(settings: &EngineSettings, name: &str) -> EngineConfig {
         settings.function_timeout_seconds.map(Duration::from_secs),
     );
     set(&mut config.poll_max, settings.poll_ms.map(Duration::from_millis));
+    set(
+        &mut config.warm_before,
+        settings.warm_before_seconds.map(Duration::from_secs),
+    );
     let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
     set(&mut config.stuck.queued, seconds(settings.stuck_queued_seconds));
     set(&mut config.stuck.overdue, seconds(settings.stuck_overdue_seconds));
@@ -130,6 +134,7 @@ pub(super) fn host(settings: &HostSettings) -> tramline_host::Limits {
         &mut limits.bundle_ms,
         settings.bundle_seconds.map(|seconds| seconds * 1_000),
     );
+    set(&mut limits.prestart, count(settings.prestart));
     set(
         &mut limits.spare_workers,
         settings

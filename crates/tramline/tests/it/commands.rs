@@ -8,6 +8,7 @@ use crate::support::{Project, finish, say, tramline};
 fn help_names_every_command_and_shows_examples() {
     let said = say("/".as_ref(), &["--help"]).ended(0);
     for name in [
+        "init",
         "dev",
         "serve",
         "status",

@@ -5,7 +5,9 @@
 mod commands;
 mod crm;
 mod dev;
+mod functions;
 mod operations;
+mod scaffold;
 mod serve;
 mod settings;
 mod starts;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tramline_core::json::check_storable;
 use tramline_engine::{Failure, Outcome};
 use tramline_gateway::Body;
+use tramline_host::{AnswerCut, BoxError};
 
 /// Largest answer that is kept with a step; larger results belong into storage, with their address in the answer.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -25,7 +26,7 @@ pub(super) async fn outcome(response: Response<Body>) -> Outcome {
             Ok(Ok(data)) => bytes.extend_from_slice(&data),
             // trailers tell nothing about the result
             Ok(Err(_)) => {}
-            Err(error) => return failed("worker_error", format!("the answer ended early: {error}")),
+            Err(error) => return failed(code_of_cut(&error), format!("the answer ended early: {error}")),
         }
         if bytes.len() > ANSWER_BYTES_MAX {
             return failed(
@@ -42,6 +43,16 @@ pub(super) async fn outcome(response: Response<Body>) -> Outcome {
             ..failure
         }),
         completed => completed,
+    }
+}
+
+/// Why the answer broke off, in the words of the ledger: the same as for a call that got no answer.
+fn code_of_cut(error: &BoxError) -> &'static str {
+    match error.downcast_ref::<AnswerCut>() {
+        Some(AnswerCut::Time) => "timeout",
+        Some(AnswerCut::Size) => "answer_too_large",
+        Some(AnswerCut::Limit { .. }) => "worker_limit",
+        Some(AnswerCut::WorkerError { .. } | AnswerCut::Function { .. }) | None => "worker_error",
     }
 }
 
@@ -229,6 +240,21 @@ mod tests {
             failure(of(503, "{}")).message,
             "the function answered 503 Service Unavailable"
         );
+    }
+
+    #[test]
+    fn half_an_answer_says_why_it_is_no_more() {
+        let code = |cut: AnswerCut| code_of_cut(&cut.into());
+        let message = String::new;
+        assert_eq!(code(AnswerCut::Time), "timeout");
+        assert_eq!(code(AnswerCut::Size), "answer_too_large");
+        assert_eq!(code(AnswerCut::Limit { message: message() }), "worker_limit");
+        assert_eq!(
+            code(AnswerCut::WorkerError { message: message() }),
+            "worker_error"
+        );
+        assert_eq!(code(AnswerCut::Function { message: message() }), "worker_error");
+        assert_eq!(code_of_cut(&"the connection broke".into()), "worker_error");
     }
 
     #[test]

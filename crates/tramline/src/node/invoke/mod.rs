@@ -1,6 +1,7 @@
 //! The host as the engine sees it: one attempt of a step is one HTTP request to a function.
 
 mod answer;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use tramline_engine::{Answer, Call, Failure, Invoke, Outcome};
 use tramline_gateway::{CallOrigin, CallTokens, GuardAuth, Secret, full};
 use tramline_host::{CallContext, CallError, Host};
+use tramline_store::Db;
 use uuid::Uuid;
 
 use super::guards::SharedGuards;
@@ -34,6 +36,7 @@ pub struct HostInvoker {
     cron_secret: Secret,
     service_role_token: Secret,
     call_tokens: Arc<CallTokens>,
+    warm: warm::Warmer,
 }
 
 impl HostInvoker {
@@ -43,8 +46,10 @@ impl HostInvoker {
         cron_secret: Secret,
         service_role_token: Secret,
         call_tokens: Arc<CallTokens>,
+        db: Db,
     ) -> Self {
         Self {
+            warm: warm::Warmer::start(host.clone(), db),
             host,
             guards,
             cron_secret,
@@ -117,6 +122,10 @@ impl Invoke for HostInvoker {
             }
         }
         .boxed()
+    }
+
+    fn expect(&self, schedules: Vec<String>) {
+        self.warm.expect(schedules);
     }
 }
 

@@ -1,0 +1,118 @@
+//! The short way of a plain batch says and stores what the long way does. Empty options instead of none make a batch take the long way.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::*;
+
+const CALL: &str = "select jsonb_agg(to_jsonb(m) order by m.ord) from tramline.enqueue_many($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::jsonb[]) m";
+
+struct Batch {
+    ids: Vec<Option<Uuid>>,
+    targets: Vec<Option<&'static str>>,
+    inputs: Vec<Option<Value>>,
+}
+
+impl Batch {
+    fn of(targets: &[&'static str]) -> Self {
+        Self {
+            ids: targets.iter().map(|_| Some(Uuid::now_v7())).collect(),
+            targets: targets.iter().map(|t| Some(*t)).collect(),
+            inputs: (0..targets.len()).map(|n| Some(json!({ "n": n }))).collect(),
+        }
+    }
+
+    /// What one way answers and stores; everything is taken back afterwards.
+    async fn outcome(&self, w: &mut World, options: Option<Value>) -> Value {
+        let tx = w.sql.transaction().await.unwrap();
+        let none: Vec<Option<String>> = vec![None; self.ids.len()];
+        let options: Vec<Option<Value>> = vec![options; self.ids.len()];
+        let answer: Value = match tx
+            .query_one(CALL, &[&self.ids, &self.targets, &self.inputs, &none, &options])
+            .await
+        {
+            Ok(row) => row.get(0),
+            Err(error) => return json!(error.as_db_error().unwrap().code().code()),
+        };
+        let rows: Option<Value> = tx
+            .query_one(
+                "select jsonb_agg(to_jsonb(r) - array['queued_at', 'enqueued_xid'] || jsonb_build_object('mine', r.enqueued_xid = pg_current_xact_id())
+                          order by r.run_id) from tramline.all_runs r where r.run_id = any ($1)",
+                &[&self.ids],
+            )
+            .await
+            .unwrap()
+            .get(0);
+        tx.rollback().await.unwrap();
+        json!({ "answer": answer, "rows": rows })
+    }
+}
+
+#[tokio::test]
+async fn a_plain_batch_is_stored_as_any_other() {
+    let mut w = world().await;
+    let known = w.run_in(3).await;
+    w.sql
+        .batch_execute("insert into tramline.workflow_definitions (name, version, status, definition, checksum, required_inputs) \
+            values ('flow', 1, 'published', '{}', 'x', '{}'), ('flow', 2, 'published', '{}', 'y', '{}')")
+        .await
+        .unwrap();
+    let mut cases = vec![
+        (
+            "functions and a workflow",
+            Batch::of(&["step", "flow", "other", "step"]),
+        ),
+        ("inputs that are missing", Batch::of(&["step", "order"])),
+        ("an unknown target", Batch::of(&["step", "nobody"])),
+    ];
+    let with = |change: &dyn Fn(&mut Batch)| {
+        let mut batch = Batch::of(&["step", "step", "step"]);
+        change(&mut batch);
+        batch
+    };
+    cases.push(("no input", with(&|b| b.inputs[1] = None)));
+    cases.push(("sent again", with(&|b| b.ids[1] = Some(known))));
+    cases.push(("an id twice", with(&|b| b.ids[2] = b.ids[0])));
+    cases.push((
+        "an id of another kind",
+        with(&|b| b.ids[1] = Some(Uuid::new_v4())),
+    ));
+    cases.push((
+        "an id of another time",
+        with(&|b| b.ids[1] = Some(Uuid::from_u128(7 << 76 | 2 << 62))),
+    ));
+    cases.push(("no target", with(&|b| b.targets[0] = None)));
+    cases.push(("out of order", with(&|b| b.ids.reverse())));
+    for (name, batch) in cases {
+        let short = batch.outcome(&mut w, None).await;
+        let long = batch.outcome(&mut w, Some(json!({}))).await;
+        assert_eq!(short, long, "{name}");
+    }
+    // A retry policy of the function, a limit or a caller's run makes every batch take the long way, which knows what to do with it.
+    let plain = Batch::of(&["step"]);
+    w.sql
+        .batch_execute("update tramline.functions set retry = '{\"max_attempts\": 3}' where name = 'step'")
+        .await
+        .unwrap();
+    let short = plain.outcome(&mut w, None).await;
+    assert_eq!(short["rows"][0]["retry"], json!({ "max_attempts": 3 }));
+    assert_eq!(short, plain.outcome(&mut w, Some(json!({}))).await);
+}
+
+#[tokio::test]
+async fn ids_of_a_plain_batch_are_made_where_none_are_given() {
+    let mut w = world().await;
+    let mut batch = Batch::of(&["step"; 50]);
+    batch.ids = vec![None; 50];
+    let outcome = batch.outcome(&mut w, None).await;
+    let ids: std::collections::BTreeSet<&str> = outcome["answer"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|answer| {
+            assert_eq!(answer["created"], json!(true));
+            answer["run_id"].as_str().unwrap()
+        })
+        .collect();
+    assert_eq!(ids.len(), 50);
+}
