@@ -5,6 +5,7 @@
 
 pub mod cron;
 pub mod definition;
+pub mod deploy;
 pub mod expr;
 pub mod ids;
 pub mod json;

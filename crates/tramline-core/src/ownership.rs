@@ -5,14 +5,15 @@
 //! the database answering throughout. So an outage of the database, a stepped clock or a suspended machine never makes
 //! live owners look dead: whoever could not watch starts watching anew.
 //!
-//! Balance: the live nodes are ranked by what they hold, and the first ones may hold one shard more when the division
-//! leaves a remainder. A node above its target gives up one shard at a time, and only while another live node is below
-//! its own and no shard is free already; a node takes only up to its target. Both sides compute the same targets from
-//! the same rows, so nothing moves twice.
+//! Balance: a shard weighs what goes on in it, and something by itself, so that idle shards are divided by their number. Of
+//! all nodes that have a shard whose moving to the lightest one makes the two more even, the heaviest gives it up; free
+//! shards, and those of dead nodes, go to the lightest. All nodes compute the same from the same rows, so nothing moves
+//! twice, and so few shards move per look that most of the work goes on. What differs by less than a part of the load
+//! stays: counts of runs go up and down by themselves.
 //!
 //! A move is a wish: the store carries it out by compare-and-set on (epoch, beat), and a lost race is simply not a move.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
@@ -26,15 +27,19 @@ pub struct ShardRow {
     pub epoch: i64,
     /// Raised by every heartbeat of the owner.
     pub beat: i64,
+    /// Runs that its owner drives or has in line, as of its last heartbeat.
+    pub load: u64,
 }
 
-/// One row of the nodes that drive shards. Nodes that never take shards (a gateway alone) must not be among them:
-/// they would be counted in the division.
+/// One row of the nodes that drive shards. Nodes that never take shards (a gateway alone) must not be among them: they would
+/// be counted in the division.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeRow {
     pub node: Uuid,
     /// Raised by every heartbeat of the node.
     pub beat: i64,
+    /// It has given its shards up and takes none: its last calls go on.
+    pub leaving: bool,
 }
 
 /// What to do next.
@@ -51,6 +56,15 @@ pub enum Move {
     /// Give the shard up, after the last flush.
     Release { shard: u16 },
 }
+
+/// What a shard weighs by itself, in runs: below it a difference in load is not worth the pause of a move.
+pub const SHARD_WEIGHT: u64 = 200;
+
+/// Shards that are given up in one look are at most this part of all: their runs rest until the next owner has read them.
+const MOVED_PART: usize = 8;
+
+/// A difference in load that is smaller than this part of it moves nothing.
+const LOAD_PART: u64 = 3;
 
 /// After taking a shard that nobody else wanted, how many leases to keep everything: whoever is below its target does
 /// not take, and giving it shards again would only leave them without an owner.
@@ -79,6 +93,7 @@ struct Sighting {
 struct Heard {
     beat: i64,
     since: u64,
+    leaving: bool,
 }
 
 impl Observer {
@@ -103,8 +118,8 @@ impl Observer {
         self.last_observed = None;
     }
 
-    /// Looks at fresh rows, read at `mono_ms` of a monotonic clock that goes on during suspend, and says what to do:
-    /// takes up to this node's share, or at most one release.
+    /// Looks at fresh rows, read at `mono_ms` of a monotonic clock that goes on during suspend, and says what to do: takes of
+    /// this node's share, or a few releases.
     pub fn observe(&mut self, mono_ms: u64, shards: &[ShardRow], nodes: &[NodeRow]) -> Vec<Move> {
         // a long gap between two looks is an interruption too, whatever its cause: a beat may have come and gone
         if self
@@ -117,19 +132,30 @@ impl Observer {
         self.note(mono_ms, shards, nodes);
 
         let held = self.held_by_live_nodes(mono_ms, shards);
-        let targets = targets(&held, shards.len());
-        let mine = held.get(&self.me).copied().unwrap_or(0);
-        let my_target = targets.get(&self.me).copied().unwrap_or(0);
-        if mine > my_target {
-            let somebody_waits = targets
-                .iter()
-                .any(|(node, target)| *node != self.me && held.get(node).is_some_and(|n| n < target));
-            let nothing_free = shards.iter().all(|row| row.owner.is_some());
-            if somebody_waits && nothing_free && mono_ms >= self.keep_until {
-                return self.release(shards).into_iter().collect();
+        if shards.iter().all(|row| row.owner.is_some()) && mono_ms >= self.keep_until {
+            let most = (shards.len() / MOVED_PART).max(1);
+            if let Some((from, moved)) = next_moves(&held, shards, most)
+                && from == self.me
+            {
+                return moved.into_iter().map(|shard| Move::Release { shard }).collect();
             }
         }
-        self.take(mono_ms, shards, my_target.saturating_sub(mine))
+        self.take(mono_ms, shards, held)
+    }
+
+    /// Nodes that have been heard of within a lease, also those that take no shards any more.
+    pub fn alive(&self) -> impl Iterator<Item = Uuid> + '_ {
+        let now = self.last_observed.unwrap_or_default();
+        let heard = self.nodes.iter();
+        heard
+            .filter(move |(_, heard)| !self.silent_for_a_lease(heard.since, now))
+            .map(|(node, _)| *node)
+    }
+
+    /// Whether another node is there that may take this one's shards.
+    pub fn has_company(&self) -> bool {
+        self.alive()
+            .any(|node| node != self.me && self.nodes.get(&node).is_some_and(|heard| !heard.leaving))
     }
 
     fn note(&mut self, now: u64, shards: &[ShardRow], nodes: &[NodeRow]) {
@@ -151,9 +177,10 @@ impl Observer {
             let fresh = Heard {
                 beat: row.beat,
                 since: now,
+                leaving: row.leaving,
             };
             let known = self.nodes.entry(row.node).or_insert(fresh);
-            if known.beat != row.beat {
+            if (known.beat, known.leaving) != (row.beat, row.leaving) {
                 *known = fresh;
             }
         }
@@ -163,76 +190,113 @@ impl Observer {
         now.saturating_sub(since) >= self.lease_ms
     }
 
-    /// How many shards each live node holds, this one included.
-    fn held_by_live_nodes(&self, now: u64, shards: &[ShardRow]) -> HashMap<Uuid, usize> {
+    /// What each live node holds, this one included.
+    fn held_by_live_nodes(&self, now: u64, shards: &[ShardRow]) -> BTreeMap<Uuid, u64> {
         let live = self
             .nodes
             .iter()
-            .filter(|(_, heard)| !self.silent_for_a_lease(heard.since, now));
-        let mut held: HashMap<Uuid, usize> = live.map(|(node, _)| (*node, 0)).collect();
+            .filter(|(_, heard)| !heard.leaving && !self.silent_for_a_lease(heard.since, now));
+        let mut held: BTreeMap<Uuid, u64> = live.map(|(node, _)| (*node, 0)).collect();
         held.insert(self.me, 0);
-        for owner in shards.iter().filter_map(|row| row.owner) {
-            if let Some(count) = held.get_mut(&owner) {
-                *count += 1;
+        for row in shards {
+            if let Some(weight) = row.owner.and_then(|owner| held.get_mut(&owner)) {
+                *weight += weight_of(row);
             }
         }
         held
     }
 
-    /// The last of one's own: any would do, but the choice must not depend on the order of a map.
-    fn release(&self, shards: &[ShardRow]) -> Option<Move> {
-        let own = shards.iter().filter(|row| row.owner == Some(self.me));
-        own.map(|row| row.shard)
-            .max()
-            .map(|shard| Move::Release { shard })
-    }
-
-    fn take(&mut self, now: u64, shards: &[ShardRow], mut wanted: usize) -> Vec<Move> {
-        let mut moves = Vec::new();
-        // each node starts elsewhere, so that several joining at once seldom race for the same rows
-        let start = if shards.is_empty() {
-            0
-        } else {
-            (self.me.as_u128() % shards.len() as u128) as usize
+    /// Everything that may be taken, handed out to the lightest nodes: this one's part of it.
+    fn take(&mut self, now: u64, shards: &[ShardRow], mut held: BTreeMap<Uuid, u64>) -> Vec<Move> {
+        let silence = |row: &ShardRow| {
+            let seen = self.shards.get(&row.shard);
+            seen.map_or(0, |seen| now.saturating_sub(seen.since))
         };
-        for row in shards[start..].iter().chain(&shards[..start]) {
-            let silent = self
-                .shards
-                .get(&row.shard)
-                .is_some_and(|seen| self.silent_for_a_lease(seen.since, now));
+        let mut takeable: Vec<&ShardRow> = shards
+            .iter()
+            .filter(|row| row.owner != Some(self.me))
+            .filter(|row| row.owner.is_none() || silence(row) >= self.lease_ms)
+            .collect();
+        takeable.sort_by_key(|row| (std::cmp::Reverse(row.load), row.shard));
+        let mut moves = Vec::new();
+        let mut kept = false;
+        for row in takeable {
+            let lightest = held.iter().min_by_key(|(node, weight)| (**weight, **node));
+            let Some(node) = lightest.map(|(node, _)| *node) else {
+                break;
+            };
+            *held.entry(node).or_default() += weight_of(row);
             let clean = row.owner.is_none();
-            let takeable = row.owner != Some(self.me) && (clean || silent);
-            // free for a whole lease: whoever it was meant for does not come, and a shard must not lie idle
-            let orphan = clean && silent;
-            if !takeable || (wanted == 0 && !orphan) {
-                continue;
+            // Whoever it is meant for does not come, and a shard must not lie idle.
+            let waits = if clean {
+                self.lease_ms
+            } else {
+                self.lease_ms.saturating_mul(2)
+            };
+            let orphan = node != self.me && silence(row) >= waits;
+            kept |= orphan;
+            if node == self.me || orphan {
+                moves.push(Move::Take {
+                    shard: row.shard,
+                    epoch: row.epoch,
+                    beat: row.beat,
+                    clean,
+                });
             }
-            if wanted == 0 {
-                self.keep_until = now.saturating_add(self.lease_ms.saturating_mul(KEEP_LEASES));
-            }
-            wanted = wanted.saturating_sub(1);
-            moves.push(Move::Take {
-                shard: row.shard,
-                epoch: row.epoch,
-                beat: row.beat,
-                clean,
-            });
+        }
+        if kept {
+            self.keep_until = now.saturating_add(self.lease_ms.saturating_mul(KEEP_LEASES));
         }
         moves
     }
 }
 
-/// The even division: every live node the same, and the remainder to those that hold most already (by id when equal),
-/// so that what is even enough stays as it is.
-fn targets(held: &HashMap<Uuid, usize>, shards: usize) -> HashMap<Uuid, usize> {
-    let mut ranked: Vec<(Uuid, usize)> = held.iter().map(|(node, count)| (*node, *count)).collect();
-    ranked.sort_unstable_by_key(|(node, count)| (std::cmp::Reverse(*count), *node));
-    let (each, remainder) = (shards / ranked.len().max(1), shards % ranked.len().max(1));
-    ranked
-        .into_iter()
+fn weight_of(row: &ShardRow) -> u64 {
+    row.load.saturating_add(SHARD_WEIGHT)
+}
+
+/// The heaviest node that can make things more even, and the shards that it should give up for that: at most so many.
+fn next_moves(held: &BTreeMap<Uuid, u64>, shards: &[ShardRow], most: usize) -> Option<(Uuid, Vec<u16>)> {
+    let mut nodes: Vec<(Uuid, u64)> = held.iter().map(|(node, weight)| (*node, *weight)).collect();
+    nodes.sort_by_key(|(node, weight)| (std::cmp::Reverse(*weight), *node));
+    for (from, weight) in &nodes {
+        let mut own: Vec<&ShardRow> = shards.iter().filter(|row| row.owner == Some(*from)).collect();
+        let mut others: BTreeMap<Uuid, u64> = held
+            .iter()
+            .filter(|(node, _)| *node != from)
+            .map(|(n, w)| (*n, *w))
+            .collect();
+        let mut weight = *weight;
+        let mut moved = Vec::new();
+        while moved.len() < most
+            && let Some(lightest) = others.values_mut().min()
+            && let Some(at) = best_move(&own, weight, *lightest)
+        {
+            let row = own.swap_remove(at);
+            weight -= weight_of(row);
+            *lightest += weight_of(row);
+            moved.push(row.shard);
+        }
+        if !moved.is_empty() {
+            return Some((*from, moved));
+        }
+    }
+    None
+}
+
+/// Which of a node's shards, given to a lighter node, makes the two most even; none when it is not worth it.
+fn best_move(own: &[&ShardRow], mine: u64, theirs: u64) -> Option<usize> {
+    let load: u64 = own.iter().map(|row| row.load).sum();
+    let apart = mine.checked_sub(theirs)?;
+    if apart <= SHARD_WEIGHT + load / LOAD_PART {
+        return None;
+    }
+    let left = |row: &ShardRow| apart.abs_diff(weight_of(row).saturating_mul(2));
+    let (at, row) = own
+        .iter()
         .enumerate()
-        .map(|(rank, (node, _))| (node, each + usize::from(rank < remainder)))
-        .collect()
+        .min_by_key(|(_, row)| (left(row), std::cmp::Reverse(row.shard)))?;
+    (left(row) + SHARD_WEIGHT <= apart).then_some(at)
 }
 
 #[cfg(test)]

@@ -41,6 +41,9 @@ const LOOK_BACK: Duration = Duration::from_secs(48 * 3600);
 
 /// Longest pause while this node enqueues runs itself: these are read by name, and polls find only what others do.
 const POLL_OWN: Duration = Duration::from_millis(20);
+/// Pause of a node that rests: it is called when there is something, and this is for what nobody can tell it, such as rows
+/// that were written past the functions.
+const POLL_REST: Duration = Duration::from_secs(1);
 
 /// A change of what is to be read.
 pub(crate) enum Assign {
@@ -110,6 +113,7 @@ type SweepAt = (u16, u8, u64, Uuid);
 /// Runs until the assignments' channel closes.
 pub(crate) async fn run(
     db: Db,
+    node: Uuid,
     mut assign: mpsc::Receiver<Assign>,
     wake: Arc<Wake>,
     out: mpsc::Sender<Message>,
@@ -121,7 +125,7 @@ pub(crate) async fn run(
     let mut shards: HashSet<u16> = HashSet::new();
     let mut first = true;
     'connect: loop {
-        let mut discovery = match Discovery::connect(&db, out.clone(), shared.clone()).await {
+        let mut discovery = match Discovery::connect(&db, node, &wake, out.clone(), shared.clone()).await {
             Ok(discovery) => discovery,
             Err(error) => {
                 tracing::debug!(error = %words_of(&error), "discovery cannot connect yet");
@@ -153,6 +157,7 @@ pub(crate) async fn run(
         let mut pause = POLL_MIN;
         let mut polled_at: Option<Instant> = None;
         let mut named_at: Option<Instant> = None;
+        let mut rests = false;
         loop {
             // Subscribe before looking: a wake-up during the poll is not lost.
             let woken = wake.notify.notified();
@@ -180,6 +185,13 @@ pub(crate) async fn run(
             } else {
                 began.elapsed()
             };
+            if rests && (matches!(found, Ok(true)) || !named.is_empty()) {
+                rests = false;
+                if let Err(error) = discovery.reader.stir(node).await {
+                    tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
+                    continue 'connect;
+                }
+            }
             match found {
                 Ok(true) => {
                     idle_since = Instant::now();
@@ -197,6 +209,19 @@ pub(crate) async fn run(
                     if idle_since.elapsed() > POLL_EAGER && !skip {
                         let own = named_at.is_some_and(|at| at.elapsed() < POLL_EAGER);
                         pause = (pause * 2).min(if own { POLL_OWN.min(poll_max) } else { poll_max });
+                        if !own && !rests && !discovery.shards.is_empty() {
+                            match discovery.reader.rest(node).await {
+                                // What was committed before is told by nobody: one more look.
+                                Ok(true) => (rests, pause) = (true, Duration::ZERO),
+                                Ok(false) => {}
+                                Err(error) => {
+                                    tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
+                                    continue 'connect;
+                                }
+                            }
+                        } else if rests {
+                            pause = POLL_REST.max(poll_max);
+                        }
                     }
                 }
                 Err(error) => {
@@ -239,8 +264,24 @@ pub(crate) async fn run(
 }
 
 impl Discovery {
-    async fn connect(db: &Db, out: mpsc::Sender<Message>, shared: Arc<Shared>) -> Result<Self, StoreError> {
-        let reader = Reader::connect(db).await?;
+    async fn connect(
+        db: &Db,
+        node: Uuid,
+        wake: &Arc<Wake>,
+        out: mpsc::Sender<Message>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, StoreError> {
+        let own = tramline_store::discovery::channel(node);
+        let wake = wake.clone();
+        let told = move |channel: &str| {
+            if channel == own {
+                wake.wake()
+            } else {
+                wake.shards.notify_one()
+            }
+        };
+        let reader = Reader::listening(db, told).await?;
+        reader.listen(node).await?;
         let flushes = shared.flushes.load(Ordering::Acquire);
         let (last, now) = reader.snapshot().await?;
         let classes = (0..CLASSES)

@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use tokio::sync::mpsc;
 use tramline_core::Millis;
 use tramline_core::limit::Bucket;
-use tramline_core::machine::Row;
+use tramline_core::machine::{PastCall, Row};
 use tramline_store::flush::{Batch, Flusher, Subject};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
@@ -38,6 +38,8 @@ pub(crate) struct Item {
 #[derive(Debug, Clone)]
 pub(crate) enum What {
     Run(Subject, Row),
+    /// A call of the run goes on here when another node owns its shard.
+    Handed(Subject, PastCall),
     CommandDone {
         command_id: Uuid,
         run_id: Option<Uuid>,
@@ -85,7 +87,7 @@ pub(crate) enum What {
 impl Item {
     fn key(&self) -> Option<Uuid> {
         match &self.what {
-            What::Run(subject, _) => Some(subject.run_id),
+            What::Run(subject, _) | What::Handed(subject, _) => Some(subject.run_id),
             What::Period { run_id, .. } | What::CommandDone { run_id, .. } => *run_id,
             What::PeriodOutcome { run_id, .. }
             | What::PeriodEnd { run_id, .. }
@@ -206,6 +208,7 @@ fn build(items: &[Item]) -> Batch {
         batch.touch(item.shard, item.epoch);
         match &item.what {
             What::Run(subject, row) => batch.push(*subject, row, item.at, item.seq),
+            What::Handed(subject, call) => batch.handed(*subject, call),
             What::LimitClaim { run_id, limit_key } => batch.limits().claim(*run_id, limit_key),
             What::LimitDone { run_id } => batch.limits().done(*run_id),
             What::LimitState {

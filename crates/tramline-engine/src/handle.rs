@@ -17,9 +17,9 @@ use crate::discovery::{self, Shared, Wake};
 use crate::driver::{Driver, State};
 use crate::invoke::Invoke;
 use crate::message::Message;
-use crate::ownership::Ownership;
+use crate::ownership::{Ask, Ownership};
 use crate::trouble::FlushStall;
-use crate::{EngineError, flushing, loading, maintenance, stuck};
+use crate::{EngineError, flushing, handover, loading, maintenance, stuck};
 
 /// Messages to the driver that may wait: results of calls beyond this hold their tasks back.
 const INBOX_MAX: usize = 16_384;
@@ -27,6 +27,12 @@ const INBOX_MAX: usize = 16_384;
 const UPDATES_MAX: usize = 4_096;
 /// Chores that may wait: one per shard and some.
 const CHORES_MAX: usize = 2_048;
+/// Questions to the task of ownership that may wait: a stop has two.
+const ASKS_MAX: usize = 2;
+/// How long a stop waits for shards to be written and released: as long as a flush may be tried, and some.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(15);
+/// How long it waits for the signing off.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// How often a waiting caller looks at the ledger itself: the run may be driven by another node.
 const WAIT_LOOK: Duration = Duration::from_millis(500);
 
@@ -127,7 +133,7 @@ pub struct EngineHandle {
 }
 
 struct Stop {
-    ownership: oneshot::Sender<oneshot::Sender<()>>,
+    ownership: mpsc::Sender<Ask>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -151,19 +157,22 @@ impl Engine {
         let (chores, chore_jobs) = mpsc::channel(CHORES_MAX);
         let (assign, assigned) = mpsc::channel(CHORES_MAX);
         let (updates, _) = broadcast::channel(UPDATES_MAX);
-        let (stop_ownership, ownership_stop) = oneshot::channel();
+        let (ask, asks) = mpsc::channel(ASKS_MAX);
+        let (results, results_made) = mpsc::channel(INBOX_MAX);
         let wake = Arc::new(Wake::default());
         let shared = Arc::new(Shared::default());
         let shown = Arc::new(Shown::default());
         let name = config.node_name.clone();
         let driver = Driver {
             config: config.clone(),
+            node,
             invoke,
             inbox,
             own: own.clone(),
             flushes,
             loads,
             chores,
+            results,
             updates: updates.clone(),
             shared: shared.clone(),
             shown: shown.clone(),
@@ -176,10 +185,12 @@ impl Engine {
             lease: config.lease,
             out: own.clone(),
             assign,
+            wake: wake.clone(),
         };
         let tasks = vec![
             tokio::spawn(driver.run()),
-            tokio::spawn(ownership.run(ownership_stop)),
+            tokio::spawn(ownership.run(asks)),
+            tokio::spawn(handover::run(db.clone(), results_made, own.clone())),
             tokio::spawn(stuck::run(db.clone(), config.clone(), shown.clone())),
             tokio::spawn(flushing::run(
                 db.clone(),
@@ -198,6 +209,7 @@ impl Engine {
             tokio::spawn(maintenance::run(db.clone(), chore_jobs, own.clone())),
             tokio::spawn(discovery::run(
                 db.clone(),
+                node,
                 assigned,
                 wake.clone(),
                 own.clone(),
@@ -206,7 +218,7 @@ impl Engine {
             )),
         ];
         let stop = Arc::new(tokio::sync::Mutex::new(Some(Stop {
-            ownership: stop_ownership,
+            ownership: ask,
             tasks,
         })));
         Ok(EngineHandle {
@@ -311,20 +323,26 @@ impl EngineHandle {
         }
     }
 
-    /// Stops in order: nothing new starts, calls in flight have `drain` to end, what they gave is recorded, shards are
-    /// released so that another node goes on at once. May be called twice.
+    /// Stops in order. Where another node is, it goes on with the runs at once, and gets the results of the calls that are out
+    /// here; these have `drain` to end. Where there is none, nothing new starts, and what calls give until then is recorded.
+    /// May be called twice.
     pub async fn stop(&self, drain: Duration) {
         let Some(stop) = self.stop.lock().await.take() else {
             return;
         };
+        let (done, handed) = oneshot::channel();
+        if stop.ownership.send(Ask::HandOver(done)).await.is_ok() {
+            // Who takes too long is replaced after a lease.
+            let _ = tokio::time::timeout(HAND_OVER_WAIT, handed).await;
+        }
         let (done, drained) = oneshot::channel();
         if self.own.send(Message::Stop { drain, done }).await.is_ok() {
             // An error means that the driver is gone already.
             let _ = drained.await;
         }
         let (done, released) = oneshot::channel();
-        if stop.ownership.send(done).is_ok() {
-            let _ = tokio::time::timeout(Duration::from_secs(5), released).await;
+        if stop.ownership.send(Ask::Leave(done)).await.is_ok() {
+            let _ = tokio::time::timeout(LEAVE_WAIT, released).await;
         }
         for task in stop.tasks {
             task.abort();

@@ -1,6 +1,6 @@
 //! What the tasks tell the driver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -46,6 +46,10 @@ pub(crate) enum Message {
     },
     /// The database has not answered for most of a lease: start nothing new until it does.
     Trusted(bool),
+    /// These nodes have been heard of lately.
+    Alive(HashSet<Uuid>),
+    /// So many results of calls are with the owners of their runs.
+    Delivered(usize),
     Loaded(Vec<LoadedRun>),
     CallEnded(CallEnded),
     /// There was no room for a call: it is to be made again.

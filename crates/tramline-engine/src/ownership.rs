@@ -1,19 +1,21 @@
 //! Keeping, taking and releasing shards. Decisions are the pure [`Observer`]'s; this task reads, decides and writes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tramline_core::ownership::{Move, Observer};
 use tramline_store::shards::{Beat, Keeper};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
 
-use crate::discovery::Assign;
+use crate::discovery::{Assign, Wake};
 use crate::flushing::words_of;
 use crate::message::Message;
 
-/// How long a release waits for calls in flight before the shard goes over without them.
+/// How long a release waits for what is being written before the shard goes over without it.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Ownership {
@@ -23,27 +25,56 @@ pub(crate) struct Ownership {
     pub(crate) lease: Duration,
     pub(crate) out: mpsc::Sender<Message>,
     pub(crate) assign: mpsc::Sender<Assign>,
+    pub(crate) wake: Arc<Wake>,
+}
+
+/// What a node that stops asks for.
+pub(crate) enum Ask {
+    /// Give everything to the other nodes, if there are any, while calls that are out go on; answered when it is theirs.
+    HandOver(oneshot::Sender<()>),
+    /// Release what is left and sign off; answered when it is done, and the task ends.
+    Leave(oneshot::Sender<()>),
+}
+
+/// What the task holds.
+struct Held {
+    keeper: Option<Keeper>,
+    observer: Observer,
+    /// Shards with the epoch they are held by.
+    owned: HashMap<u16, i64>,
+    /// Shards that the driver is to let go of, and those that it has let go of.
+    going: JoinSet<u16>,
+    gone: HashSet<u16>,
+    /// The node is to stop: everything goes to others as soon as there are any.
+    stopping: bool,
+    /// It has said so: nothing is taken any more.
+    leaving: bool,
+    alive: HashSet<Uuid>,
 }
 
 impl Ownership {
-    /// Runs until told to stop, then releases everything; the answer says that it is done.
-    pub(crate) async fn run(self, mut stop: oneshot::Receiver<oneshot::Sender<()>>) {
+    /// Runs until told to leave, or the engine is gone.
+    pub(crate) async fn run(self, mut asks: mpsc::Receiver<Ask>) {
         let start = Instant::now();
         let lease_ms = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
-        let mut observer = Observer::new(self.node, lease_ms);
-        let mut owned: HashSet<u16> = HashSet::new();
-        let mut keeper: Option<Keeper> = None;
+        let mut held = Held {
+            keeper: None,
+            observer: Observer::new(self.node, lease_ms),
+            owned: HashMap::new(),
+            going: JoinSet::new(),
+            gone: HashSet::new(),
+            stopping: false,
+            leaving: false,
+            alive: HashSet::new(),
+        };
         let mut last_answer = Instant::now();
         let mut trusted = true;
-        // Looking more often than beating finds free shards and dead nodes sooner; a look is one small read.
-        let every = self.lease / 10;
+        // Looking more often than beating finds dead nodes sooner; of free shards a node is told.
+        let every = self.lease / 5;
         let mut beat_at = Instant::now();
         loop {
-            let beat = beat_at.elapsed() >= self.lease / 3 || owned.is_empty();
-            match self
-                .turn(&mut keeper, &mut observer, &mut owned, beat, start)
-                .await
-            {
+            let beat = beat_at.elapsed() >= self.lease / 3 || held.owned.is_empty();
+            match self.turn(&mut held, beat, start).await {
                 Ok(()) => {
                     last_answer = Instant::now();
                     if beat {
@@ -51,10 +82,10 @@ impl Ownership {
                     }
                 }
                 Err(error) => {
-                    if keeper.take().is_some() {
+                    if held.keeper.take().is_some() {
                         tracing::warn!(error = %words_of(&error), "ownership lost the database; connecting again");
                     }
-                    observer.database_interrupted();
+                    held.observer.database_interrupted();
                 }
             }
             // Before others may take over, stop starting: what is in flight is fenced by the epoch anyway.
@@ -63,49 +94,71 @@ impl Ownership {
                 trusted = now_trusted;
                 let _ = self.out.send(Message::Trusted(trusted)).await;
             }
+            let patience = if held.gone.is_empty() { every } else { every / 10 };
             tokio::select! {
-                done = &mut stop => {
-                    self.leave(keeper, &owned).await;
-                    if let Ok(done) = done {
+                ask = asks.recv() => match ask {
+                    Some(Ask::HandOver(done)) => {
+                        held.stopping = true;
+                        // With a fresh look at who is there; what fails is tried again by the next turn.
+                        if let Err(error) = self.turn(&mut held, false, start).await {
+                            tracing::warn!(error = %words_of(&error), "shards could not be handed over yet");
+                            held.keeper = None;
+                        }
                         let _ = done.send(());
                     }
-                    return;
-                }
-                () = tokio::time::sleep(every) => {}
+                    Some(Ask::Leave(done)) => {
+                        self.leave(held).await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return self.leave(held).await,
+                },
+                Some(shard) = held.going.join_next(), if !held.going.is_empty() => held.gone.extend(shard),
+                () = self.wake.shards.notified() => {}
+                () = tokio::time::sleep(patience) => {}
             }
         }
     }
 
-    async fn turn(
-        &self,
-        keeper: &mut Option<Keeper>,
-        observer: &mut Observer,
-        owned: &mut HashSet<u16>,
-        beat: bool,
-        start: Instant,
-    ) -> Result<(), StoreError> {
-        let keeper = match keeper {
-            Some(keeper) => keeper,
-            None => {
-                let version = env!("CARGO_PKG_VERSION");
-                keeper.insert(
-                    Keeper::connect(&self.db, self.node, &self.name, version, &["engine".to_owned()]).await?,
-                )
-            }
-        };
+    async fn turn(&self, held: &mut Held, beat: bool, start: Instant) -> Result<(), StoreError> {
+        if held.keeper.is_none() {
+            let version = env!("CARGO_PKG_VERSION");
+            let roles = ["engine".to_owned()];
+            let keeper = Keeper::connect(&self.db, self.node, &self.name, version, &roles).await?;
+            held.keeper = Some(keeper);
+        }
+        self.give_up_gone(held).await?;
+        let Some(keeper) = &held.keeper else { return Ok(()) };
         if beat {
             let beat = self.driver_beat().await;
-            let held = keeper.beat_with(&beat).await?;
-            for shard in beat.marks.iter().map(|m| m.shard).filter(|s| !held.contains(s)) {
-                tracing::warn!(shard, "another node has taken this shard");
-                owned.remove(&shard);
-                let _ = self.assign.send(Assign::Drop { shard }).await;
-                let _ = self.out.send(Message::Lost { shard }).await;
+            let still = keeper.beat_with(&beat).await?;
+            for shard in beat.marks.iter().map(|m| m.shard).filter(|s| !still.contains(s)) {
+                if held.owned.remove(&shard).is_some() {
+                    tracing::warn!(shard, "another node has taken this shard");
+                    let _ = self.assign.send(Assign::Drop { shard }).await;
+                    let _ = self.out.send(Message::Lost { shard }).await;
+                }
             }
+        }
+        if held.leaving {
+            return Ok(());
         }
         let (shards, nodes) = keeper.observe().await?;
         let mono_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        for step in observer.observe(mono_ms, &shards, &nodes) {
+        let moves = held.observer.observe(mono_ms, &shards, &nodes);
+        let alive: HashSet<Uuid> = held.observer.alive().collect();
+        if alive != held.alive {
+            held.alive.clone_from(&alive);
+            let _ = self.out.send(Message::Alive(alive)).await;
+        }
+        if held.stopping {
+            return if held.observer.has_company() {
+                self.hand_over(held).await
+            } else {
+                Ok(())
+            };
+        }
+        for step in moves {
             match step {
                 Move::Take {
                     shard,
@@ -117,7 +170,7 @@ impl Ownership {
                         continue;
                     };
                     tracing::debug!(shard, epoch = taken.epoch, clean, "took a shard");
-                    owned.insert(shard);
+                    held.owned.insert(shard, taken.epoch);
                     let _ = self
                         .out
                         .send(Message::Acquired {
@@ -136,19 +189,22 @@ impl Ownership {
                         })
                         .await;
                 }
-                Move::Release { shard } => {
-                    let _ = self.assign.send(Assign::Drop { shard }).await;
-                    let (done, released) = oneshot::channel();
-                    let _ = self.out.send(Message::Release { shard, done }).await;
-                    let _ = tokio::time::timeout(RELEASE_WAIT, released).await;
-                    let epoch = shards.iter().find(|s| s.shard == shard).map_or(0, |s| s.epoch);
-                    keeper.release(&[(shard, epoch)]).await?;
-                    owned.remove(&shard);
-                    let _ = self.out.send(Message::Lost { shard }).await;
-                }
+                Move::Release { shard } => self.let_go(&mut held.going, shard).await,
             }
         }
         Ok(())
+    }
+
+    /// Asks the driver to let go of a shard; the task goes on beating meanwhile.
+    async fn let_go(&self, going: &mut JoinSet<u16>, shard: u16) {
+        let _ = self.assign.send(Assign::Drop { shard }).await;
+        let (done, released) = oneshot::channel();
+        let _ = self.out.send(Message::Release { shard, done }).await;
+        going.spawn(async move {
+            // An error means that the shard was lost meanwhile, or that it takes too long: the fence keeps it right.
+            let _ = tokio::time::timeout(RELEASE_WAIT, released).await;
+            shard
+        });
     }
 
     async fn driver_beat(&self) -> Beat {
@@ -159,21 +215,66 @@ impl Ownership {
         beat.await.unwrap_or_default()
     }
 
-    /// Gives everything back at once, so that another node may go on without waiting for a lease.
-    async fn leave(&self, keeper: Option<Keeper>, owned: &HashSet<u16>) {
-        let Some(keeper) = keeper else { return };
-        let mut shards = Vec::new();
-        if let Ok((rows, _)) = keeper.observe().await {
-            shards = rows
-                .iter()
-                .filter(|r| r.owner == Some(self.node) && owned.contains(&r.shard))
-                .map(|r| (r.shard, r.epoch))
-                .collect();
+    /// Gives everything to the other nodes.
+    async fn hand_over(&self, held: &mut Held) -> Result<(), StoreError> {
+        let Some(keeper) = &held.keeper else { return Ok(()) };
+        keeper.retire().await?;
+        held.leaving = true;
+        let on_the_way = held.going.len();
+        let owned: Vec<u16> = held
+            .owned
+            .keys()
+            .copied()
+            .filter(|s| !held.gone.contains(s))
+            .collect();
+        for shard in owned {
+            self.let_go(&mut held.going, shard).await;
         }
-        for result in [keeper.release(&shards).await, keeper.leave().await] {
+        tracing::debug!(shards = held.going.len(), on_the_way, "handing shards over");
+        while let Some(shard) = held.going.join_next().await {
+            held.gone.extend(shard);
+        }
+        self.give_up_gone(held).await
+    }
+
+    /// Releases what the driver has let go of; what cannot be released is tried again by the next turn.
+    async fn give_up_gone(&self, held: &mut Held) -> Result<(), StoreError> {
+        let Some(keeper) = held.keeper.as_ref().filter(|_| !held.gone.is_empty()) else {
+            return Ok(());
+        };
+        release(keeper, &held.gone, &held.owned).await?;
+        for shard in held.gone.drain() {
+            held.owned.remove(&shard);
+            let _ = self.out.send(Message::Lost { shard }).await;
+        }
+        Ok(())
+    }
+
+    /// Gives everything back at once, so that another node may go on without waiting for a lease.
+    async fn leave(&self, held: Held) {
+        let Some(keeper) = held.keeper else { return };
+        let all = held.owned.keys().copied().collect();
+        for result in [release(&keeper, &all, &held.owned).await, keeper.leave().await] {
             if let Err(error) = result {
                 tracing::warn!(error = %words_of(&error), "shards could not be released; others take them after a lease");
             }
         }
     }
+}
+
+/// Releases shards and tells the others. A shard that is owned by nobody any more is no matter.
+async fn release(
+    keeper: &Keeper,
+    shards: &HashSet<u16>,
+    owned: &HashMap<u16, i64>,
+) -> Result<(), StoreError> {
+    let epochs: Vec<(u16, i64)> = shards
+        .iter()
+        .filter_map(|shard| owned.get(shard).map(|epoch| (*shard, *epoch)))
+        .collect();
+    if epochs.is_empty() {
+        return Ok(());
+    }
+    keeper.release(&epochs).await?;
+    keeper.tell_free().await
 }

@@ -10,6 +10,7 @@ use crate::access::AccessLog;
 use crate::api::control::Control;
 use crate::auth::{Guard, GuardAuth, Issuer, Secret, TokenError, TokenRules, WebhookRule};
 use crate::cors::Cors;
+use crate::deployments::Deployments;
 use crate::functions::Functions;
 use crate::gate_store::GateStore;
 use crate::limits::{Limits, SECRET_BYTES_MIN};
@@ -79,6 +80,8 @@ pub struct GatewayConfig {
     pub webhooks: BTreeMap<String, WebhookRule>,
     /// Needed by guards `webhook` and `signed_link`.
     pub gate_store: Option<Arc<dyn GateStore>>,
+    /// Deployed functions; without it there is no `/v1`.
+    pub deployments: Option<Arc<dyn Deployments>>,
     /// CORS of the gateway's own answers and of functions that set none.
     pub cors: Cors,
     /// CORS of functions that have other rules than the project.
@@ -139,6 +142,7 @@ impl GatewayConfig {
             guards: BTreeMap::new(),
             webhooks: BTreeMap::new(),
             gate_store: None,
+            deployments: None,
             cors: Cors::default(),
             function_cors: BTreeMap::new(),
             internal_secret,

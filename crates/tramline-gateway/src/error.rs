@@ -405,6 +405,37 @@ impl Fault {
         }
     }
 
+    // ---- /v1 ------------------------------------------------------------------------------------------------
+
+    pub(crate) fn access_token() -> Self {
+        Self::unauthorized(
+            "UNAUTHORIZED_ACCESS_TOKEN",
+            "Access token is not known, expired or revoked; make one with `tramline token create`",
+        )
+    }
+
+    pub(crate) fn eszip() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "Bundles are made here, of sources: deploy with --use-api",
+        )
+    }
+
+    /// Credentials in sources, each with file and line.
+    pub(crate) fn leaks(problems: Vec<Value>) -> Self {
+        let told: Vec<&str> = problems
+            .iter()
+            .filter_map(|problem| problem["message"].as_str())
+            .collect();
+        let message = format!(
+            "Sources hold credentials; withdraw them and read them from the environment: {}",
+            told.join("; ")
+        );
+        Self::new(StatusCode::BAD_REQUEST, "SECRET_IN_SOURCES", message)
+            .with_details(json!({ "problems": problems }))
+    }
+
     // ---- /api/v1 --------------------------------------------------------------------------------------------
 
     pub(crate) fn forbidden(message: &str) -> Self {

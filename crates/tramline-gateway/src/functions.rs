@@ -65,6 +65,9 @@ pub struct FunctionInfo {
     pub reason: Option<String>,
     /// Hash of its bundle.
     pub version: Option<String>,
+    /// Number of the deployed version; none for a function of the node's folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployed: Option<i32>,
     /// The packages in its bundle, as they were resolved.
     pub dependencies: Vec<Dependency>,
 }

@@ -1,4 +1,4 @@
-//! The HTTP side of tramline: `/functions/v1`, `/rest/v1`, `/auth/v1`, `/api/v1`, health and metrics.
+//! The HTTP side of tramline: `/functions/v1`, `/rest/v1`, `/auth/v1`, `/api/v1`, `/v1`, health and metrics.
 //!
 //! It owns the accept loop with its timeouts and caps, the check of every credential, the rewrite of headers, CORS
 //! and the shape of every error. It does not run functions ([`Functions`]), know SQL or drive runs ([`Control`]).
@@ -16,11 +16,14 @@ mod body;
 mod call_token;
 mod config;
 mod cors;
+mod deployments;
 mod error;
 mod functions;
 mod gate_store;
 pub mod limits;
+mod management;
 mod metrics;
+mod multipart;
 mod peers;
 mod proxy;
 mod rates;
@@ -43,12 +46,16 @@ pub use config::{
     Readiness,
 };
 pub use cors::{BadCors, BadOrigin, Cors, Origin};
+pub use deployments::{
+    AccessToken, Deployments, FunctionVersion, NewVersion, ProjectName, SecretDigest, Sources,
+};
 pub use functions::{
     CallContext, CallError, Dependency, Followed, FunctionInfo, Functions, Invocation, LogLine,
 };
 pub use gate_store::{Delivery, GateStore, Kept, NewLink};
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};
+pub use multipart::{Part, multipart};
 pub use peers::{BadProxy, TrustedProxies};
 pub use server::{Gateway, GatewayHandle, StartError, TlsError, TlsFiles};
 pub use trace::TraceId;

@@ -33,6 +33,14 @@ pub const FUNCTION_BODY_MAX: u64 = REQUEST_BODY_MAX_BYTES as u64;
 pub const BACKEND_BODY_MAX: u64 = REQUEST_BODY_MAX_BYTES as u64;
 /// Request body of `/api/v1`: an array of runs with their inputs.
 pub const API_BODY_MAX: u64 = 16 * 1024 * 1024;
+/// Body of an upload: the largest sources that are bundled, and the form around them.
+pub const UPLOAD_BODY_MAX: u64 = tramline_core::deploy::SOURCES_MAX_BYTES + 2 * 1024 * 1024;
+/// Configuration of an uploaded function.
+pub const METADATA_MAX: usize = 64 * 1024;
+/// Functions that one request makes active: a whole large project.
+pub const FUNCTIONS_PER_REQUEST_MAX: usize = 1_000;
+/// Longest life of an access token that expires, in seconds: ten years; who wants more makes one that does not.
+pub const TOKEN_LIFE_MAX_S: i64 = 10 * 365 * 24 * 3600;
 /// Input of one run.
 pub const RUN_INPUT_MAX: usize = 1024 * 1024;
 /// Runs in one request: one transaction of the store.

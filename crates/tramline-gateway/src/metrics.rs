@@ -44,6 +44,7 @@ pub(crate) enum RouteClass {
     Rest,
     Auth,
     Api,
+    Management,
     Health,
     Other,
 }
@@ -55,6 +56,7 @@ impl RouteClass {
             Self::Rest => "rest",
             Self::Auth => "auth",
             Self::Api => "api",
+            Self::Management => "management",
             Self::Health => "health",
             Self::Other => "other",
         }
@@ -80,7 +82,7 @@ struct FunctionCounts {
 #[derive(Default)]
 pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(RouteClass, u16), u64>>,
-    durations: [Histogram; 6],
+    durations: [Histogram; 7],
     functions: RwLock<BTreeMap<String, FunctionCounts>>,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) rate_limited: AtomicU64,
@@ -199,6 +201,7 @@ impl Metrics {
             RouteClass::Rest,
             RouteClass::Auth,
             RouteClass::Api,
+            RouteClass::Management,
             RouteClass::Health,
             RouteClass::Other,
         ];

@@ -18,7 +18,8 @@ use crate::body::{Body, BodyCut, GuardedBody, boxed, full};
 use crate::config::MetricsAccess;
 use crate::cors::{Cors, preflight_answer};
 use crate::error::{Fault, Shape};
-use crate::limits::{API_BODY_MAX, HEADERS_MAX};
+use crate::limits::{API_BODY_MAX, HEADERS_MAX, UPLOAD_BODY_MAX};
+use crate::management;
 use crate::metrics::RouteClass;
 use crate::proxy::{self, declared_length, headers};
 use crate::server::{Shared, Visit};
@@ -72,7 +73,8 @@ pub(crate) async fn answer(
 /// Whose CORS an answer gets.
 fn cors(shared: &Shared, class: RouteClass, path: &str) -> Option<Arc<Cors>> {
     match class {
-        RouteClass::Health | RouteClass::Other => None,
+        // the management API is for programs: no page gets to read it
+        RouteClass::Management | RouteClass::Health | RouteClass::Other => None,
         RouteClass::Functions => Some(shared.cors_of(proxy::function_name(path))),
         RouteClass::Rest | RouteClass::Auth | RouteClass::Api => Some(Arc::clone(&shared.cors)),
     }
@@ -105,6 +107,7 @@ fn classify(path: &str) -> RouteClass {
         _ if below(path, Backend::Rest.prefix()) => RouteClass::Rest,
         _ if below(path, Backend::Auth.prefix()) => RouteClass::Auth,
         _ if below(path, api::PREFIX) => RouteClass::Api,
+        _ if below(path, management::PREFIX) => RouteClass::Management,
         _ => RouteClass::Other,
     }
 }
@@ -114,7 +117,7 @@ fn shape(class: RouteClass) -> Shape {
         RouteClass::Functions => Shape::Functions,
         RouteClass::Rest => Shape::Rest,
         RouteClass::Auth => Shape::Auth,
-        RouteClass::Api | RouteClass::Health | RouteClass::Other => Shape::Plain,
+        RouteClass::Api | RouteClass::Management | RouteClass::Health | RouteClass::Other => Shape::Plain,
     }
 }
 
@@ -179,6 +182,7 @@ async fn dispatch(shared: &Shared, visit: &Visit, class: RouteClass, request: Re
             return preflight_answer().into();
         }
         RouteClass::Api => call_api(shared, visit, request).await,
+        RouteClass::Management => call_management(shared, request).await,
         RouteClass::Health => health(shared, &request),
         RouteClass::Other => fall_back(shared, visit, request).await,
     };
@@ -224,6 +228,36 @@ async fn call_api(
     })
     .inspect_err(|fault| {
         tracing::debug!(request.id = %visit.request_id, code = fault.code, "refused an API call");
+    })
+}
+
+async fn call_management(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
+    let deployments = shared
+        .deployments
+        .as_deref()
+        .ok_or_else(|| Fault::no_backend(management::PREFIX))?;
+    let call = management::authorize(deployments, &shared.credentials, request.headers()).await?;
+    let is_upload = management::is_upload(request.uri().path());
+    let bytes_max = if is_upload { UPLOAD_BODY_MAX } else { API_BODY_MAX };
+    if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
+        return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
+    }
+    // its body is not read before; the semaphore is never closed
+    let _turn = match is_upload {
+        true => Some(shared.uploads.acquire().await),
+        false => None,
+    };
+    let (parts, body) = request.into_parts();
+    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
+    let request = Request::from_parts(parts, boxed(body));
+    tokio::select! {
+        biased;
+        cut = watch.cut() => Err(Fault::body_cut(cut, bytes_max)),
+        answer = management::handle(call, request) => answer,
+    }
+    .map_err(|fault| match watch.cause() {
+        Some(cut) => Fault::body_cut(cut, bytes_max),
+        None => fault,
     })
 }
 

@@ -16,11 +16,12 @@ mod sandbox;
 mod types;
 mod worker;
 
-pub use bundle::{Dependency, Registry};
+pub use bundle::{BundleError, Bundled, Dependency, Registry, SourceFiles, Upload, read_sources};
 pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, deno_version, find_deno, install_deno};
 pub use host::{Host, HostStats};
 pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{
-    AnswerCut, Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Edit, FunctionInfo, FunctionLimits,
-    FunctionSpec, FunctionState, HostConfig, HostError, Level, Limits, LogLine, Policy, Stream,
+    AnswerCut, Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Deployed, Edit, FunctionInfo,
+    FunctionLimits, FunctionSpec, FunctionState, HostConfig, HostError, Level, Limits, LogLine, Package,
+    Packages, Policy, Stream,
 };

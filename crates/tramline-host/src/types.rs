@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::bundle::Dependency;
@@ -184,6 +185,50 @@ pub struct FunctionSpec {
     pub inspect: Option<u16>,
     /// Set when the function must not be started; the reason.
     pub broken: Option<String>,
+    /// Where its bundle comes from, when it is not made of the project's sources.
+    pub deployed: Option<Deployed>,
+}
+
+/// A version of a function that was bundled before, elsewhere.
+#[derive(Debug, Clone)]
+pub struct Deployed {
+    /// Its number, shown to people.
+    pub version: i32,
+    /// Tells versions apart, also those of other databases: the hash (hex) of its sources.
+    pub key: String,
+    /// SHA-256 (hex) of the bundle.
+    pub sha256: String,
+    /// The entry file relative to the project: static files lie around the bundle as around it.
+    pub entry: PathBuf,
+    /// Whether it reads files at run time.
+    pub has_static_files: bool,
+    /// The packages in the bundle, as they were resolved.
+    pub dependencies: Arc<Vec<Dependency>>,
+    /// Where it is fetched when this node does not have it.
+    pub packages: Arc<dyn Packages>,
+}
+
+impl PartialEq for Deployed {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, &self.sha256, &self.entry) == (&other.key, &other.sha256, &other.entry)
+            && (self.version, self.has_static_files) == (other.version, other.has_static_files)
+    }
+}
+
+impl Eq for Deployed {}
+
+/// A deployed version, ready to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    pub bundle: Vec<u8>,
+    /// Paths are relative to the project.
+    pub static_files: Vec<(String, Vec<u8>)>,
+}
+
+/// Where deployed versions are kept.
+pub trait Packages: std::fmt::Debug + Send + Sync + 'static {
+    /// Fetches a version; an error says why it cannot be had.
+    fn fetch(&self, function: &str, version: i32) -> BoxFuture<'static, Result<Package, String>>;
 }
 
 /// A function as the host sees it now.
@@ -193,6 +238,8 @@ pub struct FunctionInfo {
     pub state: FunctionState,
     /// SHA-256 (hex) of the bundle that calls run.
     pub version: Option<String>,
+    /// Number of the deployed version that this is.
+    pub deployed: Option<i32>,
     /// The packages in that bundle, as they were resolved.
     pub dependencies: Arc<Vec<Dependency>>,
 }

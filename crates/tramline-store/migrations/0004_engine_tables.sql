@@ -56,6 +56,19 @@ create table tramline.commands (
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 create index commands_discovery on tramline.commands (shard, xid, command_id);
 
+-- Calls that an owner had out when it gave their shard up in order: they go on at that node, which tells the next owner how they end by a
+-- command. Written with its last flush of the shard, read with the run's past.
+create table tramline.handed_calls (
+  run_id uuid not null,
+  shard int not null,
+  step text not null,
+  generation int not null,
+  attempt int not null,
+  node uuid not null,
+  until timestamptz not null,                        -- its result is not waited for any longer
+  primary key (run_id, shard, step, generation, attempt)
+);
+
 -- Inserted and deleted by owners only; read forward through a window.
 create table tramline.timers (
   shard int not null,

@@ -4,6 +4,29 @@ create type tramline.enqueue_row as (
   ord int, run_id uuid, target text, kind text, version int, input jsonb, correlation_id text, opts jsonb, code text, detail jsonb
 );
 
+-- Is the owner of a shard awake? It is when its lock can be shared; then it cannot begin to rest before this transaction has ended, and
+-- finds what was inserted by itself. One that rests has to be called. The class of the lock is that of the engine's discovery/rest.rs.
+create function tramline.is_awake(p_owner uuid) returns boolean language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select p_owner is null or pg_try_advisory_xact_lock_shared(1953653101, uuid_hash(p_owner))
+$$;
+-- Calls the owners of these shards that rest; without an argument, of all shards.
+create function tramline.wake_owners(p_shards int[]) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare v_owner uuid;
+begin
+  for v_owner in select distinct s.owner from tramline.shards s where (p_shards is null or s.shard = any (p_shards)) and s.owner is not null loop
+    if not tramline.is_awake(v_owner) then
+      perform pg_notify('tramline:' || v_owner, '');
+    end if;
+  end loop;
+end $$;
+create function tramline.wake_for_commands() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform tramline.wake_owners(array(select distinct c.shard from commands_made c));
+  return null;
+end $$;
+create trigger wake_for_commands after insert on tramline.commands referencing new table as commands_made
+  for each statement execute function tramline.wake_for_commands();
+
 -- Where a run comes from when the writer does not say: the calling function, else the role of the token, else the session's user.
 create function tramline.derived_source() returns text language sql stable as $$
   select coalesce('function:' || nullif(nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-tramline-function', ''),
@@ -41,6 +64,21 @@ create function tramline.retentions(p_target text[]) returns jsonb language sql 
    where t.retention is not null
 $$;
 
+-- What of a run cannot be, with its place; null when everything can. Sizes are looked at by what they take in memory first, which is known
+-- without writing them out. Times without an end are no times, and one beyond a hundred years is a mistake in units. Without settings of its own,
+-- so that it becomes part of the statements that ask.
+create function tramline.unfit(p_input jsonb, p_correlation_id text, p_opts jsonb) returns text language sql stable as $$
+  select case
+    when pg_column_size(p_input) > 262144 and octet_length(p_input::text) > 1048576
+      then 'input has more than 1048576 bytes; store it elsewhere and give its place'
+    when length(p_correlation_id) > 512 then 'correlation_id has more than 512 characters'
+    when length(p_opts ->> 'queue') not between 1 and 128 then 'queue must have 1 to 128 characters'
+    when length(p_opts ->> 'concurrency_key') > 512 then 'concurrency_key has more than 512 characters'
+    when p_opts ? 'run_at' and not (isfinite((p_opts ->> 'run_at')::timestamptz) and (p_opts ->> 'run_at')::timestamptz < now() + interval '100 years')
+      then 'run_at must be a time within the next hundred years'
+  end
+$$;
+
 -- Is this the input that a run was started with, number by number?
 create function tramline.is_input_of(p_run_id uuid, p_input jsonb) returns boolean language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (select from tramline.all_runs r where r.run_id = p_run_id and r.input = p_input)
@@ -62,7 +100,7 @@ declare
 begin
   if cardinality(p_run_id) <> cardinality(p_target) or cardinality(p_run_id) <> cardinality(p_input) or cardinality(v_targets) > 100
      or array_position(p_target, null) is not null or tramline.calling_run() is not null or tramline.has_limits()
-     or exists (select from tramline.runs_foreign) then
+     or exists (select from tramline.runs_foreign) or exists (select from unnest(p_input) as u(input) where pg_column_size(u.input) > 262144) then
     return false;
   end if;
   select array_agg(t.target), array_agg(case when t.version is null then 'function' else 'workflow' end), array_agg(t.version)
@@ -81,6 +119,8 @@ begin
                 or not exists (select from unnest(v_lo, v_hi) as w(lo, hi) where u.id >= w.lo and u.id < w.hi)) then
     return false;
   end if;
+  -- A batch that is not small is of all shards.
+  perform tramline.wake_owners(case when cardinality(p_run_id) < {{shard_count}} then array(select tramline.shard_of(u.id) from unnest(p_run_id) as u(id)) end);
   insert into tramline.runs (run_id, shard, kind, target, version, input, source, created_by, function_name)
   select u.run_id, tramline.shard_of(u.run_id), t.kind, u.target, t.version, coalesce(u.input, '{}'), v_source, v_user,
          case when t.version is null then u.target end
@@ -94,12 +134,10 @@ end $$;
 
 -- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
 -- opts: kind, queue, priority, run_at, delay_ms, concurrency_key, source, created_by, triggered_by, parent_run_id, root_run_id, project_id, env,
--- git_sha, git_ref, context, metadata; own_id = true where p_run_id is the caller's own and must not be moved to the shard of its limit.
--- One row per item: the run (new, or the first one of its correlation id), or a code: TL404 unknown target, TL409 correlation id used
--- with other input (detail.run_id names the first run), TL422 missing fields (detail.missing lists them all), TL400 limits that cannot be kept. Nothing of a refused item is kept.
--- git_sha, git_ref, context, metadata, retry.
--- One row per item: the run (new, or the first one of its correlation id), or a code: TL400 no such kind, TL404 unknown target, TL409 correlation id used
--- with other input (detail.run_id names the first run), TL422 missing fields (detail.missing lists them all). Nothing of a refused item is kept.
+-- git_sha, git_ref, context, metadata, retry; own_id = true where p_run_id is the caller's own and must not be moved to the shard of its limit.
+-- One row per item: the run (new, or the first one of its correlation id), or a code: TL400 no such kind, what cannot be (detail.path), or a
+-- limit that cannot be kept; TL404 unknown target; TL409 correlation id used with other input (detail.run_id names the first run); TL422
+-- missing fields (detail.missing lists them all). Nothing of a refused item is kept.
 -- A known correlation id is answered with its run also when the target asks for more by now: the call was accepted once.
 -- Locks: correlations in key order, then runs in the order of their ids, so that two batches cannot deadlock.
 create function tramline.enqueue_many(p_run_id uuid[], p_target text[], p_input jsonb[], p_correlation_id text[], p_opts jsonb[])
@@ -120,10 +158,11 @@ declare
   v_pull text[] := array(select q.name from tramline.queues q where q.mode = 'pull');
   v_ids uuid[];
 begin
-  if p_opts is null or cardinality(array_remove(p_opts, null)) = 0 and cardinality(array_remove(p_correlation_id, null)) = 0 then
+  if coalesce(cardinality(array_remove(p_opts, null)) + cardinality(array_remove(p_correlation_id, null)), -1) = 0 then
     v_ids := case when array_position(p_run_id, null) is null then p_run_id
                   else array(select coalesce(u.id, tramline.uuid_v7()) from unnest(p_run_id) with ordinality as u(id, ord) order by u.ord) end;
     if tramline.enqueue_plain(v_ids, p_target, p_input) then
+      perform tramline.wake_owners(array(select distinct tramline.shard_of(u.id) from unnest(v_ids) as u(id)));
       return query select u.ord::int, u.id, true, null::text, null::jsonb from unnest(v_ids) with ordinality as u(id, ord);
       return;
     end if;
@@ -152,10 +191,12 @@ begin
                 else tramline.uuid_v7() end,
            u.target, case when u.pull then coalesce(u.opts ->> 'kind', 'external') else t.kind end, t.version, u.input, u.correlation_id,
            case when t.retry is null then u.opts else jsonb_build_object('retry', t.retry) || coalesce(u.opts, '{}') end,
-           case when u.pull then case when u.opts ->> 'kind' not in ('function', 'workflow', 'pipeline', 'external') then 'TL400' end
+           case when f.words is not null then 'TL400'
+                when u.pull then case when u.opts ->> 'kind' not in ('function', 'workflow', 'pipeline', 'external') then 'TL400' end
                 when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind) then 'TL404'
                 when m.missing is not null then 'TL422' end,
-           case when u.pull then jsonb_build_object('message', format('"%s" is no kind of a run', u.opts ->> 'kind'))
+           case when f.words is not null then jsonb_build_object('path', split_part(f.words, ' ', 1), 'message', f.words)
+                when u.pull then jsonb_build_object('message', format('"%s" is no kind of a run', u.opts ->> 'kind'))
                 when t.kind is null or t.kind <> coalesce(u.opts ->> 'kind', t.kind)
                   then jsonb_build_object('target', u.target)
                 when m.missing is not null then jsonb_build_object('target', u.target, 'missing', m.missing) end
@@ -166,6 +207,7 @@ begin
             from unnest(p_run_id, p_target, p_input, p_correlation_id, p_opts) with ordinality
               as i(run_id, target, input, correlation_id, opts, ord)) u
     left join targets t on t.target = u.target and not u.pull
+    cross join lateral (select tramline.unfit(u.input, u.correlation_id, u.opts) as words offset 0) f
     left join lateral (select jsonb_agg(r.name order by r.name) as missing from unnest(t.required) as r(name)
                         where jsonb_typeof(u.input) <> 'object' or not u.input ? r.name) m on t.required <> '{}';
 
@@ -206,6 +248,8 @@ begin
        and c.shard = tramline.key_shard(r.target || chr(31) || r.correlation_id) and c.target = r.target and c.correlation_id = r.correlation_id;
   end if;
 
+  perform tramline.wake_owners(array(select distinct tramline.shard_of(r.run_id) from unnest(v_rows) r
+                                      where r.code is null and coalesce(r.opts ->> 'queue' <> all (v_pull), true)));
   return query
   with fresh as materialized (
     select r.run_id, r.shard, r.kind, r.target, r.version, r.input, r.correlation_id,
@@ -267,14 +311,19 @@ begin
            and not exists (select from tramline.runs_foreign x where x.run_id = v_id and x.shard = v_shard) as native,
          case when d.version is null then f.retry end as retry, case when d.version is null then f.retention else d.retention end as retention,
          exists (select from tramline.queues q where q.name = v_queue and (q.mode <> 'engine' or q.concurrency is not null or q.rate_count is not null))
-           or exists (select from tramline.target_limits l where l.target = p_target) as special
+           or exists (select from tramline.target_limits l where l.target = p_target) as special,
+         o.owner, o.owner is null or pg_try_advisory_xact_lock_shared(1953653101, uuid_hash(o.owner)) as awake
     into v
     from (values (p_target)) as t(name)
     left join lateral (select w.version, w.required_inputs, w.retention from tramline.workflow_definitions w
                         where w.name = t.name and w.status = 'published' order by w.version desc limit 1) d on true
-    left join tramline.functions f on f.name = t.name;
+    left join tramline.functions f on f.name = t.name
+    left join tramline.shards o on o.shard = v_shard;
   if (v.version is not null or v.is_function) and v.native and not v.special
      and coalesce(not p_opts ?| array['kind', 'concurrency_key', 'parent_run_id', 'root_run_id'], true)
+     -- What may be unfit is looked at there.
+     and coalesce((p_opts ->> 'run_at')::timestamptz between '2000-01-01' and now() + interval '100 years', true)
+     and length(v_queue) between 1 and 128 and coalesce(length(p_correlation_id), 0) <= 512 and pg_column_size(v_input) <= 262144
      and coalesce(strpos(current_setting('request.headers', true), 'x-tramline-') = 0, true)
      and (v.required is null or v.required = '{}' or jsonb_typeof(v_input) = 'object' and v_input ?& v.required) then
     if p_correlation_id is not null then
@@ -295,6 +344,9 @@ begin
       on conflict do nothing;
       run_id := v_id;
       created := found;
+      if not v.awake then
+        perform pg_notify('tramline:' || v.owner, '');
+      end if;
       return;
     end if;
   end if;

@@ -153,6 +153,12 @@ begin
       from jsonb_to_recordset(p -> 'starts') as r(run_id uuid, step text, generation int, at timestamptz, deadline timestamptz)
      where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
   end if;
+  if p ? 'handed' then
+    insert into tramline.handed_calls (run_id, shard, step, generation, attempt, node, until)
+    select r.run_id, tramline.shard_of(r.run_id), r.step, r.generation, r.attempt, r.node, r.until
+      from jsonb_to_recordset(p -> 'handed') as r(run_id uuid, step text, generation int, attempt int, node uuid, until timestamptz)
+     where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
+  end if;
   if p ? 'timers_clear' then
     delete from tramline.timers t using jsonb_to_recordset(p -> 'timers_clear') as r(run_id uuid, kind text, step text, attempt int, due_at timestamptz)
      where t.shard = tramline.shard_of(r.run_id) and t.due_at = r.due_at and t.run_id = r.run_id and t.kind = r.kind and t.step = r.step

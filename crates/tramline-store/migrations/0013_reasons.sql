@@ -38,7 +38,7 @@ create function tramline.why_commands(p ops.runs) returns setof tramline.reason 
                   tramline.shown(c.created_at), c.shard),
            jsonb_build_object('verb', c.verb, 'actor', c.actor, 'reason', c.reason, 'shard', c.shard))::tramline.reason
     from tramline.commands c
-   where c.shard = tramline.shard_of(p.run_id) and c.subject_kind = 'run' and c.subject_id = p.run_id::text
+   where c.shard = tramline.shard_of(p.run_id) and c.subject_kind = 'run' and c.subject_id = p.run_id::text and c.verb <> 'call_ended'
 $$;
 
 -- Nobody drives the shard.

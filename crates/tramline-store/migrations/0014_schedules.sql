@@ -173,6 +173,7 @@ begin
   if not found then
     raise exception using errcode = 'TL404', message = format('there is no schedule "%s"', p_name);
   end if;
+  perform tramline.wake_owners(array[tramline.key_shard(v.name)]);
   return query
   with made as (
     insert into tramline.schedule_periods as q (schedule, due_at, run_id, outcome, reason, planned_at)

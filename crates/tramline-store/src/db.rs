@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
-use tokio_postgres::Client;
+use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
 
 use crate::api::Coalescer;
-use crate::{DatabaseUrl, StoreError};
+use crate::{DatabaseUrl, StoreError, TlsStream};
 
 /// A node uses at most 20 connections in all: this many for the API, four for the engine, the rest for `/rest/v1`.
 pub const POOL_MAX: usize = 8;
@@ -87,13 +87,31 @@ impl Db {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn dedicated(&self, name: &str, statement_timeout: &str) -> Result<Client, StoreError> {
-        let mut url = self.url.clone();
-        url.config.application_name(format!("tramline {name}"));
-        let (client, connection) = url.connect().await?;
+        self.listening(name, statement_timeout, |_| {}).await
+    }
+
+    /// The same, with what is to happen when a notification comes: with the channel's name.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn listening(
+        &self,
+        name: &str,
+        statement_timeout: &str,
+        on_notification: impl Fn(&str) + Send + 'static,
+    ) -> Result<Client, StoreError> {
+        let (client, mut connection) = self.raw(name).await?;
         tokio::spawn(async move {
-            // The owner of the client sees the error at its next statement.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "database connection ended");
+            while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+                match message {
+                    Ok(AsyncMessage::Notification(told)) => on_notification(told.channel()),
+                    Ok(_) => {}
+                    // The owner of the client sees the error at its next statement.
+                    Err(error) => {
+                        tracing::debug!(%error, "database connection ended");
+                        return;
+                    }
+                }
             }
         });
         let setup = format!(
@@ -108,6 +126,16 @@ impl Db {
                 source,
             })?;
         Ok(client)
+    }
+
+    /// A connection whose messages the caller reads.
+    pub(crate) async fn raw(
+        &self,
+        name: &str,
+    ) -> Result<(Client, Connection<Socket, TlsStream>), StoreError> {
+        let mut url = self.url.clone();
+        url.config.application_name(format!("tramline {name}"));
+        url.connect().await
     }
 
     /// Idle and used connections of the pool.

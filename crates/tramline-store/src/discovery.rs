@@ -2,6 +2,10 @@
 //! transaction commits late is found when it commits. All reads are autocommit statements of one connection, because a
 //! snapshot is valid for one server start only: after a restart of Postgres transaction ids can be used again.
 
+mod rest;
+
+pub use rest::channel;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::{Client, Row, Statement};
@@ -125,7 +129,15 @@ impl Reader {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
-        let client = db.dedicated("discovery", "60s").await?;
+        Self::listening(db, |_| {}).await
+    }
+
+    /// The same, with what is to happen when the connection is told something: with the channel's name.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn listening(db: &Db, told: impl Fn(&str) + Send + 'static) -> Result<Self, StoreError> {
+        let client = db.listening("discovery", "60s", told).await?;
         client
             .batch_execute(SETTINGS)
             .await

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio_postgres::{Client, Statement};
 use tramline_core::Millis;
-use tramline_core::machine::{EndRow, Row, StepRow};
+use tramline_core::machine::{EndRow, PastCall, Row, StepRow};
 use uuid::Uuid;
 
 use crate::limits::LimitRows;
@@ -148,6 +148,16 @@ impl Batch {
         self.cold(
             "commands_done",
             json!({ "shard": shard, "command_id": command_id }),
+        );
+    }
+
+    /// A call that goes on at this node while the next owner of its run's shard waits for its result.
+    pub fn handed(&mut self, of: Subject, call: &PastCall) {
+        self.items += 1;
+        self.cold(
+            "handed",
+            json!({ "run_id": of.run_id, "step": call.step, "generation": call.generation, "attempt": call.attempt,
+                    "node": call.elsewhere.node, "until": timestamp(call.elsewhere.until).to_string() }),
         );
     }
 

@@ -3,6 +3,7 @@
 //! Each statement stands beside the one function that sends it. Rules are not decided here: they are in `tramline-core`
 //! (pure) or in the SQL functions of `migrations/`, which hold what must be atomic.
 
+pub mod access_tokens;
 pub mod api;
 pub mod calendars;
 mod db;
@@ -10,8 +11,12 @@ pub mod discovery;
 pub mod embedded;
 mod error;
 pub mod flush;
+pub mod function_secrets;
+pub mod function_versions;
 pub mod gate;
+pub mod handover;
 pub mod limits;
+pub mod listen;
 mod migrate;
 pub mod retention;
 pub mod rows;

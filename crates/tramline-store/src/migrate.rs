@@ -60,10 +60,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../migrations/0018_pull_requests.sql"),
     ),
     ("0019_workers", include_str!("../migrations/0019_workers.sql")),
-    // Last, because it names all the others' tables.
+    // After all whose tables it names; those that follow bring their own.
     (
         "0020_grants_and_policies",
         include_str!("../migrations/0020_grants_and_policies.sql"),
+    ),
+    (
+        "0021_function_versions",
+        include_str!("../migrations/0021_function_versions.sql"),
     ),
 ];
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::{Client, Row, Statement};
 use tramline_core::Millis;
-use tramline_core::machine::{Past, PastMark, PastStep, TimerKind};
+use tramline_core::machine::{Elsewhere, Past, PastCall, PastMark, PastStep, TimerKind};
 use uuid::Uuid;
 
 use crate::discovery::Gate;
@@ -53,6 +53,7 @@ pub struct Loader {
     ends: Statement,
     timers: Statement,
     starts: Statement,
+    handed: Statement,
     parked: Statement,
 }
 
@@ -127,6 +128,11 @@ impl Loader {
             )
             .await?,
             starts: prepare("starts of steps", past("run_id, step, generation", "step_starts")).await?,
+            handed: prepare(
+                "handed calls",
+                past("run_id, step, generation, attempt, node, until", "handed_calls"),
+            )
+            .await?,
             parked: prepare("parked runs", PARKED.to_owned()).await?,
             client,
         })
@@ -198,12 +204,13 @@ impl Loader {
             rows
         };
         // Sent together: one round trip.
-        let (steps, marks, ends, timers, starts, parked) = tokio::try_join!(
+        let (steps, marks, ends, timers, starts, handed, parked) = tokio::try_join!(
             query("past steps", &self.steps),
             query("past marks", &self.marks),
             query("past ends", &self.ends),
             query("timers of runs", &self.timers),
             query("starts of steps", &self.starts),
+            query("handed calls", &self.handed),
             query("parked runs", &self.parked),
         )?;
         let past =
@@ -281,6 +288,19 @@ impl Loader {
         for r in &starts {
             past(&mut pasts, r.get(0), &mut |p| {
                 p.starts.push((r.get(1), number(r.get(2))))
+            });
+        }
+        for r in &handed {
+            past(&mut pasts, r.get(0), &mut |p| {
+                p.handed.push(PastCall {
+                    step: r.get(1),
+                    generation: number(r.get(2)),
+                    attempt: number(r.get(3)),
+                    elsewhere: Elsewhere {
+                        node: r.get(4),
+                        until: millis(r.get::<_, Timestamp>(5)),
+                    },
+                });
             });
         }
         for r in &parked {

@@ -23,6 +23,9 @@ pub struct Taken {
     pub untouched: Option<Snapshot>,
 }
 
+/// Channel on which nodes are told that shards are free.
+pub const SHARDS_FREE: &str = "tramline:shards";
+
 /// What a heartbeat says of one shard.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
@@ -151,43 +154,70 @@ impl Keeper {
             .collect())
     }
 
-    /// All shards and nodes as they are now.
+    /// All shards and nodes as they are now, in one statement.
     ///
     /// # Errors
     /// When the connection broke.
     pub async fn observe(&self) -> Result<(Vec<ShardRow>, Vec<NodeRow>), StoreError> {
-        let shards = self
+        // A node that has not been seen for a day is history.
+        let rows = self
             .client
             .query(
-                "select shard, owner, epoch, beat from tramline.shards order by shard",
+                "select shard, owner, epoch, beat, load, false from tramline.shards
+                 union all
+                 select null, node_id, null, beat, null, 'engine' <> all (roles) from tramline.nodes
+                  where seen_at > now() - interval '1 day' and roles && '{engine,leaving}'
+                 order by 1",
                 &[],
             )
             .await
-            .map_err(|e| StoreError::query("observe shards", e))?;
-        // A node that has not been seen for a day is history.
-        let nodes = self
-            .client
-            .query("select node_id, beat from tramline.nodes where seen_at > now() - interval '1 day' and 'engine' = any (roles)", &[])
-            .await
-            .map_err(|e| StoreError::query("observe nodes", e))?;
-        Ok((
-            shards
-                .iter()
-                .map(|r| ShardRow {
-                    shard: u16::try_from(r.get::<_, i32>(0)).unwrap_or_default(),
-                    owner: r.get(1),
+            .map_err(|e| StoreError::query("observe", e))?;
+        let (mut shards, mut nodes) = (Vec::new(), Vec::new());
+        for r in &rows {
+            match (r.get::<_, Option<i32>>(0), r.get::<_, Option<Uuid>>(1)) {
+                (Some(shard), owner) => shards.push(ShardRow {
+                    shard: u16::try_from(shard).unwrap_or_default(),
+                    owner,
                     epoch: r.get(2),
                     beat: r.get(3),
-                })
-                .collect(),
-            nodes
-                .iter()
-                .map(|r| NodeRow {
-                    node: r.get(0),
-                    beat: r.get(1),
-                })
-                .collect(),
-        ))
+                    load: u64::try_from(r.get::<_, i64>(4)).unwrap_or_default(),
+                }),
+                (None, Some(node)) => nodes.push(NodeRow {
+                    node,
+                    beat: r.get(3),
+                    leaving: r.get(5),
+                }),
+                (None, None) => {}
+            }
+        }
+        Ok((shards, nodes))
+    }
+
+    /// Says that this node takes no shards any more and has only calls left that are out.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn retire(&self) -> Result<(), StoreError> {
+        self.client
+            .execute(
+                "update tramline.nodes set roles = array_replace(roles, 'engine', 'leaving') where node_id = $1",
+                &[&self.node],
+            )
+            .await
+            .map_err(|e| StoreError::query("retire", e))?;
+        Ok(())
+    }
+
+    /// Tells the other nodes that shards are free.
+    ///
+    /// # Errors
+    /// When the connection broke: they find out by themselves.
+    pub async fn tell_free(&self) -> Result<(), StoreError> {
+        self.client
+            .execute("select pg_notify($1, '')", &[&SHARDS_FREE])
+            .await
+            .map_err(|e| StoreError::query("tell free shards", e))?;
+        Ok(())
     }
 
     /// Takes a shard if nothing changed since it was observed. The epoch is committed before anything of the shard is

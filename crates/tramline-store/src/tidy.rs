@@ -67,6 +67,11 @@ pub async fn remove_expired(db: &Db) -> Result<u64, StoreError> {
                select d.ctid from tramline.webhook_deliveries d where d.expires_at < now() limit $1 for update skip locked))",
         ),
         (
+            "remove calls that were handed over",
+            "delete from tramline.handed_calls where ctid = any (array(
+               select h.ctid from tramline.handed_calls h where h.until < now() - interval '1 hour' limit $1 for update skip locked))",
+        ),
+        (
             "remove starts of ended runs",
             "delete from tramline.step_starts where ctid = any (array(
                select s.ctid from tramline.step_starts s

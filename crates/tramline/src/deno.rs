@@ -32,13 +32,21 @@ pub const PIN_FILE: &str = ".dvmrc";
 
 /// What is wrong with the project's pin: another version than the one that functions run with.
 pub fn pin_problem(dir: &Path, env: &BTreeMap<String, String>) -> Option<String> {
-    let text = std::fs::read_to_string(dir.join(PIN_FILE)).ok()?;
-    let pinned = text.trim().trim_start_matches('v');
+    if !dir.join(PIN_FILE).is_file() {
+        return None;
+    }
     let own = env.get(DENO_ENV).filter(|path| !path.is_empty());
     let used = match own {
         Some(path) => deno_version(Path::new(path))?,
         None => DENO_VERSION.to_owned(),
     };
+    pin_problem_with(dir, &used)
+}
+
+/// The same against the version that a node runs functions with.
+pub fn pin_problem_with(dir: &Path, used: &str) -> Option<String> {
+    let text = std::fs::read_to_string(dir.join(PIN_FILE)).ok()?;
+    let pinned = text.trim().trim_start_matches('v');
     let is_version =
         pinned.split('.').count() == 3 && pinned.split('.').all(|part| part.parse::<u32>().is_ok());
     if !is_version {

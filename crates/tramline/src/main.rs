@@ -105,6 +105,8 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Dev(args) => dev::dev(global, args).await,
         Command::Serve(args) => serve::serve(global, args).await,
         Command::Status => commands::status::status(global).await,
+        Command::Deploy(args) => commands::deploy::deploy(global, args).await,
+        Command::Token(command) => commands::token::token(global, command).await,
         Command::Sign(args) => commands::sign::sign(global, args).await,
         Command::Retention { dry_run } => commands::retention::retention(global, dry_run).await,
         Command::Doctor => commands::doctor::doctor(global).await,

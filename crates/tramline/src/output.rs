@@ -118,6 +118,11 @@ pub fn millis(ms: i64) -> String {
     }
 }
 
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The last digits of an id.
 pub fn short_id(id: &str) -> &str {
     id.get(id.len().saturating_sub(SHORT_ID_CHARS)..).unwrap_or(id)

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Decision, Event, Outcome, Plan, Refusal, Row, Run, TimerKind};
+use super::{Action, Decision, Event, Lost, Outcome, Plan, Refusal, Row, Run, TimerKind};
 use crate::Millis;
 use crate::status::{RunStatus, StepStatus, run_transition};
 
@@ -42,6 +42,7 @@ impl Run {
                     &mut d,
                 )?;
             }
+            Event::CallLost { which, now } => self.call_lost(which, now, &mut d)?,
             Event::TimerDue {
                 kind,
                 step,
@@ -139,6 +140,12 @@ impl Run {
             return Err(Refusal::Stale);
         }
         slot.in_flight = false;
+        slot.elsewhere = None;
+        if matches!(self.status, RunStatus::Queued | RunStatus::Claimed) {
+            // It began at another node, and came back for this: it need not be begun again.
+            self.go(RunStatus::Running)?;
+            self.started_at.get_or_insert(end.started_at);
+        }
         let is_repeated = match &end.outcome {
             Outcome::Completed(_) => false,
             Outcome::Failed(failure) => self.next_attempt_in(end.step, failure, end.random).is_some(),
@@ -235,6 +242,8 @@ impl Run {
         if self.expire(now, d) {
             return;
         }
+        // A refusal means that none is overdue.
+        let _ = self.call_lost(Lost::Overdue, now, d);
         if self.status == RunStatus::Running && now.saturating_sub(started_at) >= MARK_AFTER_MS {
             self.mark(RunStatus::Running, d);
         }

@@ -166,6 +166,7 @@ impl Run {
         slot.output = output.unwrap_or_default();
         slot.error = error;
         slot.in_flight = false;
+        slot.elsewhere = None;
         slot.due_at = None;
     }
 
@@ -212,6 +213,7 @@ impl Run {
     pub(super) fn cancel_open_steps(&mut self) {
         for slot in &mut self.steps {
             slot.in_flight = false;
+            slot.elsewhere = None;
             slot.due_at = None;
             if !slot.status.is_terminal() {
                 slot.status = StepStatus::Cancelled;

@@ -9,6 +9,7 @@
 mod deadline;
 mod decide;
 mod ending;
+mod handed;
 mod recover;
 mod requests;
 mod starting;
@@ -27,6 +28,7 @@ use crate::definition::Workflow;
 use crate::retry::RetryPolicy;
 use crate::status::{IllegalTransition, RunStatus, StepStatus};
 
+pub use handed::{Elsewhere, Lost, PastCall};
 pub use recover::{Past, PastMark, PastStep};
 pub use requests::{PRIORITY_PARKS, asked_priority};
 
@@ -127,6 +129,8 @@ pub struct StepState {
     pub crashes: u32,
     /// A call is out.
     pub in_flight: bool,
+    /// The call that is out was made by the node that drove the run before.
+    pub elsewhere: Option<Box<Elsewhere>>,
 }
 
 impl Default for StepState {
@@ -141,6 +145,7 @@ impl Default for StepState {
             slept_from: None,
             crashes: 0,
             in_flight: false,
+            elsewhere: None,
         }
     }
 }
@@ -211,6 +216,11 @@ pub enum Event {
         started_at: Millis,
         now: Millis,
         random: u64,
+    },
+    /// Nobody will tell how calls ended that another node had out: they are made again.
+    CallLost {
+        which: Lost,
+        now: Millis,
     },
     /// A timer of the run is due.
     TimerDue {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::ending::is_worth_repeating;
-use super::{Plan, Run, StepState, TimerKind};
+use super::{PastCall, Plan, Run, StepState, TimerKind};
 use crate::Millis;
 use crate::status::{RunStatus, StepStatus};
 
@@ -48,6 +48,8 @@ pub struct Past {
     pub slept_from: Vec<(String, Millis)>,
     /// Starts recorded after unclean takeovers, by step and generation.
     pub starts: Vec<(String, u32)>,
+    /// Calls that an owner had out when it gave the run's shard up in order.
+    pub handed: Vec<PastCall>,
     /// A row of `parked` names the run.
     pub parked: bool,
 }
@@ -118,6 +120,9 @@ impl Run {
                 if let Some(i) = self.plan.step_by_name(&step) {
                     self.steps[i].slept_from = Some(at);
                 }
+            }
+            for call in past.handed {
+                self.replay_handed(call);
             }
         }
         self.parked = past.parked;

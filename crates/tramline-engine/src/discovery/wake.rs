@@ -15,6 +15,8 @@ pub(crate) struct Wake {
     pub(super) notify: Notify,
     pub(super) search: AtomicBool,
     named: Mutex<Vec<Uuid>>,
+    /// Shards are free.
+    pub(crate) shards: Notify,
 }
 
 impl Wake {

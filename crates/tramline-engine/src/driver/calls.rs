@@ -35,6 +35,9 @@ pub(super) struct Calls {
 /// One call that is out.
 pub(super) struct Out {
     pub(super) step: usize,
+    pub(super) attempt: u32,
+    /// When its time is over.
+    pub(super) until: Millis,
     task: AbortHandle,
     /// Where it counts besides.
     function: Option<Arc<str>>,
@@ -101,7 +104,7 @@ impl Calls {
         }
     }
 
-    fn ended(&mut self, call: Out) {
+    pub(super) fn ended(&mut self, call: Out) {
         self.out -= 1;
         if let Some(slots) = call.function.and_then(|name| self.functions.get_mut(&name)) {
             slots.out -= 1;
@@ -197,7 +200,14 @@ impl Driver {
         else {
             return;
         };
-        let Some(fence) = self.state.shards.get(shard).map(|s| s.epoch) else {
+        // Of a shard that is given up it is the next owner's: nothing of it is out, its rows say all.
+        let Some(fence) = self
+            .state
+            .shards
+            .get(shard)
+            .filter(|s| !s.leaves)
+            .map(|s| s.epoch)
+        else {
             return;
         };
         let timeout = Duration::from_millis(call.timeout_ms);
@@ -216,8 +226,8 @@ impl Driver {
         let invoke = Arc::clone(&self.invoke);
         let out = self.own.clone();
         let (step, generation, attempt) = (call.step, call.generation, call.attempt);
+        let limit = timeout.as_millis();
         let task = tokio::spawn(async move {
-            let limit = timeout.as_millis();
             let outcome = match tokio::time::timeout(timeout, invoke.invoke(request)).await {
                 Ok(Answer::Done(outcome)) => storable(outcome),
                 Ok(Answer::Full { call, retry_in }) => {
@@ -245,6 +255,8 @@ impl Driver {
         });
         live.calls.push(Out {
             step,
+            attempt,
+            until: now.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)),
             task: task.abort_handle(),
             function: function.clone(),
         });
@@ -256,7 +268,7 @@ impl Driver {
 
     /// There was no room for a call: it is the first to be made when there is.
     pub(super) fn on_call_full(&mut self, full: CallFull) {
-        if !self.is_wanted(full.run_id, &full.call) {
+        if self.is_unmade_for_another(full.run_id, &full.call) || !self.is_wanted(full.run_id, &full.call) {
             return;
         }
         self.call_is_back(full.run_id, full.call.step);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tramline_core::machine::{self, Decision, Event, Row};
 use tramline_store::discovery::Command;
+use tramline_store::handover::CALL_ENDED;
 use uuid::Uuid;
 
 use super::{Driver, Entry, Stage, Unit, Waiting};
@@ -18,11 +19,7 @@ struct Asked {
 
 impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
-        let releasing = self
-            .state
-            .shards
-            .get(&command.shard)
-            .is_none_or(|s| s.releasing.is_some());
+        let releasing = self.state.shards.get(&command.shard).is_none_or(|s| s.leaves);
         // Read twice (a scan and a tick, or before its removal was committed): applied once.
         if releasing || !self.state.commands_seen.insert(command.command_id) {
             return;
@@ -52,6 +49,9 @@ impl Driver {
     }
 
     pub(super) fn apply_command(&mut self, run_id: Uuid, command: Command) {
+        if command.verb == CALL_ENDED {
+            return self.apply_result(run_id, command);
+        }
         let now = self.state.clock.now();
         let Some(Entry {
             stage: Stage::Live(live),

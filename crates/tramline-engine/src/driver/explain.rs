@@ -79,6 +79,15 @@ impl Driver {
                 continue;
             }
             let name = live.run.plan.step_name(at);
+            if let Some(elsewhere) = &slot.elsewhere {
+                let sentence = format!(
+                    "attempt {} of \"{name}\" goes on at node {}, which drove the run before; its result is awaited",
+                    slot.attempt, elsewhere.node
+                );
+                let detail = json!({ "step": name, "attempt": slot.attempt, "node": elsewhere.node });
+                reasons.push(reason("call_elsewhere", sentence, detail));
+                continue;
+            }
             let what = match &live.run.plan {
                 Plan::Function { name, .. } => format!("function \"{name}\""),
                 Plan::Workflow(_) => format!("step \"{name}\""),

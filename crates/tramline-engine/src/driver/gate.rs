@@ -236,11 +236,7 @@ impl Driver {
         let Some(waiter) = self.unload(id) else {
             return false;
         };
-        let releasing = self
-            .state
-            .shards
-            .get(&waiter.shard())
-            .is_none_or(|s| s.releasing.is_some());
+        let releasing = self.state.shards.get(&waiter.shard()).is_none_or(|s| s.leaves);
         if !releasing {
             self.state.limits.waiting.insert(id, waiter);
             self.admit(id, 0);

@@ -57,7 +57,7 @@ impl Driver {
         let Some(shard) = self.state.shards.get_mut(&header.shard) else {
             return;
         };
-        if shard.releasing.is_some() || self.state.gone.contains(&header.run_id) {
+        if shard.leaves || self.state.gone.contains(&header.run_id) {
             return;
         }
         if let Some(entry) = self.state.entries.get_mut(&header.run_id) {
@@ -263,6 +263,7 @@ impl Driver {
             calls: Vec::new(),
         }));
         self.state.active += 1;
+        self.note_handed_in(run_id);
         if gate.is_some() || self.state.limits.is_paused(0) {
             self.learn_gate(run_id, gate.as_deref(), priority);
         }

@@ -11,6 +11,7 @@ mod commit;
 mod expected;
 mod explain;
 mod gate;
+mod handover;
 mod intake;
 mod limits;
 mod overlap;
@@ -33,6 +34,7 @@ use tramline_core::limit::{Line, Rule};
 use tramline_core::machine::{Action, Run};
 use tramline_core::schedule::Expected;
 use tramline_store::discovery::{Command, Header};
+use tramline_store::handover::CallResult;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
@@ -52,6 +54,10 @@ const CLASSES: usize = 4;
 const MESSAGES_MAX: usize = 1_024;
 /// Rows of one flush: a commit of this size takes some tens of milliseconds.
 const FLUSH_ROWS_MAX: usize = 4_000;
+/// How often a flush lets other tasks go first, as long as that brings more to record. Calls that were made together end
+/// together; without it the first of them would go alone and all others after it, and what a flush costs hardly depends
+/// on its rows.
+const GATHER_TURNS: u32 = 8;
 /// Reads of runs that may be outstanding.
 const LOADS_MAX: usize = 2;
 /// A run that waits for longer than this leaves memory; its timer brings it back.
@@ -61,12 +67,14 @@ const TICK: Duration = Duration::from_millis(500);
 
 pub(crate) struct Driver {
     pub(crate) config: EngineConfig,
+    pub(crate) node: Uuid,
     pub(crate) invoke: Arc<dyn Invoke>,
     pub(crate) inbox: mpsc::Receiver<Message>,
     pub(crate) own: mpsc::Sender<Message>,
     pub(crate) flushes: mpsc::Sender<Vec<Item>>,
     pub(crate) loads: mpsc::Sender<LoadJob>,
     pub(crate) chores: mpsc::Sender<Chore>,
+    pub(crate) results: mpsc::Sender<CallResult>,
     pub(crate) updates: broadcast::Sender<RunUpdate>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) shown: Arc<Shown>,
@@ -83,6 +91,7 @@ pub(crate) struct State {
     straggle: park::Straggle,
     active: usize,
     calls: calls::Calls,
+    handover: handover::Handover,
     loads_out: usize,
     /// Runs to be read for the sake of an event, whatever else waits.
     loads_wanted: Vec<LoadId>,
@@ -109,7 +118,10 @@ struct Shard {
     scanned: bool,
     /// Transactions of the runs in memory, with how many of each.
     xids: BTreeMap<u64, usize>,
-    releasing: Option<oneshot::Sender<()>>,
+    /// It is being given up: nothing more of it begins here.
+    leaves: bool,
+    /// Answered when everything of it is written.
+    written: Option<oneshot::Sender<()>>,
     /// What is recorded about its limit keys has been read; and who waits for them is known, too.
     limits_read: bool,
     limits_known: bool,
@@ -252,6 +264,7 @@ impl State {
             straggle: park::Straggle::new(config.park_after),
             active: 0,
             calls: calls::Calls::new(&config.function_calls_max),
+            handover: handover::Handover::default(),
             loads_out: 0,
             loads_wanted: Vec::new(),
             gone: HashSet::default(),
@@ -274,6 +287,7 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let mut messages = Vec::with_capacity(MESSAGES_MAX);
         let mut tick_at = Instant::now() + TICK;
+        let mut gathered = 0;
         loop {
             let wake = self.next_wake(tick_at);
             let received = tokio::select! {
@@ -290,6 +304,7 @@ impl Driver {
             if Instant::now() >= tick_at {
                 tick_at = Instant::now() + TICK;
                 self.tick_runs();
+                self.tell_lost_calls();
                 self.tell_late();
                 self.ask_for_schedules();
                 self.park_stragglers();
@@ -300,6 +315,14 @@ impl Driver {
             self.pump_limits();
             self.make_waiting_calls();
             self.start_ready();
+            if gathered < GATHER_TURNS && self.may_gather() {
+                tokio::task::yield_now().await;
+                if !self.inbox.is_empty() {
+                    gathered += 1;
+                    continue;
+                }
+            }
+            gathered = 0;
             self.send_flush();
             self.finish_releases();
             if self.has_stopped() {
@@ -332,6 +355,10 @@ impl Driver {
                 }
                 self.state.trusted = trusted;
             }
+            Message::Alive(nodes) => self.on_alive(nodes),
+            Message::Delivered(results) => {
+                self.state.handover.open = self.state.handover.open.saturating_sub(results);
+            }
             Message::Loaded(runs) => self.on_loaded(runs),
             Message::CallEnded(end) => self.on_call_ended(end),
             Message::CallFull(full) => self.on_call_full(full),
@@ -351,6 +378,11 @@ impl Driver {
                 self.state.stopping = Some((Instant::now() + drain, Some(done)));
             }
         }
+    }
+
+    /// Whether what is about to be sent may grow at once: calls are out that may have ended already.
+    fn may_gather(&self) -> bool {
+        self.state.calls.out > 0 && self.state.in_flight.is_none() && !self.state.pending.is_empty()
     }
 
     fn next_wake(&self, tick_at: Instant) -> Instant {
@@ -380,11 +412,14 @@ impl Driver {
     }
 
     fn has_stopped(&mut self) -> bool {
+        let handed_out = self.handed_out();
         let Some((deadline, done)) = &mut self.state.stopping else {
             return false;
         };
-        let idle =
-            self.state.calls.out == 0 && self.state.pending.is_empty() && self.state.in_flight.is_none();
+        let idle = self.state.calls.out == 0
+            && handed_out == 0
+            && self.state.pending.is_empty()
+            && self.state.in_flight.is_none();
         if !idle && Instant::now() < *deadline {
             return false;
         }
@@ -454,6 +489,9 @@ impl Driver {
     }
 
     fn on_call_ended(&mut self, end: CallEnded) {
+        if self.is_for_another(&end) {
+            return;
+        }
         let random = rand::random();
         let now = self.state.clock.now();
         self.call_is_back(end.run_id, end.step);

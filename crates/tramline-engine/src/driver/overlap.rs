@@ -189,12 +189,7 @@ impl Driver {
     /// The turn of a waiting run has come.
     pub(super) fn start_waiting(&mut self, run_id: Uuid) {
         let shard = tramline_core::ids::shard_of(run_id, tramline_store::SHARD_COUNT);
-        if self
-            .state
-            .shards
-            .get(&shard)
-            .is_none_or(|s| s.releasing.is_some())
-        {
+        if self.state.shards.get(&shard).is_none_or(|s| s.leaves) {
             return;
         }
         match self.state.entries.get(&run_id) {

@@ -20,7 +20,8 @@ impl Driver {
                 low_before,
                 scanned: false,
                 xids: BTreeMap::new(),
-                releasing: None,
+                leaves: false,
+                written: None,
                 limits_read: false,
                 limits_known: false,
                 gated: Vec::new(),
@@ -72,8 +73,8 @@ impl Driver {
             let _ = done.send(());
             return;
         };
-        state.releasing = Some(done);
-        // What has not been called yet is the next owner's; what is in flight is waited for.
+        (state.leaves, state.written) = (true, Some(done));
+        // What has not been called yet is the next owner's; calls that are out go on here, and it is told so.
         let idle: Vec<Uuid> = self
             .state
             .entries
@@ -88,25 +89,30 @@ impl Driver {
         self.state.timers.drop_shard(shard);
         self.state.schedules.drop_shard(shard);
         self.state.limits.drop_waiters(shard);
+        self.hand_calls_over(shard);
     }
 
     pub(super) fn finish_releases(&mut self) {
-        if self.state.shards.values().all(|s| s.releasing.is_none()) {
+        if self.state.shards.values().all(|s| s.written.is_none()) {
             return;
         }
         let busy: HashSet<u16> = self
             .state
-            .entries
-            .values()
-            .filter(|e| matches!(&e.stage, Stage::Live(live) if !live.calls.is_empty()))
-            .map(|e| e.shard)
-            .chain(self.state.pending.iter().map(|u| u.shard))
-            .chain(self.state.in_flight.iter().flatten().map(|u| u.shard))
+            .pending
+            .iter()
+            .chain(self.state.in_flight.iter().flatten())
+            .map(|u| u.shard)
             .collect();
-        for (id, shard) in &mut self.state.shards {
-            if !busy.contains(id)
-                && let Some(done) = shard.releasing.take()
-            {
+        let written: Vec<u16> = self
+            .state
+            .shards
+            .iter()
+            .filter(|(id, shard)| shard.written.is_some() && !busy.contains(id))
+            .map(|(id, _)| *id)
+            .collect();
+        for shard in written {
+            self.let_shard_go(shard);
+            if let Some(done) = self.state.shards.get_mut(&shard).and_then(|s| s.written.take()) {
                 let _ = done.send(());
             }
         }

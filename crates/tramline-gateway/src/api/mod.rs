@@ -419,7 +419,7 @@ fn matches(pattern: &str, path: &str) -> Option<String> {
     }
 }
 
-fn percent_decode(segment: &str) -> Option<String> {
+pub(crate) fn percent_decode(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {
@@ -435,7 +435,7 @@ fn percent_decode(segment: &str) -> Option<String> {
 }
 
 /// Reads a JSON body. Its size is limited by the body itself, whose error the caller turns into 413 or 408.
-async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
+pub(crate) async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
     let json = |value: &HeaderValue| {
         value.to_str().is_ok_and(|text| {
             let kind = text
@@ -459,7 +459,7 @@ async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
     strict_json::parse(&bytes, JSON_DEPTH_MAX).map_err(|fault| Fault::json(&fault))
 }
 
-fn json_answer(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Fault> {
+pub(crate) fn json_answer(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Fault> {
     let body = serde_json::to_vec(value).map_err(|error| {
         Fault::control(control::ControlError::Internal {
             reason: format!("answer is not JSON: {error}"),

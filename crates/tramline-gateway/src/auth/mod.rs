@@ -8,7 +8,7 @@ mod secret;
 mod token;
 mod webhook;
 
-pub(crate) use credentials::{APIKEY, AuthFailure, Caller, Credentials};
+pub(crate) use credentials::{APIKEY, AuthFailure, Caller, Credentials, bearer};
 pub(crate) use guard::{CronSecrets, GuardFailure, check};
 pub use guard::{Guard, GuardAuth, Preflight};
 pub use jwks::{Issuer, KeySource};

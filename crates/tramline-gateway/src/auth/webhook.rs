@@ -72,7 +72,7 @@ pub(crate) struct Announced {
 
 impl WebhookRule {
     /// Secrets that cannot verify anything are a mistake of the configuration.
-    pub(crate) fn is_usable(&self) -> bool {
+    pub fn is_usable(&self) -> bool {
         !self.secrets.is_empty()
             && self
                 .secrets

@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,9 +37,11 @@ use crate::config::{
     check_guards,
 };
 use crate::cors::{Asker, Cors, Misuses};
+use crate::deployments::Deployments;
 use crate::functions::Functions;
 use crate::gate_store::{GateStore, LinkKeys};
 use crate::limits::Limits;
+use crate::management::UPLOADS_AT_ONCE;
 use crate::metrics::{Metrics, MetricsSource};
 use crate::peers::TrustedProxies;
 use crate::rates::Rates;
@@ -87,6 +90,9 @@ pub(crate) struct Shared {
     pub(crate) cron: CronSecrets,
     webhooks: RwLock<Arc<BTreeMap<String, WebhookRule>>>,
     pub(crate) gate_store: Option<Arc<dyn GateStore>>,
+    pub(crate) deployments: Option<Arc<dyn Deployments>>,
+    /// Uploads whose bodies are read.
+    pub(crate) uploads: Semaphore,
     pub(crate) link_keys: LinkKeys,
     pub(crate) cors: Arc<Cors>,
     function_cors: RwLock<Arc<BTreeMap<String, Arc<Cors>>>>,
@@ -184,6 +190,8 @@ impl Gateway {
             cron: CronSecrets::new(&config.cron_secrets),
             webhooks: RwLock::new(Arc::new(config.webhooks)),
             gate_store: config.gate_store,
+            deployments: config.deployments,
+            uploads: Semaphore::new(UPLOADS_AT_ONCE),
             link_keys: LinkKeys::default(),
             cors: Arc::new(config.cors),
             function_cors: RwLock::new(shared_each(config.function_cors)),

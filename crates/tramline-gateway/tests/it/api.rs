@@ -202,7 +202,7 @@ async fn functions_are_listed_with_their_guard() {
         .json();
     assert_eq!(
         list,
-        json!([{ "name": "echo", "state": "ready", "version": "abc", "auth": "jwt" }])
+        json!([{ "name": "echo", "state": "ready", "version": "abc", "dependencies": [], "auth": "jwt" }])
     );
 }
 

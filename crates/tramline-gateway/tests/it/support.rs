@@ -137,6 +137,7 @@ impl Functions for ScriptedFunctions {
                 state: "ready",
                 reason: None,
                 version: Some("abc".into()),
+                deployed: None,
                 dependencies: Vec::new(),
             })
             .collect()

@@ -21,6 +21,8 @@ pub struct ImportMap {
     folder: PathBuf,
     imports: BTreeMap<String, String>,
     compiler_options: Option<Value>,
+    /// Where it was read.
+    files: Vec<PathBuf>,
 }
 
 /// Where a specifier leads.
@@ -42,12 +44,14 @@ impl ImportMap {
                 folder,
                 imports: dependencies(&map),
                 compiler_options: None,
+                files: vec![path.to_owned()],
             });
         }
         if let Some(other) = map.get("importMap").and_then(Value::as_str) {
             let other = join(&folder, other).ok_or_else(|| outside(path, other))?;
             let mut inner = ImportMap::read(project, &other)?;
             inner.compiler_options = map.get("compilerOptions").cloned();
+            inner.files.push(path.to_owned());
             return Ok(inner);
         }
         if map
@@ -81,7 +85,13 @@ impl ImportMap {
             folder,
             imports,
             compiler_options: map.get("compilerOptions").cloned(),
+            files: vec![path.to_owned()],
         })
+    }
+
+    /// The files that it was read from, relative to the project.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Where `specifier`, found in `file` (relative to the project), leads. None for a path that leaves the project.

@@ -12,6 +12,8 @@ mod rewrite;
 mod run;
 mod scan;
 mod shelf;
+mod upload;
+mod version;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use crate::types::FunctionSpec;
 pub use manifest::{Dependency, Registry};
 use plan::Plan;
 use shelf::{find, place, private_folder, store};
+pub use upload::{Bundled, SourceFiles, Upload, read_sources};
 
 /// More at a time would only compete for the processors.
 const BUNDLES_AT_ONCE: usize = 2;
@@ -61,6 +64,14 @@ pub enum BundleError {
     Timeout(Duration),
     #[error("{output}")]
     Deno { output: String },
+    /// The bundle of a deployed version could not be fetched, or is not what it should be.
+    #[error("fetch version {version}: {reason}")]
+    Version { version: i32, reason: String },
+    #[error("{path} {fault}")]
+    Path {
+        path: String,
+        fault: tramline_core::deploy::PathFault,
+    },
     #[error("the import {specifier:?} in {} cannot be fetched, and it has no twin in the npm registry; use an npm: import instead\n{output}", file.display())]
     Fetch {
         specifier: String,
@@ -110,7 +121,13 @@ pub struct Bundler {
     timeout: Duration,
     children: TaskTracker,
     sandbox: Arc<Sandbox>,
-    turn: Semaphore,
+    turns: Arc<Turns>,
+}
+
+/// Who bundles now.
+#[derive(Debug)]
+struct Turns {
+    any: Semaphore,
     /// Held by a bundling that may have to fetch esbuild: two at once get into each other's way.
     first: tokio::sync::Mutex<()>,
 }
@@ -139,8 +156,23 @@ impl Bundler {
             timeout,
             children,
             sandbox,
-            turn: Semaphore::new(BUNDLES_AT_ONCE),
-            first: tokio::sync::Mutex::new(()),
+            turns: Arc::new(Turns {
+                any: Semaphore::new(BUNDLES_AT_ONCE),
+                first: tokio::sync::Mutex::new(()),
+            }),
+        }
+    }
+
+    /// One for sources in another folder, which is canonical.
+    fn of_project(&self, project: PathBuf) -> Bundler {
+        Bundler {
+            deno: self.deno.clone(),
+            state_dir: self.state_dir.clone(),
+            project,
+            timeout: self.timeout,
+            children: self.children.clone(),
+            sandbox: Arc::clone(&self.sandbox),
+            turns: Arc::clone(&self.turns),
         }
     }
 
@@ -151,29 +183,18 @@ impl Bundler {
 
     /// The function's bundle, made if its sources are new.
     pub async fn bundle(self: &Arc<Self>, spec: &FunctionSpec) -> Result<Bundle, BundleError> {
+        if let Some(deployed) = &spec.deployed {
+            return version::bundle(self, &spec.name, deployed).await;
+        }
         let plan = {
             let (this, spec) = (Arc::clone(self), spec.clone());
             blocking(move || Plan::read(&this.project, &this.state_dir, &spec)).await?
         };
-        let folder = {
-            let folder = self.folder().join(&spec.name);
-            blocking(move || private_folder(&folder)).await?
-        };
+        let folder = self.private_folder(&spec.name).await?;
         if let Some(bundle) = find(&folder, &plan) {
             return Ok(bundle);
         }
-        // the semaphore is never closed
-        let _turn = self.turn.acquire().await;
-        let stage = Stage(self.state_dir.join("stage").join(format!(
-            "{}-{:08x}",
-            spec.name,
-            rand::random::<u32>()
-        )));
         let plan = Arc::new(plan);
-        {
-            let (plan, stage) = (Arc::clone(&plan), stage.0.clone());
-            blocking(move || run::stage(&plan, &stage)).await?;
-        }
         // an empty hash is as deep as any other
         let parent = place(&folder, &plan, "")
             .entry
@@ -184,19 +205,7 @@ impl Bundler {
             .strip_prefix(&self.project)
             .ok()
             .map(|below| below.components().count());
-        let alone = match self.has_esbuild() {
-            true => None,
-            false => Some(self.first.lock().await),
-        };
-        let made = match run::run(self, &plan, &stage.0, depth).await {
-            // Two bundlers that fetch esbuild into an empty folder at once get into each other's way; the second try finds it.
-            Err(BundleError::Deno { output }) if output.contains(ESBUILD_COPY) => {
-                tracing::debug!(function = %spec.name, "bundling once more: esbuild was being fetched by another");
-                run::run(self, &plan, &stage.0, depth).await?
-            }
-            made => made?,
-        };
-        drop(alone);
+        let (_stage, made) = self.make(&spec.name, &plan, depth).await?;
         let sandbox = Arc::clone(&self.sandbox);
         let bundle = blocking(move || {
             let bundle = store(&folder, &plan, &made)?;
@@ -207,6 +216,44 @@ impl Bundler {
         .await?;
         tracing::info!(function = %spec.name, version = %bundle.sha256, "bundled");
         Ok(bundle)
+    }
+
+    /// Runs the bundler on a copy of the sources: the copy, which goes away with its handle, and the bundle in it.
+    async fn make(
+        &self,
+        name: &str,
+        plan: &Arc<Plan>,
+        depth: Option<usize>,
+    ) -> Result<(Stage, run::Made), BundleError> {
+        // the semaphore is never closed
+        let _turn = self.turns.any.acquire().await;
+        let stage = Stage(
+            self.state_dir
+                .join("stage")
+                .join(format!("{name}-{:08x}", rand::random::<u32>())),
+        );
+        {
+            let (plan, stage) = (Arc::clone(plan), stage.0.clone());
+            blocking(move || run::stage(&plan, &stage)).await?;
+        }
+        let _alone = match self.has_esbuild() {
+            true => None,
+            false => Some(self.turns.first.lock().await),
+        };
+        let made = match run::run(self, plan, &stage.0, depth).await {
+            // Two bundlers that fetch esbuild into an empty folder at once get into each other's way; the second try finds it.
+            Err(BundleError::Deno { output }) if output.contains(ESBUILD_COPY) => {
+                tracing::debug!(function = %name, "bundling once more: esbuild was being fetched by another");
+                run::run(self, plan, &stage.0, depth).await?
+            }
+            made => made?,
+        };
+        Ok((stage, made))
+    }
+
+    async fn private_folder(&self, name: &str) -> Result<PathBuf, BundleError> {
+        let folder = self.folder().join(name);
+        blocking(move || private_folder(&folder)).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tramline_core::deploy::{FILES_MAX, SOURCES_MAX_BYTES};
 
 use super::importmap::{ImportMap, Target, alias_of, join};
 use super::rewrite::SHIMS;
@@ -14,10 +15,6 @@ use crate::types::FunctionSpec;
 
 /// Raise when the way bundles are made changes: older bundles are then made anew.
 const BUNDLER_REVISION: &str = "3";
-/// Source files of one function; more is a mistaken import of a whole tree.
-const FILES_MAX: usize = 5_000;
-/// Bytes of source files and static files of one function.
-const SOURCES_MAX_BYTES: u64 = 50 << 20;
 /// What the scan reads as source. Other reachable files (JSON, text, WebAssembly) are taken along unread.
 const SOURCE_EXTENSIONS: &[&str] = &["ts", "tsx", "js", "jsx", "mjs", "mts", "cjs", "cts"];
 
@@ -30,6 +27,8 @@ pub struct Plan {
     pub static_files: BTreeMap<PathBuf, Vec<u8>>,
     /// The generated `deno.json`.
     pub config: String,
+    /// The function's own import map, and the one that it names if it does.
+    pub maps: Vec<PathBuf>,
     /// The function's own `.npmrc`.
     pub npmrc: Option<Vec<u8>>,
     /// Absolute paths of all files that were read.
@@ -147,6 +146,7 @@ impl Plan {
             files,
             static_files,
             config,
+            maps: map.files().to_vec(),
             npmrc,
             remote,
             key: String::new(),
@@ -234,7 +234,9 @@ impl Reader<'_> {
         let Ok(real) = full.canonicalize() else {
             return Ok(None);
         };
-        let outside = !real.starts_with(self.project) || real.starts_with(self.state_dir);
+        // uploaded sources lie below the state folder, and only those that are the project here
+        let state = real.starts_with(self.state_dir) && !self.project.starts_with(self.state_dir);
+        let outside = !real.starts_with(self.project) || state;
         let secret = |path: &Path| {
             path.file_name()
                 .and_then(|name| name.to_str())

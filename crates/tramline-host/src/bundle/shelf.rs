@@ -15,7 +15,7 @@ use super::run::Made;
 use super::{Bundle, BundleError};
 
 /// As on Supabase.
-const BUNDLE_MAX_BYTES: u64 = 20 << 20;
+pub const BUNDLE_MAX_BYTES: u64 = 20 << 20;
 /// Hexadecimal digits of 128 random bits.
 const TOKEN_LEN: usize = 32;
 const MAP_COMMENT: &[u8] = b"//# sourceMappingURL=";
@@ -146,7 +146,7 @@ pub fn store(folder: &Path, plan: &Plan, made: &Made) -> Result<Bundle, BundleEr
 }
 
 /// Removes all but the newest versions, and what belongs to them.
-fn forget_old(folder: &Path) {
+pub fn forget_old(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
     };

@@ -98,6 +98,7 @@ impl Function {
             name: self.spec.name.clone(),
             state: status.state.clone(),
             version: status.bundle.as_ref().map(|bundle| bundle.sha256.clone()),
+            deployed: self.spec.deployed.as_ref().map(|deployed| deployed.version),
             dependencies: status
                 .bundle
                 .as_ref()
@@ -180,6 +181,15 @@ impl Function {
         self.superseded.store(true, Ordering::SeqCst);
         for worker in self.live() {
             Function::retire(&worker, reason);
+        }
+    }
+
+    /// Ends the instances that have nothing to do; the next call starts one.
+    pub fn rest(&self) {
+        if self.limits.min_instances == 0 {
+            for worker in self.live() {
+                Function::retire(&worker, "early_drop");
+            }
         }
     }
 

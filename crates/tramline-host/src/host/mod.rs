@@ -1,5 +1,6 @@
 //! The host: all functions of a project, callable by name.
 
+mod address;
 mod bounded;
 mod call;
 mod function;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bundle::Bundler;
+use crate::bundle::{BundleError, Bundled, Bundler, Upload};
 use crate::logs::LogHub;
 use crate::sandbox::{Egress, Sandbox};
 use crate::types::{CallError, FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine, Policy};
@@ -74,6 +75,15 @@ impl Inner {
         functions.get(name).cloned()
     }
 
+    /// How many functions have an instance.
+    fn awake(&self) -> usize {
+        let functions = self.functions();
+        functions
+            .values()
+            .filter(|function| !function.live().is_empty())
+            .count()
+    }
+
     /// Those that serve and those that leave.
     fn all_functions(&self) -> Vec<Arc<Function>> {
         let mut all: Vec<Arc<Function>> = self.functions().values().cloned().collect();
@@ -116,7 +126,9 @@ impl Host {
             .canonicalize()
             .map_err(prepare(&config.state_dir))?;
         // copies that an earlier host left when it was killed
-        let _ = std::fs::remove_dir_all(state_dir.join("stage"));
+        for left in ["stage", "uploads"] {
+            let _ = std::fs::remove_dir_all(state_dir.join(left));
+        }
         let sandbox = Arc::new(Sandbox::new(&config.sandbox, &state_dir)?);
         let cache = state_dir.join("cache");
         let run_dir = RunDir::create(&state_dir).map_err(prepare(&state_dir))?;
@@ -270,6 +282,11 @@ impl Host {
             in_flight: live.iter().map(|worker| worker.in_flight() as u64).sum(),
             ..self.inner.starts.stats()
         }
+    }
+
+    /// Bundles sources that were uploaded, in the bundler's jail. Nothing of them runs, and nothing is kept here.
+    pub async fn bundle_upload(&self, upload: Upload) -> Result<Bundled, BundleError> {
+        self.inner.bundler.upload(upload).await
     }
 
     /// New log entries from now on. A slow reader loses the oldest.

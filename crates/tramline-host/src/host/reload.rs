@@ -79,7 +79,12 @@ async fn replace(inner: &Arc<Inner>, old: Option<Arc<Function>>, spec: FunctionS
     let fresh = Function::new(spec, &inner.limits);
     match make(inner, old.as_deref(), &fresh).await {
         Ok(true) => {
+            let was_idle = old.is_none_or(|old| old.live().is_empty());
             put(inner, &fresh.spec.name, Some(&fresh));
+            if was_idle && inner.awake() > inner.limits.prestart {
+                // it has shown that it starts; when many are deployed at once, not all of them may stay
+                fresh.rest();
+            }
             tracing::info!(function = %fresh.spec.name, "an edit is live");
             Edit::Live
         }

@@ -7,6 +7,7 @@ mod bundling;
 mod calls;
 mod common;
 mod debugging;
+mod deployed;
 mod edits;
 mod failures;
 mod lifecycle;

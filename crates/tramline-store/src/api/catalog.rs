@@ -284,7 +284,8 @@ pub async fn set_function_policies(db: &Db, policies: &[FunctionPolicy]) -> Resu
     Ok(())
 }
 
-/// Forgets the edge functions that are not among these; handlers of programs are theirs to keep.
+/// Forgets the edge functions that are not among these; handlers of programs are theirs to keep, and what is deployed is served
+/// by every node.
 ///
 /// # Errors
 /// When the database cannot be reached.
@@ -292,7 +293,8 @@ pub async fn retain_functions(db: &Db, names: &[String]) -> Result<(), StoreErro
     let client = db.get().await?;
     client
         .execute(
-            "delete from tramline.functions where kind = 'edge' and name <> all ($1)",
+            "delete from tramline.functions where kind = 'edge' and name <> all ($1)
+                and name not in (select a.name from tramline.active_functions a)",
             &[&names],
         )
         .await

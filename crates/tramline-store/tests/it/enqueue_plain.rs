@@ -116,3 +116,13 @@ async fn ids_of_a_plain_batch_are_made_where_none_are_given() {
         .collect();
     assert_eq!(ids.len(), 50);
 }
+
+/// A list that is not given says nothing about the others.
+#[tokio::test]
+async fn correlation_ids_count_whatever_else_is_left_out() {
+    let w = world().await;
+    let call = "select count(*) from tramline.enqueue_many(array[null::uuid, null], array['step', 'step'], array['{}'::jsonb, '{}'], array['same', 'same'], null)
+                 where created";
+    assert_eq!(w.count(call).await, 1);
+    assert_eq!(w.count("select count(*) from tramline.runs").await, 1);
+}

@@ -5,6 +5,7 @@
     reason = "the helpers beside the tests are tests as well"
 )]
 
+mod bad_input;
 mod catalog;
 mod commands;
 mod correlations;
@@ -17,6 +18,7 @@ mod external;
 mod flush;
 mod flush_races;
 mod flush_rare;
+mod function_versions;
 mod gate;
 mod idempotency;
 mod ids;
@@ -36,6 +38,7 @@ mod pull_plans;
 mod pull_requests;
 mod reasons;
 mod reasons_limits;
+mod resting;
 mod retention;
 mod roles;
 mod runs_view;

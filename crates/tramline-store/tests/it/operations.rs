@@ -158,6 +158,12 @@ async fn a_pull_run_is_paused_resumed_and_redriven_without_a_node() {
         json!(["ada", "mended"])
     );
     let events = api::run_events(&w.store, id).await.unwrap();
+    let kinds: Vec<&str> = events.iter().map(|e| e.event_type.as_str()).collect();
+    assert_eq!(
+        kinds,
+        ["paused", "resumed", "claim.expired", "retried"],
+        "one each"
+    );
     let who = |kind: &str| {
         let event = events.iter().find(|e| e.event_type == kind).expect(kind);
         event.payload.as_ref().unwrap()["actor"].clone()

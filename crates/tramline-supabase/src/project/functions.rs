@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use tramline_core::deploy::VersionConfig;
 use tramline_core::limits::{FUNCTION_NAME_RULE, is_function_name};
 
 use super::{ProjectError, list};
@@ -42,6 +43,20 @@ pub struct RequiredName {
 }
 
 impl FunctionSource {
+    /// A deployed function: its bundle is there already, so nothing of the folder is looked for.
+    pub fn deployed(project: &Path, name: &str, config: &VersionConfig) -> Self {
+        Self {
+            name: name.to_owned(),
+            entrypoint: project.join(&config.entrypoint_path),
+            import_map: None,
+            package_json: None,
+            static_files: Vec::new(),
+            verify_jwt: config.verify_jwt,
+            required: Vec::new(),
+            problem: None,
+        }
+    }
+
     /// Why this function cannot be started with this environment, or `None` when it can.
     pub fn broken(&self, vars: &BTreeMap<String, String>) -> Option<String> {
         if self.problem.is_some() {

@@ -29,6 +29,28 @@ pub enum FunctionCommand {
     Invoke(InvokeArgs),
     /// Show what functions have written
     Logs(LogsArgs),
+    /// List the deployed versions of a function, the newest first
+    Versions {
+        /// Name of the function
+        name: String,
+    },
+    /// Make a deployed version active on all nodes
+    Activate {
+        /// Name of the function
+        name: String,
+        /// Number of the version
+        version: i64,
+    },
+    /// Make the version active that was so before
+    Rollback {
+        /// Name of the function
+        name: String,
+    },
+    /// Forget a deployed function with all its versions
+    Delete {
+        /// Name of the function
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -102,7 +124,7 @@ pub struct SignArgs {
     pub expires: u64,
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let ms = tramline_core::definition::parse_duration(text).map_err(|error| error.to_string())?;
     Ok(ms.div_ceil(1_000))
 }

@@ -1,5 +1,6 @@
 //! The command line: names, help and nothing else.
 
+mod deploy;
 mod functions;
 mod many;
 mod nodes;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use deploy::{DeployArgs, TokenCommand};
 pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role, SignArgs};
 pub use many::{ActArgs, DeadLetterCommand, LettersArgs, ManyArgs, RedriveArgs, WhyArgs};
 pub use nodes::{DevArgs, ServeArgs, ServeRole};
@@ -26,6 +28,7 @@ Examples:
   tramline run start proposal-created --input @proposal.json --wait
   tramline run list --status failed
   tramline function logs daily-digest --follow
+  tramline deploy send-email                    upload a function and make it active
   tramline help exit-codes                      what the exit codes mean
 
 The other commands find the running `tramline dev` of the project folder they are used in (or of --project); \
@@ -122,6 +125,11 @@ pub enum Command {
     /// List, call and read the logs of functions
     #[command(subcommand)]
     Function(FunctionCommand),
+    /// Upload what changed of the project's functions and make it active on all nodes
+    Deploy(DeployArgs),
+    /// Make, list and revoke access tokens for deploying
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Sign a link to a public function that is good until it expires
     Sign(SignArgs),
     /// What the exit codes mean

@@ -103,7 +103,7 @@ impl Client {
                 Exit::Unauthorized,
                 "failed to find a key: --url was given without --key",
             )
-            .hint("Give a service role key with --key or TRAMLINE_KEY.")
+            .hint("Give a service role key with --key or TRAMLINE_KEY; for `deploy` an access token will do.")
         })
     }
 
@@ -164,7 +164,26 @@ impl Client {
             .bearer_auth(self.key()?))
     }
 
-    async fn json(&self, request: RequestBuilder) -> Done<Value> {
+    /// A request to a path of the node with the key, and its answer.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Done<Value> {
+        let mut request = self
+            .request(method, path)
+            .bearer_auth(self.key()?)
+            .timeout(timeout);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.json(request).await
+    }
+
+    /// Sends, and reads the answer's JSON; another status than a success is a failure.
+    pub async fn json(&self, request: RequestBuilder) -> Done<Value> {
         let response = self.send(request).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);

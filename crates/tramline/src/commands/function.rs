@@ -8,7 +8,7 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
-use super::read_argument;
+use super::{read_argument, versions};
 use crate::cli::{FunctionCommand, Global, InvokeArgs, LogsArgs, Role};
 use crate::client::{Client, query, segment};
 use crate::exit::{Done, Exit, Failure};
@@ -19,12 +19,20 @@ pub async fn function(global: &Global, command: FunctionCommand) -> Done {
         return crate::scaffold::new_function(global, name);
     }
     let client = Client::find(global)?;
+    if versions::versions(global, &client, &command).await? {
+        return Ok(());
+    }
     match command {
         FunctionCommand::New { .. } => Ok(()),
         FunctionCommand::List => list(global, &client).await,
         FunctionCommand::Show { name } => show(global, &client, &name).await,
         FunctionCommand::Invoke(args) => invoke(global, &client, args).await,
         FunctionCommand::Logs(args) => logs(global, &client, args).await,
+        // answered above
+        FunctionCommand::Versions { .. }
+        | FunctionCommand::Activate { .. }
+        | FunctionCommand::Rollback { .. }
+        | FunctionCommand::Delete { .. } => Ok(()),
     }
 }
 
@@ -45,12 +53,13 @@ async fn list(global: &Global, client: &Client) -> Done {
                 output::cell(&function["auth"]),
                 output::cell(&function["state"]),
                 version,
+                output::cell(&function["deployed"]),
                 output::cell(&function["reason"]),
             ]
         })
         .collect();
     output::table(
-        &["name", "auth", "state", "version", "reason"],
+        &["name", "auth", "state", "version", "deployed", "reason"],
         rows,
         "no functions; put them into supabase/functions/",
     );
@@ -68,7 +77,7 @@ async fn show(global: &Global, client: &Client, name: &str) -> Done {
         output::json(function);
         return Ok(());
     }
-    let known = ["auth", "state", "version", "reason"].into_iter();
+    let known = ["auth", "state", "version", "deployed", "reason"].into_iter();
     let facts: Vec<(&str, String)> = known
         .filter(|key| !function[key].is_null())
         .map(|key| (key, output::cell(&function[key])))

@@ -1,6 +1,7 @@
 //! The commands that talk to a node.
 
 pub mod dead_letter;
+pub mod deploy;
 pub mod doctor;
 mod from_file;
 pub mod function;
@@ -11,6 +12,8 @@ pub mod run;
 pub mod schedule;
 pub mod sign;
 pub mod status;
+pub mod token;
+mod versions;
 pub mod why;
 pub mod workflow;
 

@@ -141,7 +141,8 @@ impl Config {
         Self::parse(&PathBuf::from(FILE), &text, env)
     }
 
-    fn parse(path: &Path, text: &str, env: &BTreeMap<String, String>) -> Done<Self> {
+    /// As [`Config::load`], of a text; messages name its places as `path`'s.
+    pub fn parse(path: &Path, text: &str, env: &BTreeMap<String, String>) -> Done<Self> {
         let source = Source {
             path,
             text,

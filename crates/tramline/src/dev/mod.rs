@@ -104,7 +104,7 @@ async fn run(
     let node = Arc::new(node);
     let shown = tokio::spawn(live::show(
         Arc::clone(&node),
-        setup.project.functions.len(),
+        node.host.functions().len(),
         live.clone(),
     ));
     let watched = changes.map(|changes| {

@@ -96,6 +96,7 @@ fn info(info: tramline_host::FunctionInfo) -> FunctionInfo {
         state,
         reason,
         version: info.version,
+        deployed: info.deployed,
         dependencies: info.dependencies.iter().map(dependency).collect(),
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod database;
+pub mod deploy;
 mod doors;
 pub mod functions;
 mod gate;
@@ -27,12 +28,13 @@ use tramline_gateway::{
     ApiPolicy, CallTokens, Gateway, GatewayConfig, GatewayHandle, Guard, Secret, StartError,
 };
 use tramline_host::{Edit, Host, HostConfig};
-use tramline_store::{DatabaseUrl, Db, POOL_MAX, api};
+use tramline_store::{DatabaseUrl, Db, POOL_MAX, api, function_versions};
 use tramline_supabase::rest::Rest;
 use tramline_supabase::{VerifiedClaims, auth};
 
-use crate::exit::{Done, Exit, OrExit as _, chain};
+use crate::exit::{Done, Exit, OrExit as _};
 use control::NodeControl;
+use deploy::{Deployed, Live, NodeDeployments, Sealer};
 use functions::HostedFunctions;
 use guards::SharedGuards;
 use invoke::HostInvoker;
@@ -68,12 +70,14 @@ pub struct Node {
     pub warnings: Vec<String>,
     pub migrated: tramline_supabase::migrations::MigrationReport,
     pub db: Db,
-    inputs: PlanInputs,
+    live: Arc<Live>,
+    /// Twenty letters that name the project.
+    reference: String,
     rest: Option<Rest>,
 }
 
 /// What the functions' environment is made of, beside the project.
-struct PlanInputs {
+pub struct PlanInputs {
     gateway_url: String,
     db_url: String,
     cron_secret: String,
@@ -85,6 +89,9 @@ impl Node {
         progress("preparing the database");
         database::migrate(&config.db_url).await?;
         let db = Db::new(&config.db_url, POOL_MAX).or_exit(Exit::Usage)?;
+        let deployed = Deployed::read(&db, &Sealer::new(&setup.keys.jwt_secret)).await?;
+        let base = setup.clone();
+        let setup = &deployed.over(setup, &db);
         let plan = setup.functions(&config.gateway_url, &config.db_url, &config.cron_secret);
         register_planned(&db, &plan).await?;
         publish::store_policies(&db, setup).await?;
@@ -101,24 +108,34 @@ impl Node {
         let migrated = database::migrate_project(&config.db_url, setup, &mut warnings).await?;
         progress("starting");
         let host = start_host(&config, setup, &plan).await?;
+        let guards = SharedGuards::new(plan.guards.clone());
+        let inputs = PlanInputs {
+            gateway_url: config.gateway_url.clone(),
+            db_url: config.db_url.clone(),
+            cron_secret: config.cron_secret.clone(),
+        };
+        let reference = function_versions::project_ref(&db)
+            .await
+            .or_exit(Exit::Unavailable)?;
+        let live = Live::new(db.clone(), host.clone(), guards.clone(), inputs, base, &deployed);
         let mut node = Self {
             host,
             engine: None,
             gateway: None,
-            guards: SharedGuards::new(plan.guards.clone()),
+            guards,
             published,
             warnings,
             migrated,
             db,
-            inputs: PlanInputs {
-                gateway_url: config.gateway_url.clone(),
-                db_url: config.db_url.clone(),
-                cron_secret: config.cron_secret.clone(),
-            },
+            live,
+            reference,
             rest: None,
         };
         match node.start_services(&config, setup, &plan).await {
-            Ok(()) => Ok(node),
+            Ok(()) => {
+                node.live.watch();
+                Ok(node)
+            }
             Err(failure) => {
                 node.stop(Duration::ZERO).await;
                 Err(failure)
@@ -167,6 +184,12 @@ impl Node {
         gateway.claims_hook = Some(Arc::new(|extensions, claims| {
             extensions.insert(VerifiedClaims(claims.clone()));
         }));
+        gateway.deployments = Some(Arc::new(NodeDeployments::new(
+            Arc::clone(&self.live),
+            project_name(setup),
+            self.reference.clone(),
+            config.deno.clone(),
+        )));
         gateway.listen = listen;
         gateway.limits = settings::gateway(&setup.config.gateway);
         gateway.cors = setup.config.gateway.cors.rules();
@@ -194,59 +217,27 @@ impl Node {
             StartError::Listen { .. } | StartError::Config(_) | StartError::Tls(_) => Exit::Usage,
         };
         let started = Gateway::start(gateway).await;
-        self.gateway = Some(started.map_err(|error| crate::exit::Failure::of(exit(&error), &error))?);
+        let gateway = started.map_err(|error| crate::exit::Failure::of(exit(&error), &error))?;
+        self.live.set_gateway(&gateway);
+        self.gateway = Some(gateway);
         Ok(())
     }
 
     /// Takes in how the project is declared now: its functions, their environment, limits and guards. What concerns the
     /// node itself (ports, engine, database) stays as it was at the start.
     pub async fn take_edits(&self, setup: &Setup) -> Done<Vec<(String, Edit)>> {
-        let plan = setup.functions(
-            &self.inputs.gateway_url,
-            &self.inputs.db_url,
-            &self.inputs.cron_secret,
-        );
-        if let Some(gateway) = &self.gateway {
-            gateway.replace_webhooks(plan.webhooks.clone());
-            gateway.replace_function_cors(setup.function_cors());
-            gateway.replace_guards(plan.guards.clone()).or_exit(Exit::Usage)?;
-        }
-        self.guards.replace(plan.guards.clone());
-        let names: Vec<String> = plan.specs.iter().map(|spec| spec.name.clone()).collect();
-        let edits = self.host.update(plan.specs).await;
-        self.record_functions().await;
-        api::retain_functions(&self.db, &names)
-            .await
-            .or_exit(Exit::Unavailable)?;
-        publish::store_policies(&self.db, setup).await?;
-        Ok(edits)
+        self.live.take_edits(setup).await
     }
 
     /// Records how the functions stand; runs may name them from then on.
     pub async fn record_functions(&self) {
-        let rows: Vec<_> = self
-            .host
-            .functions()
-            .into_iter()
-            .map(|info| {
-                let (state, reason) = functions::state(info.state);
-                function_row(
-                    self.guards.get(&info.name),
-                    info.name,
-                    info.version,
-                    state,
-                    reason,
-                )
-            })
-            .collect();
-        if let Err(error) = api::register_functions(&self.db, &rows).await {
-            tracing::warn!(error = %chain(&error), "states of functions not recorded");
-        }
+        self.live.record_functions().await;
     }
 
     /// Engine, gateway, host, then the connections, all within `drain`. The engine first: functions that it has called
     /// still need the gateway to reach the database, and what the gateway accepts meanwhile is durable and waits.
     pub async fn stop(self, drain: Duration) {
+        self.live.stop();
         let deadline = tokio::time::Instant::now() + drain;
         let left = || {
             deadline
@@ -271,6 +262,19 @@ impl Node {
             rest.stop().await;
         }
     }
+}
+
+/// What people call the project: `project_id` of config.toml, else its folder.
+fn project_name(setup: &Setup) -> String {
+    let folder = || {
+        setup
+            .project
+            .dir
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
+    let configured = setup.project.config.project_id.clone();
+    configured.or_else(folder).unwrap_or_default()
 }
 
 /// What each part gets when the ones before have used up the time: enough to close what is idle.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tramline_gateway::{Cors, Guard, GuardAuth, Secret, WebhookRule};
-use tramline_host::{FunctionLimits, FunctionSpec, Policy};
+use tramline_host::{Deployed, FunctionLimits, FunctionSpec, Policy};
 use tramline_supabase::config::EdgePolicy;
 use tramline_supabase::environment::{EnvironmentInput, of_functions};
 use tramline_supabase::project::FunctionSource;
@@ -22,12 +22,15 @@ const POWERFUL: [&str; 4] = [
 ];
 
 /// A project, read and checked; nothing is started.
+#[derive(Clone)]
 pub struct Setup {
     pub project: Project,
     pub config: Config,
     pub keys: LocalKeys,
     /// The function that a debugger may attach to.
     pub inspect: Option<String>,
+    /// Functions that are served as deployed, not from the folder.
+    pub deployed: BTreeMap<String, Deployed>,
     /// Things that were understood but are probably not meant, one line each.
     pub warnings: Vec<String>,
 }
@@ -57,6 +60,7 @@ impl Setup {
             config,
             keys,
             inspect: None,
+            deployed: BTreeMap::new(),
             warnings,
         })
     }
@@ -84,7 +88,7 @@ impl Setup {
             if settings.withhold_service_role_key {
                 vars.retain(|name, _| !POWERFUL.contains(&name.as_str()));
             }
-            let guard = guard(source, &settings);
+            let mut guard = guard(source, &settings);
             if guard.auth == GuardAuth::PassThrough {
                 warnings.push(format!(
                     "function {0}: verify_jwt = false lets every request through; it must check for itself. Say so in tramline.toml: [functions.{0}] auth = \"cron\", \"public\" or \"none\"",
@@ -98,6 +102,14 @@ impl Setup {
                         source.name
                     ));
                 });
+                if self.deployed.contains_key(&source.name) && !rule.is_usable() {
+                    // one function that cannot be guarded as deployed must not hold up the others
+                    warnings.push(format!(
+                        "function {}: closed until the secrets of its webhooks are set",
+                        source.name
+                    ));
+                    guard.auth = GuardAuth::Jwt;
+                }
                 webhooks.insert(source.name.clone(), rule);
             }
             guards.insert(source.name.clone(), guard);
@@ -109,6 +121,7 @@ impl Setup {
                     .then_some(self.project.config.edge_runtime.inspector_port),
                 static_files: source.static_files.clone(),
                 broken: source.broken(&vars),
+                deployed: self.deployed.get(&source.name).cloned(),
                 env: vars,
                 egress: settings.egress.clone().unwrap_or_default(),
                 limits: FunctionLimits {

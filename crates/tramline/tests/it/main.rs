@@ -4,6 +4,7 @@
 
 mod commands;
 mod crm;
+mod deploy;
 mod dev;
 mod functions;
 mod operations;
@@ -11,5 +12,6 @@ mod scaffold;
 mod serve;
 mod settings;
 mod starts;
+mod supabase_cli;
 mod support;
 mod workers;

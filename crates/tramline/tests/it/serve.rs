@@ -8,7 +8,7 @@ use crate::support::{Dev, Project, eventually, request, tramline};
 /// Short, so that a takeover is seen soon.
 const LEASE: (&str, &str) = ("TRAMLINE_ENGINE_LEASE_SECONDS", "2");
 
-fn serve(project: &Project, db_url: &str, more: &[&str]) -> (Dev, String) {
+pub fn serve(project: &Project, db_url: &str, more: &[&str]) -> (Dev, String) {
     let mut command = tramline(
         project.path(),
         &["serve", "--database-url", db_url, "--listen", "127.0.0.1:0"],

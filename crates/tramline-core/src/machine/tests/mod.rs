@@ -5,6 +5,7 @@
 mod course;
 mod deadline;
 mod failures;
+mod handed;
 mod history;
 mod invariants;
 mod ledger;
@@ -181,6 +182,7 @@ fn now_of(event: &Event) -> Option<Millis> {
         Event::Begin { now }
         | Event::Delay { now, .. }
         | Event::CallEnded { now, .. }
+        | Event::CallLost { now, .. }
         | Event::TimerDue { now, .. }
         | Event::Tick { now }
         | Event::Cancel { now, .. }

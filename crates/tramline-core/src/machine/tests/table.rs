@@ -25,6 +25,13 @@ fn events() -> Vec<(&'static str, Event)> {
         ("delay", Event::Delay { until: 2 * T, now: T }),
         ("call ends well", end(completed(json!({ "data": { "x": 1 } })))),
         ("call fails", end(failed())),
+        (
+            "a call is lost",
+            Event::CallLost {
+                which: Lost::Overdue,
+                now: T,
+            },
+        ),
         ("start is due", due(TimerKind::Start, 0, 0)),
         ("retry is due", due(TimerKind::Retry, 0, 1)),
         ("sleep is due", due(TimerKind::Sleep, 1, 1)),
@@ -191,6 +198,9 @@ call fails
   scheduled queued claimed completed failed cancelled skipped | refused: nothing waits for this any more
   running waiting compensating | failed: end failed function_failed -> settled failed
   paused | failed: unparked, end failed function_failed -> settled failed
+a call is lost
+  scheduled queued claimed running waiting paused compensating | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
 start is due
   scheduled | running: clear start #0 5000, parked woken -> call #1
   queued claimed running waiting paused compensating | refused: nothing waits for this any more
@@ -251,6 +261,9 @@ call fails
   scheduled queued claimed waiting completed failed cancelled skipped | refused: nothing waits for this any more
   running | waiting: call#1 failed function_failed, set retry call#1 101000, mark waiting -> sleep 101000
   paused compensating | call#1 failed function_failed, set retry call#1 101000 -> sleep 101000
+a call is lost
+  scheduled queued claimed running waiting paused compensating | refused: nothing waits for this any more
+  completed failed cancelled skipped | refused: the run has ended (_)
 start is due
   scheduled | running: clear start #0 5000, parked woken -> call call#1
   queued claimed running waiting paused compensating | refused: nothing waits for this any more

@@ -81,7 +81,7 @@ fn refused(code: &str, message: &str, detail: Value) -> ControlError {
             missing: Vec::new(),
             problems: vec![Problem {
                 path: detail["path"].as_str().unwrap_or_default().to_owned(),
-                message: message.to_owned(),
+                message: detail["message"].as_str().unwrap_or(message).to_owned(),
             }],
         },
         "TL400" => ControlError::Conflict {

@@ -1,0 +1,223 @@
+//! Shards change hands while calls are out: the calls go on, and nobody waits for them but their runs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tramline_engine::{EngineHandle, Handlers, Outcome};
+use tramline_store::api::NewRun;
+use tramline_testkit::{TestDb, test_db};
+use uuid::Uuid;
+
+use crate::support::*;
+
+/// How often each call was made, by its key.
+type Made = Arc<Mutex<HashMap<String, u32>>>;
+
+/// The first step of a run is told to the test and answered when it says so; the others at once.
+fn held(made: &Made) -> (Handlers, mpsc::UnboundedReceiver<String>, watch::Sender<bool>) {
+    let (seen, calls) = mpsc::unbounded_channel();
+    let (answer, answered) = watch::channel(false);
+    let made = made.clone();
+    let handlers = Handlers::default().with("step", move |call| {
+        *made
+            .lock()
+            .unwrap()
+            .entry(call.idempotency_key.clone())
+            .or_insert(0) += 1;
+        let (seen, mut answered) = (seen.clone(), answered.clone());
+        async move {
+            if call.step == "one" {
+                let _ = seen.send(call.idempotency_key);
+                let _ = answered.wait_for(|go| *go).await;
+            }
+            Outcome::Completed(json!({ "ok": true }))
+        }
+    });
+    (handlers, calls, answer)
+}
+
+async fn start(db: &TestDb, engine: &EngineHandle, count: usize) -> Vec<Uuid> {
+    let store = register(db, &["step"]).await;
+    publish(&store, three_steps()).await;
+    let runs: Vec<NewRun> = (0..count)
+        .map(|n| NewRun {
+            target: "three".into(),
+            input: json!({ "n": n }),
+            ..NewRun::default()
+        })
+        .collect();
+    let answers = engine.enqueue(&runs).await.unwrap();
+    answers.into_iter().map(|answer| answer.unwrap().run_id).collect()
+}
+
+async fn until_owned(engine: &EngineHandle, shards: usize) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while engine.stats().shards.len() != shards {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{:?}",
+            engine.stats().shards
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_node_hands_its_runs_over_while_its_calls_go_on() {
+    const RUNS: usize = 24;
+    let db = test_db().await;
+    let made = Made::default();
+    let (handlers, mut calls, answer) = held(&made);
+    let a = engine(db.url(), "a", handlers).await;
+    until_owned(&a, 16).await;
+    let ids = start(&db, &a, RUNS).await;
+    for _ in 0..RUNS {
+        calls.recv().await.unwrap();
+    }
+    // Answers everything at once: what was out at the other node is not called here.
+    let counted = made.clone();
+    let there = Handlers::default().with("step", move |call| {
+        *counted.lock().unwrap().entry(call.idempotency_key).or_insert(0) += 1;
+        async { Outcome::Completed(json!({ "ok": true })) }
+    });
+    let b = engine(db.url(), "b", there).await;
+    let client = db.connect().await;
+    until_count(&client, "select count(*) from tramline.nodes", 2).await;
+    let stopping = tokio::spawn({
+        let a = a.clone();
+        async move { a.stop(PATIENCE).await }
+    });
+    // The shards are the other's although no call has ended, and new runs go on there.
+    until_owned(&b, 16).await;
+    assert!(!stopping.is_finished());
+    let fresh = b.start_run("three", json!({ "n": -1 })).await.unwrap();
+    assert_eq!(ended(&b, fresh).await.status, "completed");
+    until_count(
+        &client,
+        "select count(distinct run_id) from tramline.handed_calls",
+        RUNS as i64,
+    )
+    .await;
+    until_count(&client, "select count(*) from tramline.run_steps", 3).await;
+
+    answer.send(true).unwrap();
+    for id in ids {
+        assert_eq!(ended(&b, id).await.status, "completed");
+    }
+    until_count(
+        &client,
+        "select count(*) from tramline.run_ends where claimed_by = 'b'",
+        RUNS as i64 + 1,
+    )
+    .await;
+    stopping.await.unwrap();
+    let made = made.lock().unwrap().clone();
+    assert_eq!(made.len(), 3 * (RUNS + 1));
+    assert!(
+        made.values().all(|n| *n == 1),
+        "no step was called twice: {made:?}"
+    );
+    until_count(&client, "select count(*) from tramline.commands", 0).await;
+    until_count(&client, "select count(*) from tramline.step_starts", 0).await;
+    b.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joins_gets_shards_whose_calls_are_out_elsewhere() {
+    const RUNS: usize = 32;
+    let db = test_db().await;
+    let made = Made::default();
+    let (handlers, mut calls, answer) = held(&made);
+    let a = engine(db.url(), "a", handlers.clone()).await;
+    until_owned(&a, 16).await;
+    let ids = start(&db, &a, RUNS).await;
+    for _ in 0..RUNS {
+        calls.recv().await.unwrap();
+    }
+    let b = engine(db.url(), "b", handlers).await;
+    until_owned(&b, 8).await;
+    answer.send(true).unwrap();
+    for id in &ids {
+        assert_eq!(ended(&a, *id).await.status, "completed");
+    }
+    let client = db.connect().await;
+    until_count(
+        &client,
+        "select count(distinct claimed_by) from tramline.run_ends",
+        2,
+    )
+    .await;
+    let made = made.lock().unwrap().clone();
+    assert_eq!(
+        (made.len(), made.values().all(|n| *n == 1)),
+        (3 * RUNS, true),
+        "{made:?}"
+    );
+    a.stop(Duration::from_secs(5)).await;
+    b.stop(Duration::from_secs(5)).await;
+}
+
+/// Nobody can tell how the call ended: it is made again, under the same key, and counted as one that may end its node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handed_over_call_whose_node_is_gone_is_made_again() {
+    let db = test_db().await;
+    let made = Made::default();
+    let (handlers, mut calls, _answer) = held(&made);
+    let a = engine(db.url(), "a", handlers).await;
+    until_owned(&a, 16).await;
+    let id = start(&db, &a, 1).await[0];
+    let key = calls.recv().await.unwrap();
+    let (again, mut repeated) = recorded();
+    let b = engine(db.url(), "b", again).await;
+    let client = db.connect().await;
+    until_count(&client, "select count(*) from tramline.nodes", 2).await;
+    // Its call outlasts the drain.
+    a.stop(Duration::from_millis(300)).await;
+    let call = repeated.recv().await.unwrap();
+    assert_eq!((call.idempotency_key, call.attempt), (key, 1));
+    assert_eq!(ended(&b, id).await.status, "completed");
+    until_count(&client, "select count(*) from tramline.step_starts", 1).await;
+    b.stop(Duration::from_secs(5)).await;
+}
+
+/// Without another node there is nobody to hand over to: what calls give is recorded before the node is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_alone_drains() {
+    let db = test_db().await;
+    let made = Made::default();
+    let (handlers, mut calls, answer) = held(&made);
+    let a = engine(db.url(), "a", handlers).await;
+    until_owned(&a, 16).await;
+    start(&db, &a, 1).await;
+    calls.recv().await.unwrap();
+    let stopping = tokio::spawn({
+        let a = a.clone();
+        async move { a.stop(PATIENCE).await }
+    });
+    // The release of its shards would be the sign of having given up.
+    let client = db.connect().await;
+    until_count(
+        &client,
+        "select count(*) from tramline.shards where owner is not null",
+        16,
+    )
+    .await;
+    answer.send(true).unwrap();
+    stopping.await.unwrap();
+    until_count(
+        &client,
+        "select count(*) from tramline.run_steps where step = 'one'",
+        1,
+    )
+    .await;
+    until_count(&client, "select count(*) from tramline.handed_calls", 0).await;
+    until_count(
+        &client,
+        "select count(*) from tramline.shards where owner is null",
+        16,
+    )
+    .await;
+}
