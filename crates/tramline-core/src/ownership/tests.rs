@@ -515,3 +515,18 @@ proptest! {
         prop_assert!(most - least <= heaviest.max(SHARD_WEIGHT + total / LOAD_PART) + SHARD_WEIGHT, "{:?}", weights);
     }
 }
+
+#[test]
+fn an_outage_of_the_database_moves_nothing() {
+    let mut world = World::new(16);
+    (0..3).for_each(|_| world.join());
+    for i in 0..120 {
+        world.round(1_000, i);
+    }
+    let before = world.moves;
+    world.outage(10 * LEASE);
+    for i in 0..60 {
+        world.round(1_000, i);
+    }
+    assert_eq!(world.moves, before);
+}
