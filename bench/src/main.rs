@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::Part;
 use crate::figures::{FIGURES, Figures, find};
@@ -150,10 +151,12 @@ async fn main() -> Result<()> {
     if let (Some(part), Some(of), Some(count)) = (args.part, &args.part_of, args.part_count) {
         return child::play(part, of, count).await;
     }
+    let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
         done = run(&args) => done,
         // What was started is ended when its handle is dropped.
         _ = tokio::signal::ctrl_c() => bail!("stopped"),
+        _ = terminated.recv() => bail!("stopped"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
@@ -14,6 +15,9 @@ use crate::figures::{Figures, Sample, Side, find};
 use crate::postgres::Postgres;
 use crate::sizes::Sizes;
 use crate::{Place, say};
+
+/// A script that says nothing for so long hangs: no measurement takes as long, on a busy machine either.
+const SILENCE_MAX: Duration = Duration::from_secs(180);
 
 /// A peer and what its script measures.
 #[derive(Debug)]
@@ -231,7 +235,20 @@ impl Installed {
         let mut lines = BufReader::new(child.stdout.take().context("the peer has no output")?).lines();
         let mut meter = None;
         let mut count = 0;
-        while let Some(text) = lines.next_line().await? {
+        loop {
+            let Ok(next) = tokio::time::timeout(SILENCE_MAX, lines.next_line()).await else {
+                let begun = meter.map_or_else(String::new, |meter: Meter| {
+                    format!(" after it began {}", meter.name)
+                });
+                let silence = SILENCE_MAX.as_secs();
+                figures.leave_out(format!(
+                    "the rest of {}, which said nothing for {silence} s{begun}",
+                    self.label
+                ));
+                child.kill().await?;
+                return Ok(());
+            };
+            let Some(text) = next? else { break };
             let line: Line =
                 serde_json::from_str(&text).with_context(|| format!("read the peer's line {text}"))?;
             if let Some(begun) = line.begin {

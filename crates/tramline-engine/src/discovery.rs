@@ -51,6 +51,8 @@ pub(crate) enum Assign {
     /// runs that are not visible in `untouched`.
     Take {
         shard: u16,
+        /// With which it was taken.
+        epoch: i64,
         low_xid: Option<u64>,
         untouched: Option<Snapshot>,
     },
@@ -122,7 +124,8 @@ pub(crate) async fn run(
 ) {
     let poll_max = config.poll_max;
     let mut swept_at = Instant::now();
-    let mut shards: HashSet<u16> = HashSet::new();
+    // With the epoch of each.
+    let mut shards: HashMap<u16, i64> = HashMap::new();
     let mut first = true;
     'connect: loop {
         let mut discovery = match Discovery::connect(&db, node, &wake, out.clone(), shared.clone()).await {
@@ -143,9 +146,9 @@ pub(crate) async fn run(
         if out.send(Message::Rescan).await.is_err() {
             return;
         }
-        for shard in &shards {
+        for (shard, epoch) in &shards {
             let scanned = match discovery.reader.stored_mark(*shard).await {
-                Ok(low) => discovery.scan(*shard, low, None).await,
+                Ok(low) => discovery.scan((*shard, *epoch), low, None).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = scanned {
@@ -239,9 +242,9 @@ pub(crate) async fn run(
                 biased;
                 change = assign.recv() => match change {
                     None => return,
-                    Some(Assign::Take { shard, low_xid, untouched }) => {
-                        shards.insert(shard);
-                        if let Err(error) = discovery.scan(shard, low_xid, untouched.as_ref()).await {
+                    Some(Assign::Take { shard, epoch, low_xid, untouched }) => {
+                        shards.insert(shard, epoch);
+                        if let Err(error) = discovery.scan((shard, epoch), low_xid, untouched.as_ref()).await {
                             tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
                             continue 'connect;
                         }
@@ -309,7 +312,7 @@ impl Discovery {
     /// Delivers the unfinished runs of a shard, and all that is open of it, then follows it from a snapshot taken before.
     async fn scan(
         &mut self,
-        shard: u16,
+        (shard, epoch): (u16, i64),
         low_xid: Option<u64>,
         untouched: Option<&Snapshot>,
     ) -> Result<(), StoreError> {
@@ -317,6 +320,7 @@ impl Discovery {
         let now = (now, Instant::now());
         let limits = self.reader.limit_state(shard).await?;
         self.deliver(Discovered {
+            scan: Some(epoch),
             limits: Some((shard, limits)),
             ..Discovered::default()
         })
@@ -345,6 +349,7 @@ impl Discovery {
                     self.deliver(Discovered {
                         headers,
                         past,
+                        scan: Some(epoch),
                         now: Some(now),
                         ..Discovered::default()
                     })
@@ -361,6 +366,7 @@ impl Discovery {
             headers,
             commands,
             past: true,
+            scan: Some(epoch),
             now: Some(now),
             scanned: Some(shard),
             ..Discovered::default()

@@ -40,6 +40,8 @@ pub(crate) struct LoadId {
     pub(crate) foreign: Option<bool>,
     /// The shard came from a node that did not release it.
     pub(crate) unclean: bool,
+    /// Of the ownership for which it is read: what another one has recorded since is not in it.
+    pub(crate) epoch: i64,
 }
 
 struct Loading {
@@ -137,6 +139,7 @@ impl Loading {
             .iter()
             .map(|id| LoadedRun {
                 run_id: id.run_id,
+                epoch: id.epoch,
                 loaded: bodies.remove(&id.run_id).map(|body| {
                     let past = pasts.remove(&id.run_id);
                     self.build(body, past, id.unclean)

@@ -87,6 +87,9 @@ pub(crate) struct Discovered {
     pub(crate) now: Option<(Millis, std::time::Instant)>,
     /// The headers come from a scan of unfinished runs: something may be recorded about them.
     pub(crate) past: bool,
+    /// All of it was read by the scan of a shard that was taken with this epoch. What was read for an earlier one, or by a tick
+    /// before the scan, says nothing about what another owner has recorded since.
+    pub(crate) scan: Option<i64>,
     /// The headers come from the sweep: whatever is not known among them was missed.
     pub(crate) swept: bool,
     /// Every run that was visible when this many flushes had been answered has been delivered now: ids that finished
@@ -103,6 +106,8 @@ pub(crate) struct Discovered {
 /// A run that was read.
 pub(crate) struct LoadedRun {
     pub(crate) run_id: Uuid,
+    /// As it was asked for.
+    pub(crate) epoch: i64,
     pub(crate) loaded: Option<Loaded>,
 }
 

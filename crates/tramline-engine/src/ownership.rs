@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tramline_core::ownership::{Move, Observer};
+use tramline_core::ownership::{Move, Observer, ShardRow};
 use tramline_store::shards::{Beat, Keeper};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
@@ -43,13 +43,24 @@ struct Held {
     /// Shards with the epoch they are held by.
     owned: HashMap<u16, i64>,
     /// Shards that the driver is to let go of, and those that it has let go of.
-    going: JoinSet<u16>,
+    going: JoinSet<(u16, i64)>,
     gone: HashSet<u16>,
     /// The node is to stop: everything goes to others as soon as there are any.
     stopping: bool,
     /// It has said so: nothing is taken any more.
     leaving: bool,
     alive: HashSet<Uuid>,
+}
+
+impl Held {
+    /// The driver has let go of a shard. One that was lost meanwhile, and perhaps taken again, is not given up for that.
+    fn note_gone(&mut self, gone: Option<(u16, i64)>) {
+        if let Some((shard, epoch)) = gone
+            && self.owned.get(&shard) == Some(&epoch)
+        {
+            self.gone.insert(shard);
+        }
+    }
 }
 
 impl Ownership {
@@ -113,7 +124,7 @@ impl Ownership {
                     }
                     None => return self.leave(held).await,
                 },
-                Some(shard) = held.going.join_next(), if !held.going.is_empty() => held.gone.extend(shard),
+                Some(gone) = held.going.join_next(), if !held.going.is_empty() => held.note_gone(gone.ok()),
                 () = self.wake.shards.notified() => {}
                 () = tokio::time::sleep(patience) => {}
             }
@@ -130,14 +141,24 @@ impl Ownership {
         self.give_up_gone(held).await?;
         let Some(keeper) = &held.keeper else { return Ok(()) };
         if beat {
-            let beat = self.driver_beat().await;
+            // Without a driver there is nothing to own a shard for: the engine is about to end.
+            let Some(beat) = self.driver_beat().await else {
+                return Ok(());
+            };
             let still = keeper.beat_with(&beat).await?;
-            for shard in beat.marks.iter().map(|m| m.shard).filter(|s| !still.contains(s)) {
-                if held.owned.remove(&shard).is_some() {
-                    tracing::warn!(shard, "another node has taken this shard");
-                    let _ = self.assign.send(Assign::Drop { shard }).await;
-                    let _ = self.out.send(Message::Lost { shard }).await;
-                }
+            // Those, too, that the driver has given up already because a flush found them lost.
+            let lost: Vec<u16> = held
+                .owned
+                .keys()
+                .copied()
+                .filter(|shard| !still.contains(shard))
+                .collect();
+            for shard in lost {
+                tracing::warn!(shard, "another node has taken this shard");
+                held.owned.remove(&shard);
+                held.gone.remove(&shard);
+                let _ = self.assign.send(Assign::Drop { shard }).await;
+                let _ = self.out.send(Message::Lost { shard }).await;
             }
         }
         if held.leaving {
@@ -145,7 +166,8 @@ impl Ownership {
         }
         let (shards, nodes) = keeper.observe().await?;
         let mono_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let moves = held.observer.observe(mono_ms, &shards, &nodes);
+        let mut moves = unanswered(self.node, &shards, &held.owned);
+        moves.extend(held.observer.observe(mono_ms, &shards, &nodes));
         let alive: HashSet<Uuid> = held.observer.alive().collect();
         if alive != held.alive {
             held.alive.clone_from(&alive);
@@ -184,35 +206,39 @@ impl Ownership {
                         .assign
                         .send(Assign::Take {
                             shard,
+                            epoch: taken.epoch,
                             low_xid: taken.low_xid,
                             untouched: taken.untouched,
                         })
                         .await;
                 }
-                Move::Release { shard } => self.let_go(&mut held.going, shard).await,
+                Move::Release { shard } => {
+                    if let Some(epoch) = held.owned.get(&shard).copied() {
+                        self.let_go(&mut held.going, shard, epoch).await;
+                    }
+                }
             }
         }
         Ok(())
     }
 
     /// Asks the driver to let go of a shard; the task goes on beating meanwhile.
-    async fn let_go(&self, going: &mut JoinSet<u16>, shard: u16) {
+    async fn let_go(&self, going: &mut JoinSet<(u16, i64)>, shard: u16, epoch: i64) {
         let _ = self.assign.send(Assign::Drop { shard }).await;
         let (done, released) = oneshot::channel();
         let _ = self.out.send(Message::Release { shard, done }).await;
         going.spawn(async move {
             // An error means that the shard was lost meanwhile, or that it takes too long: the fence keeps it right.
             let _ = tokio::time::timeout(RELEASE_WAIT, released).await;
-            shard
+            (shard, epoch)
         });
     }
 
-    async fn driver_beat(&self) -> Beat {
+    /// What the driver owns, and how much is going on; `None` when it has stopped.
+    async fn driver_beat(&self) -> Option<Beat> {
         let (reply, beat) = oneshot::channel();
-        if self.out.send(Message::Beat { reply }).await.is_err() {
-            return Beat::default();
-        }
-        beat.await.unwrap_or_default()
+        self.out.send(Message::Beat { reply }).await.ok()?;
+        beat.await.ok()
     }
 
     /// Gives everything to the other nodes.
@@ -221,18 +247,18 @@ impl Ownership {
         keeper.retire().await?;
         held.leaving = true;
         let on_the_way = held.going.len();
-        let owned: Vec<u16> = held
+        let owned: Vec<(u16, i64)> = held
             .owned
-            .keys()
-            .copied()
-            .filter(|s| !held.gone.contains(s))
+            .iter()
+            .map(|(shard, epoch)| (*shard, *epoch))
+            .filter(|(shard, _)| !held.gone.contains(shard))
             .collect();
-        for shard in owned {
-            self.let_go(&mut held.going, shard).await;
+        for (shard, epoch) in owned {
+            self.let_go(&mut held.going, shard, epoch).await;
         }
         tracing::debug!(shards = held.going.len(), on_the_way, "handing shards over");
-        while let Some(shard) = held.going.join_next().await {
-            held.gone.extend(shard);
+        while let Some(gone) = held.going.join_next().await {
+            held.note_gone(gone.ok());
         }
         self.give_up_gone(held).await
     }
@@ -277,4 +303,19 @@ async fn release(
     }
     keeper.release(&epochs).await?;
     keeper.tell_free().await
+}
+
+/// Shards that are this node's by their rows and that it does not drive: the answer of a take or a release was lost. No other
+/// node may find them silent for as long as this one is alone, so it takes them again, by an epoch that nobody has used.
+fn unanswered(node: Uuid, shards: &[ShardRow], owned: &HashMap<u16, i64>) -> Vec<Move> {
+    let mine = shards
+        .iter()
+        .filter(|row| row.owner == Some(node) && !owned.contains_key(&row.shard));
+    mine.map(|row| Move::Take {
+        shard: row.shard,
+        epoch: row.epoch,
+        beat: row.beat,
+        clean: false,
+    })
+    .collect()
 }

@@ -9,11 +9,11 @@ create type tramline.enqueue_row as (
 create function tramline.is_awake(p_owner uuid) returns boolean language sql volatile set search_path = pg_catalog, pg_temp as $$
   select p_owner is null or pg_try_advisory_xact_lock_shared(1953653101, uuid_hash(p_owner))
 $$;
--- Calls the owners of these shards that rest.
+-- Calls the owners of these shards that rest; without an argument, of all shards.
 create function tramline.wake_owners(p_shards int[]) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare v_owner uuid;
 begin
-  for v_owner in select distinct s.owner from tramline.shards s where s.shard = any (p_shards) and s.owner is not null loop
+  for v_owner in select distinct s.owner from tramline.shards s where (p_shards is null or s.shard = any (p_shards)) and s.owner is not null loop
     if not tramline.is_awake(v_owner) then
       perform pg_notify('tramline:' || v_owner, '');
     end if;
@@ -100,7 +100,7 @@ declare
 begin
   if cardinality(p_run_id) <> cardinality(p_target) or cardinality(p_run_id) <> cardinality(p_input) or cardinality(v_targets) > 100
      or array_position(p_target, null) is not null or tramline.calling_run() is not null or tramline.has_limits()
-     or exists (select from tramline.runs_foreign) then
+     or exists (select from tramline.runs_foreign) or exists (select from unnest(p_input) as u(input) where pg_column_size(u.input) > 262144) then
     return false;
   end if;
   select array_agg(t.target), array_agg(case when t.version is null then 'function' else 'workflow' end), array_agg(t.version)
@@ -119,6 +119,8 @@ begin
                 or not exists (select from unnest(v_lo, v_hi) as w(lo, hi) where u.id >= w.lo and u.id < w.hi)) then
     return false;
   end if;
+  -- A batch that is not small is of all shards.
+  perform tramline.wake_owners(case when cardinality(p_run_id) < {{shard_count}} then array(select tramline.shard_of(u.id) from unnest(p_run_id) as u(id)) end);
   insert into tramline.runs (run_id, shard, kind, target, version, input, source, created_by, function_name)
   select u.run_id, tramline.shard_of(u.run_id), t.kind, u.target, t.version, coalesce(u.input, '{}'), v_source, v_user,
          case when t.version is null then u.target end
@@ -160,7 +162,6 @@ begin
     v_ids := case when array_position(p_run_id, null) is null then p_run_id
                   else array(select coalesce(u.id, tramline.uuid_v7()) from unnest(p_run_id) with ordinality as u(id, ord) order by u.ord) end;
     if tramline.enqueue_plain(v_ids, p_target, p_input) then
-      perform tramline.wake_owners(array(select distinct tramline.shard_of(u.id) from unnest(v_ids) as u(id)));
       return query select u.ord::int, u.id, true, null::text, null::jsonb from unnest(v_ids) with ordinality as u(id, ord);
       return;
     end if;

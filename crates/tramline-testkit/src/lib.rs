@@ -9,9 +9,11 @@
 mod chaos_proxy;
 mod cluster;
 mod database;
+mod process;
 mod tls;
 
 pub use chaos_proxy::{ChaosProxy, Held, Holding, Reply, Side};
 pub use cluster::{TestCluster, binaries};
 pub use database::{TestDb, connect, empty_db, kill_backend, test_db, test_db_with};
+pub use process::{TestProcess, kill_server_process};
 pub use tls::{TLS_NAME, TlsCluster};

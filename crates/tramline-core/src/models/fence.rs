@@ -419,7 +419,7 @@ fn without_the_epoch_in_the_flush_a_paused_owner_writes_and_a_step_gets_what_nob
 }
 
 #[test]
-fn a_result_that_is_acted_on_before_its_commit_leads_to_a_step_with_what_nobody_recorded() {
+fn b10_a_result_that_is_acted_on_before_its_commit_leads_to_a_step_with_what_nobody_recorded() {
     breaks(
         Fence(without(|guards| guards.commit_before_act = false)),
         &[SAME_INPUT],

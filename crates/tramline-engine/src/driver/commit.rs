@@ -36,9 +36,10 @@ impl Driver {
     }
 
     pub(super) fn on_flushed(&mut self, flushed: Flushed) {
-        let Some(units) = self.state.in_flight.take() else {
+        let Some(mut units) = self.state.in_flight.take() else {
             return;
         };
+        units.retain(|unit| !unit.void);
         self.shared.flushes.fetch_add(1, Ordering::AcqRel);
         let held: HashSet<u16> = flushed.held.iter().copied().collect();
         let not_ended: HashSet<Uuid> = flushed.not_ended.iter().copied().collect();
@@ -53,7 +54,11 @@ impl Driver {
                 self.on_lost(*shard);
             }
         }
-        for (run_id, words) in &flushed.poisoned {
+        let poisoned = flushed
+            .poisoned
+            .iter()
+            .filter(|(id, _)| units.iter().any(|u| u.run_id == Some(*id)));
+        for (run_id, words) in poisoned {
             // What it wanted to record after that is moot, too.
             self.state.pending.retain(|u| u.run_id != Some(*run_id));
             let message = format!("what the run wanted to record cannot be stored: {words}");

@@ -165,11 +165,12 @@ impl Driver {
         entry.waiting.push(Waiting::Over(how));
         if matches!(entry.stage, Stage::Ready) {
             entry.stage = Stage::Loading;
-            let foreign = entry.foreign;
+            let (foreign, shard) = (entry.foreign, entry.shard);
             self.state.loads_wanted.push(LoadId {
                 run_id: id,
                 foreign,
                 unclean: false,
+                epoch: self.state.shards.get(&shard).map_or(0, |s| s.epoch),
             });
         }
     }

@@ -19,16 +19,23 @@ impl Driver {
             self.state.clock.sample(now, at);
             self.watch_clock(now, at);
         }
-        if let Some((shard, recorded)) = found.limits {
+        if let Some((shard, recorded)) = found.limits
+            && self.is_read_now(shard, found.scan)
+        {
             self.on_limit_state(shard, recorded);
         }
         for header in found.headers {
-            self.on_header(header, found.past, found.swept);
+            if self.is_read_now(header.shard, found.scan) {
+                self.on_header(header, found.past, found.swept);
+            }
         }
         for command in found.commands {
-            self.on_command(command);
+            if self.is_read_now(command.shard, found.scan) {
+                self.on_command(command);
+            }
         }
         if let Some(id) = found.scanned
+            && self.is_read_now(id, found.scan)
             && let Some(shard) = self.state.shards.get_mut(&id)
         {
             shard.scanned = true;
@@ -51,6 +58,12 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Whether something was read for the present ownership of its shard. Discovery follows a shard only after its scan.
+    fn is_read_now(&self, shard: u16, scan: Option<i64>) -> bool {
+        let shard = self.state.shards.get(&shard);
+        shard.is_some_and(|shard| scan.map_or(shard.scanned, |epoch| shard.epoch == epoch))
     }
 
     fn on_header(&mut self, mut header: Header, past: bool, swept: bool) {
@@ -166,11 +179,13 @@ impl Driver {
                 }
                 entry.stage = Stage::Loading;
                 // Only what the dead owner may have been executing: the scan found it.
-                let unclean = entry.past && self.state.shards.get(&entry.shard).is_some_and(|s| s.unclean);
+                let shard = self.state.shards.get(&entry.shard);
+                let unclean = entry.past && shard.is_some_and(|s| s.unclean);
                 let load = LoadId {
                     run_id: id,
                     foreign: entry.foreign,
                     unclean,
+                    epoch: shard.map_or(0, |s| s.epoch),
                 };
                 let job = if entry.past { &mut known } else { &mut fresh };
                 job.ids.push(load);
@@ -211,13 +226,25 @@ impl Driver {
                 run_id,
                 foreign,
                 unclean: false,
+                epoch: self.state.shards.get(&shard).map_or(0, |s| s.epoch),
             });
         }
     }
 
     pub(super) fn on_loaded(&mut self, runs: Vec<LoadedRun>) {
         self.state.loads_out = self.state.loads_out.saturating_sub(1);
-        for LoadedRun { run_id, loaded } in runs {
+        for LoadedRun {
+            run_id,
+            epoch,
+            loaded,
+        } in runs
+        {
+            let entry = self.state.entries.get(&run_id);
+            let shard = entry.and_then(|entry| self.state.shards.get(&entry.shard));
+            // Read for an ownership that is over: who is there now is read by itself.
+            if shard.is_none_or(|shard| shard.epoch != epoch) {
+                continue;
+            }
             match loaded {
                 Some(loaded) => self.on_one_loaded(run_id, loaded),
                 None => self.on_unknown(run_id),

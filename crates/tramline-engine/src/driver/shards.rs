@@ -57,8 +57,21 @@ impl Driver {
         let pending = std::mem::take(&mut self.state.pending);
         let (dropped, kept): (VecDeque<Unit>, _) = pending.into_iter().partition(|u| u.shard == shard);
         self.state.pending = kept;
-        // What was read and not done is the next owner's, which may be this node again.
-        for id in dropped.into_iter().filter_map(|u| u.remember) {
+        let in_flight = self
+            .state
+            .in_flight
+            .iter_mut()
+            .flatten()
+            .filter(|u| u.shard == shard);
+        let forgotten: Vec<Uuid> = in_flight
+            .filter_map(|unit| {
+                unit.void = true;
+                unit.remember.take()
+            })
+            .collect();
+        // What was read and not done is the next owner's, which may be this node again. Of what is in flight the next scan
+        // shows what was done: the flush was committed before the shard was taken, or is refused.
+        for id in dropped.into_iter().filter_map(|u| u.remember).chain(forgotten) {
             self.state.commands_seen.remove(&id);
             self.state.gone.remove(&id);
         }

@@ -238,7 +238,7 @@ async fn a_foreign_id_runs_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_insert_is_found_and_run() {
+async fn a11_a_plain_insert_is_found_and_run() {
     let db = test_db().await;
     register(&db, &["step"]).await;
     let engine = engine(db.url(), "a", echo()).await;

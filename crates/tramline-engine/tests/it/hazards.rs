@@ -43,10 +43,13 @@ async fn a1_runs_are_found_after_postgres_crashed_and_used_transaction_ids_again
         }
         // The engine must have a snapshot beyond them.
         let polls = engine.stats().polls;
-        while engine.stats().polls < polls + 2 {
-            engine.wake();
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let polled = async {
+            while engine.stats().polls < polls + 2 {
+                engine.wake();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, polled).await.unwrap();
     }
     cluster.stop_immediate().await;
     cluster.start().await;

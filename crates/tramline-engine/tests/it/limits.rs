@@ -14,7 +14,7 @@ use crate::recorder::*;
 use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn never_more_than_allowed_of_a_key_while_its_owners_are_killed() {
+async fn a10_never_more_than_allowed_of_a_key_while_its_owners_are_killed() {
     for allowed in [1, 3] {
         let db = test_db().await;
         let store = limited(
@@ -121,7 +121,7 @@ async fn a_full_key_stops_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rate_is_not_doubled_by_a_takeover() {
+async fn b13_a_rate_is_not_doubled_by_a_takeover() {
     let db = test_db().await;
     limited(&db, json!({ "rate": { "count": 2, "per": "1h" } })).await;
     let recorder = Recorder::open();
@@ -216,7 +216,7 @@ async fn debounce_runs_the_last_of_a_burst_only() {
 
 /// Rule A3: the mark passes a blocked run only when a row names it, and then does.
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_runs_that_hold_the_mark_back_are_parked_and_found_again_in_order() {
+async fn a3_waiting_runs_that_hold_the_mark_back_are_parked_and_found_again_in_order() {
     let db = test_db().await;
     let store = limited(&db, json!({ "key": "k", "concurrency": 1 })).await;
     let recorder = Recorder::closed();

@@ -4,15 +4,22 @@
 
 mod backlog;
 mod capacity;
+mod changing_hands;
 mod commands;
 mod driving;
+mod edges;
+mod effects;
 mod handover;
+mod hazard_list;
 mod hazards;
 mod hazards_flush;
+mod hazards_load;
 mod limits;
 mod nodes;
 mod operations;
+mod processes;
 mod pull;
+mod pull_edges;
 mod queues;
 mod recorder;
 mod resting;
@@ -21,3 +28,4 @@ mod schedules;
 mod support;
 mod timers;
 mod torture;
+mod worker;

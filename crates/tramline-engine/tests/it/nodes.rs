@@ -39,7 +39,7 @@ async fn three_step_runs(db: &TestDb, engine: &EngineHandle, count: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_nodes_share_the_shards_evenly_and_run_each_step_once() {
+async fn b12_two_nodes_share_the_shards_evenly_and_run_each_step_once() {
     let db = test_db().await;
     let calls: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
     let handlers = || {
@@ -76,7 +76,7 @@ async fn two_nodes_share_the_shards_evenly_and_run_each_step_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_node_hands_over_at_once() {
+async fn b11_a_stopped_node_hands_over_at_once() {
     let db = test_db().await;
     let a = engine(db.url(), "a", echo()).await;
     let b = engine(db.url(), "b", echo()).await;
@@ -143,7 +143,7 @@ async fn a_crashed_node_is_replaced_and_repeated_starts_are_recorded_before_resu
 
 /// A step that kills its node is not tried on node after node for ever (B7).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_step_that_takes_three_nodes_down_ends_as_a_dead_letter() {
+async fn b7_a_step_that_takes_three_nodes_down_ends_as_a_dead_letter() {
     let db = test_db().await;
     register(&db, &["step"]).await;
     let mut id = None;

@@ -548,7 +548,7 @@ async fn a_calendar_stops_a_schedule_and_lets_it_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_schedules_that_are_due_at_once_all_fire_once() {
+async fn c10_ten_thousand_schedules_that_are_due_at_once_all_fire_once() {
     let db = test_db().await;
     let _store = register(&db, &["step"]).await;
     let client = db.connect().await;

@@ -1,158 +1,363 @@
 //! Random faults under a mixed load, checked against an effect ledger outside Postgres.
 //!
-//! `TRAMLINE_TORTURE_SEED` repeats a run, `TRAMLINE_TORTURE_ROUNDS` makes it longer.
+//! Nodes are processes; everything they know of the database goes through a proxy of their own. Faults are drawn from a
+//! seed that is printed: `TRAMLINE_TORTURE_SEED` repeats a run, `TRAMLINE_TORTURE_MINUTES` and `TRAMLINE_TORTURE_NODES`
+//! choose its length and size (`make torture`).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng};
 use serde_json::json;
-use tramline_engine::{EngineHandle, Handlers, Outcome};
-use tramline_store::Db;
+use tokio_postgres::Client;
+use tramline_core::definition::parse_limit;
+use tramline_core::schedule::Spec;
 use tramline_store::api::{self, FunctionRow, NewRun};
-use tramline_testkit::TestCluster;
+use tramline_store::schedules::{self, NewSchedule};
+use tramline_store::{Db, limits};
+use tramline_testkit::{ChaosProxy, Reply, TestCluster, kill_server_process};
 use uuid::Uuid;
 
+use crate::effects::*;
+use crate::processes::Node;
 use crate::support::*;
+use crate::worker::Worker;
 
-/// Effects by idempotency key, kept where no fault reaches them.
-type Effects = Arc<Mutex<HashMap<String, u32>>>;
+/// Rounds of the tests that are part of every run of the suite; each is one batch of runs and one fault.
+const ROUNDS: u32 = 8;
+/// Runs of a batch.
+const BATCH: u32 = 40;
 
-fn handlers(effects: &Effects) -> Handlers {
-    let effects = effects.clone();
-    Handlers::default().with("step", move |call| {
-        let effects = effects.clone();
-        async move {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            *effects.lock().unwrap().entry(call.idempotency_key).or_insert(0) += 1;
-            Outcome::Completed(json!({ "at": call.fence }))
+/// A node with its way to the database.
+struct Member {
+    node: Node,
+    proxy: ChaosProxy,
+}
+
+struct Torture {
+    random: StdRng,
+    cluster: TestCluster,
+    url: String,
+    store: Db,
+    folder: tempfile::TempDir,
+    members: Vec<Member>,
+    wanted: usize,
+    started: u32,
+    accepted: Vec<Uuid>,
+    endless: Vec<Uuid>,
+    faults: usize,
+    ends: Ends,
+}
+
+fn from_env<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(format!("TRAMLINE_TORTURE_{name}")).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("TRAMLINE_TORTURE_{name} is a number")),
+    )
+}
+
+impl Torture {
+    async fn new(wanted: usize) -> Self {
+        let seed = from_env("SEED").unwrap_or_else(rand::random::<u64>);
+        println!("TRAMLINE_TORTURE_SEED={seed}, {wanted} nodes");
+        let cluster = TestCluster::private().await;
+        let url = cluster.url("postgres");
+        tramline_store::migrate(&url).await.unwrap();
+        let store = Db::new(&url, 4).unwrap();
+        let functions: Vec<FunctionRow> = ["step", "flaky", "limited", "poison"].map(handler).into();
+        api::register_functions(&store, &functions).await.unwrap();
+        publish_workload(&store).await;
+        let limit = parse_limit(&json!({ "key": "k", "concurrency": 1 }), "limit").unwrap();
+        limits::set_target(&store, "limited", Some(&limit)).await.unwrap();
+        schedules::store(&store, &every_second()).await.unwrap();
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            cluster,
+            url,
+            store,
+            folder: tempfile::tempdir().unwrap(),
+            members: Vec::new(),
+            wanted,
+            started: 0,
+            accepted: Vec::new(),
+            endless: Vec::new(),
+            faults: 0,
+            ends: Ends::new(),
         }
-    })
+    }
+
+    async fn fill_up(&mut self) {
+        while self.members.len() < self.wanted {
+            let proxy = ChaosProxy::start(&self.url).await;
+            self.started += 1;
+            let name = format!("node-{}", self.started);
+            let node = Node::start(&name, proxy.url(), self.folder.path(), LEASE).await;
+            self.members.push(Member { node, proxy });
+        }
+    }
+
+    fn run(&mut self) -> NewRun {
+        let run = |target: &str| NewRun {
+            run_id: Some(Uuid::now_v7()),
+            target: target.into(),
+            ..NewRun::default()
+        };
+        match self.random.random_range(0..100) {
+            0..25 => run("step"),
+            25..45 => run("three"),
+            45..60 => run("retried"),
+            60..75 => {
+                let sleep = self.random.random_range(5..7_000);
+                let delay = self.random.random_range(0..2_000);
+                NewRun {
+                    input: json!({ "delay": format!("{sleep}ms") }),
+                    delay: Some(Duration::from_millis(delay)),
+                    ..run("sleepy")
+                }
+            }
+            75..85 => NewRun {
+                // a key decides about the id
+                run_id: None,
+                input: json!({ "k": self.random.random_range(0..3) }),
+                correlation_id: Some(Uuid::now_v7().to_string()),
+                ..run("limited")
+            },
+            85..90 => run("endless"),
+            90..97 => NewRun {
+                queue: Some("ops".into()),
+                ..run("step")
+            },
+            _ => run("poison"),
+        }
+    }
+
+    async fn enqueue(&mut self) {
+        let runs: Vec<NewRun> = (0..BATCH).map(|_| self.run()).collect();
+        // An error means that nothing is known: the same is sent again.
+        let answers = loop {
+            match api::enqueue(&self.store, &runs).await {
+                Ok(answers) => break answers,
+                Err(error) => assert!(error.is_unknown_outcome(), "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        for (run, answer) in runs.iter().zip(answers) {
+            let id = answer.unwrap().run_id;
+            self.accepted.push(id);
+            if run.target == "endless" {
+                self.endless.push(id);
+            }
+        }
+    }
+
+    /// Asks for the end of what never ends by itself.
+    async fn cancel(&mut self) {
+        let client = tramline_testkit::connect(&self.url).await;
+        for id in std::mem::take(&mut self.endless) {
+            let asked = "update ops.runs set status = 'cancelled' where run_id = $1 and status not in ('completed', 'failed', 'cancelled')";
+            client.execute(asked, &[&id]).await.unwrap();
+        }
+    }
+
+    fn some_member(&mut self) -> usize {
+        self.random.random_range(0..self.members.len())
+    }
+
+    /// Up to twice a lease.
+    fn while_(&mut self) -> Duration {
+        LEASE.mul_f64(self.random.random_range(0.1..2.0))
+    }
+
+    async fn fault(&mut self) {
+        self.faults += 1;
+        let at = self.some_member();
+        let kind = self.random.random_range(0..9);
+        println!(
+            "{kind}: {}",
+            [
+                "kill -9",
+                "stop",
+                "SIGSTOP",
+                "postgres immediate",
+                "sessions ended",
+                "server process killed",
+                "connections cut",
+                "network stalled",
+                "answer lost"
+            ][kind]
+        );
+        match kind {
+            0 => self.members.swap_remove(at).node.0.kill(),
+            1 => self.members.swap_remove(at).node.stop().await,
+            2 => {
+                let pause = self.while_();
+                self.members[at].node.0.pause();
+                tokio::time::sleep(pause).await;
+                self.members[at].node.0.resume();
+            }
+            3 => {
+                self.cluster.stop_immediate().await;
+                self.cluster.start().await;
+            }
+            4 | 5 => self.hit_a_session(kind == 5).await,
+            6 => {
+                self.members[at].proxy.break_connections();
+                tokio::time::sleep(self.while_() / 4).await;
+                self.members[at].proxy.restore();
+            }
+            7 => {
+                self.members[at].proxy.stall();
+                tokio::time::sleep(self.while_()).await;
+                self.members[at].proxy.restore();
+            }
+            _ => {
+                let nth = self.random.random_range(1..40);
+                self.members[at].proxy.cut_reply(Reply::Ready, nth);
+            }
+        }
+    }
+
+    async fn hit_a_session(&mut self, kill: bool) {
+        let client = tramline_testkit::connect(&self.url).await;
+        let ours = "pid <> pg_backend_pid() and application_name like 'tramline %'";
+        if !kill {
+            client
+                .execute(
+                    &format!("select pg_terminate_backend(pid) from pg_stat_activity where {ours}"),
+                    &[],
+                )
+                .await
+                .unwrap();
+            return;
+        }
+        let one = format!("select pid from pg_stat_activity where {ours} order by pid");
+        let pids = client.query(&one, &[]).await.unwrap();
+        if !pids.is_empty() {
+            kill_server_process(pids[self.random.random_range(0..pids.len())].get(0));
+            self.until_back().await;
+        }
+    }
+
+    /// A server whose process was killed ends all sessions and recovers.
+    async fn until_back(&self) -> Client {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (client, connection) = match tokio_postgres::connect(&self.url, tokio_postgres::NoTls).await {
+                Ok(connected) => connected,
+                Err(error) => {
+                    assert!(Instant::now() < deadline, "{error}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            tokio::spawn(connection);
+            if client.batch_execute("select").await.is_ok() {
+                return client;
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        self.fill_up().await;
+        self.enqueue().await;
+        tokio::time::sleep(Duration::from_millis(self.random.random_range(20..500))).await;
+        self.fault().await;
+        let client = self.until_back().await;
+        self.ends = ends(&client, &self.ends).await;
+        if self.random.random_bool(0.5) {
+            self.cancel().await;
+        }
+    }
+
+    /// No fault any more: everything that was accepted ends, and the invariants hold.
+    async fn heal(mut self, worker: Worker) {
+        self.fill_up().await;
+        self.cancel().await;
+        schedules::pause(&self.store, "tick", true).await.unwrap();
+        let client = self.until_back().await;
+        let open = "select count(*) from tramline.runs r where not exists (select from tramline.run_ends e where e.run_id = r.run_id)";
+        until_count(&client, open, 0).await;
+        // What is recorded of a run that was tidied after its end: a claim, a period that was taken back.
+        until_count(&client, "select count(*) from tramline.commands", 0).await;
+        let effects = worker.stop().await;
+        self.ends = ends(&client, &self.ends).await;
+        check(&effects, &client, &self.accepted, self.faults).await;
+        let expected = "select count(*) from tramline.runs r join tramline.run_ends e using (run_id, shard)
+            where e.status <> (case r.target when 'poison' then 'failed' when 'endless' then 'cancelled' else 'completed' end)
+              and e.status <> 'skipped' and not (r.source like 'schedule:%' and e.status = 'cancelled')";
+        until_count(&client, expected, 0).await;
+        let run = client
+            .query_one("select count(*) from tramline.runs", &[])
+            .await
+            .unwrap();
+        println!(
+            "{} runs, {} effects, {} faults",
+            run.get::<_, i64>(0),
+            effects.read().len(),
+            self.faults
+        );
+        for mut member in self.members.drain(..) {
+            assert_eq!(
+                member.node.look().await.1,
+                0,
+                "the sweep found what discovery had missed"
+            );
+            member.node.stop().await;
+        }
+    }
 }
 
-fn proposal() -> serde_json::Value {
-    json!({ "name": "proposal", "required_fields": ["n"], "steps": [
-        { "name": "thread", "function": "step", "payload_template": { "n": "{{n}}" } },
-        { "name": "notify", "function": "step", "payload_template": { "n": "{{n}}" } },
-        { "name": "remind", "sleep": "{{delay}}" },
-        { "name": "reminder", "function": "step", "payload_template": { "n": "{{n}}" } } ] })
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn runs_survive_killed_nodes_and_a_killed_postgres_and_no_step_succeeds_twice() {
-    let seed = std::env::var("TRAMLINE_TORTURE_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or_else(rand::random::<u64>);
-    let rounds: u32 = std::env::var("TRAMLINE_TORTURE_ROUNDS")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(8);
-    println!("TRAMLINE_TORTURE_SEED={seed} TRAMLINE_TORTURE_ROUNDS={rounds}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut cluster = TestCluster::private().await;
-    let url = cluster.url("postgres");
-    tramline_store::migrate(&url).await.unwrap();
-    let store = Db::new(&url, 4).unwrap();
-    let function = FunctionRow {
-        name: "step".into(),
+fn handler(name: &str) -> FunctionRow {
+    FunctionRow {
+        name: name.into(),
         kind: "handler".into(),
         version: None,
         auth: None,
         state: "ready".into(),
         reason: None,
-    };
-    api::register_functions(&store, &[function]).await.unwrap();
-    publish(&store, proposal()).await;
+    }
+}
 
-    let effects = Effects::default();
-    let mut nodes: Vec<EngineHandle> = Vec::new();
-    let mut accepted: Vec<Uuid> = Vec::new();
-    for round in 0..rounds {
-        while nodes.len() < 2 {
-            nodes.push(engine(&url, &format!("node-{round}-{}", nodes.len()), handlers(&effects)).await);
-        }
-        let runs: Vec<NewRun> = (0..40)
-            .map(|n| NewRun {
-                run_id: Some(Uuid::now_v7()),
-                target: "proposal".into(),
-                input: json!({ "n": n, "delay": format!("{}ms", random.random_range(50..2_000)) }),
-                ..NewRun::default()
-            })
-            .collect();
-        // An error means that nothing is known: the same ids are sent again.
-        while api::enqueue(&store, &runs).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        accepted.extend(runs.iter().filter_map(|r| r.run_id));
-        nodes[0].wake();
-        tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
-        match random.random_range(0..4) {
-            0 => {
-                let at = random.random_range(0..nodes.len());
-                nodes.swap_remove(at).crash().await;
-            }
-            1 => {
-                let at = random.random_range(0..nodes.len());
-                nodes.swap_remove(at).stop(Duration::from_millis(200)).await;
-            }
-            2 => {
-                cluster.stop_immediate().await;
-                cluster.start().await;
-            }
-            _ => {
-                let client = tramline_testkit::connect(&url).await;
-                let kill = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and application_name like 'tramline %'";
-                client.execute(kill, &[]).await.unwrap();
-            }
-        }
+fn every_second() -> NewSchedule {
+    NewSchedule {
+        name: "tick".into(),
+        spec: Spec::cron("* * * * * *", "UTC"),
+        target: "step".into(),
+        input: json!({}),
+        queue: None,
+        priority: None,
+        paused: None,
+        source: "test".into(),
     }
-    while nodes.len() < 2 {
-        nodes.push(engine(&url, "healer", handlers(&effects)).await);
-    }
+}
 
-    let client = tramline_testkit::connect(&url).await;
-    let count = accepted.len() as i64;
-    until_count(
-        &client,
-        "select count(*) from tramline.run_ends where status = 'completed'",
-        count,
-    )
-    .await;
-    // One terminal state per run, one success per step, no run that nobody accepted.
-    until_count(&client, "select count(*) from tramline.run_ends", count).await;
-    until_count(&client, "select count(*) from tramline.runs", count).await;
-    until_count(
-        &client,
-        "select count(*) from (select from tramline.run_steps where status = 'completed' group by run_id, step having count(*) > 1) q",
-        0,
-    )
-    .await;
-    until_count(
-        &client,
-        "select count(*) from tramline.run_steps where status = 'completed'",
-        count * 4,
-    )
-    .await;
-    until_count(&client, "select count(*) from tramline.timers", 0).await;
-    until_count(&client, "select count(*) from tramline.parked", 0).await;
-    for id in &accepted {
-        for step in ["thread", "notify", "reminder"] {
-            assert!(
-                effects.lock().unwrap().contains_key(&format!("{id}/{step}")),
-                "a success without its effect: {id}/{step}"
-            );
-        }
+async fn torture(nodes: usize, goes_on: impl Fn(u32) -> bool) {
+    let mut torture = Torture::new(nodes).await;
+    let worker = Worker::start(&torture.url, Effects::of(torture.folder.path(), "worker"));
+    let mut round = 0;
+    while goes_on(round) {
+        torture.round().await;
+        round += 1;
     }
-    assert_eq!(
-        effects.lock().unwrap().len(),
-        accepted.len() * 3,
-        "no effect under an unknown key"
-    );
-    for node in nodes {
-        assert_eq!(node.stats().missed, 0);
-        node.stop(Duration::from_secs(5)).await;
-    }
+    torture.heal(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_lose_nothing_and_double_nothing_whatever_happens() {
+    torture(2, |round| round < ROUNDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_nodes_lose_nothing_and_double_nothing_whatever_happens() {
+    torture(5, |round| round < ROUNDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "runs as long as `make torture` is told to"]
+async fn for_a_chosen_time() {
+    let minutes: f64 = from_env("MINUTES").unwrap_or(10.0);
+    let until = Arc::new(Instant::now() + Duration::from_secs_f64(minutes * 60.0));
+    torture(from_env("NODES").unwrap_or(3), move |_| Instant::now() < *until).await;
 }

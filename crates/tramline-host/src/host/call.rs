@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::address::Address;
 use super::bounded::Bound;
 use super::function::Function;
 use super::{Host, Inner, verdict};
@@ -28,8 +29,6 @@ const FRESH_WAIT: Duration = Duration::from_secs(10);
 const CALL_HEADER: HeaderName = HeaderName::from_static("x-tramline-call");
 const RUN_HEADER: HeaderName = HeaderName::from_static("x-tramline-run-id");
 const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-tramline-request-id");
-/// Only the host may send it to the bootstrap.
-const CONTROL_HEADER: HeaderName = HeaderName::from_static("x-tramline-control");
 /// They belong to one connection (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -64,6 +63,7 @@ impl Host {
         let deadline = begun + Duration::from_millis(wall_ms);
         let mut request = request;
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let address = Address::of(&request, &ctx);
         prepare(&mut request, &ctx)?;
         let mut deadline = deadline;
         for _ in 0..ATTEMPTS {
@@ -74,6 +74,7 @@ impl Host {
             }
             let claim = tokio::time::timeout_at(deadline, claim(inner, &function));
             let claim = claim.await.map_err(|_| CallError::IdleTimeout)??;
+            address.write(&mut request, claim.worker.has_node_server())?;
             match tokio::time::timeout_at(deadline, claim.worker.send(request)).await {
                 Ok(Ok(response)) => {
                     return Ok(answer(
@@ -164,12 +165,9 @@ fn prepare(request: &mut Request<Body>, ctx: &CallContext) -> Result<(), CallErr
         .uri()
         .authority()
         .map(|authority| authority.as_str().to_owned());
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
     *request.version_mut() = http::Version::HTTP_11;
     let headers = request.headers_mut();
     strip(headers);
-    headers.remove(CONTROL_HEADER);
     if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);

@@ -1,5 +1,6 @@
 //! The host: all functions of a project, callable by name.
 
+mod address;
 mod bounded;
 mod call;
 mod function;

@@ -8,29 +8,38 @@ import { fileURLToPath } from "node:url";
 import { formatWithOptions, inspect } from "node:util";
 
 type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
-type Call = { runId: string | null; requestId: string | null; depth: string | null; token: string | null };
+// The address that a call came with, or for a Node server the context that stood in its headers. What it says is taken
+// apart when somebody asks: most calls write no log and call nobody.
+type Call = string;
 
 const MESSAGE_MAX = 10_000;
-const RUN_HEADER = "x-tramline-run-id";
-const REQUEST_HEADER = "x-tramline-request-id";
 const CALL_HEADER = "x-tramline-call";
 const DEPTH_HEADER = "x-tramline-depth";
-const CONTROL_HEADER = "x-tramline-control";
+const CONTEXT_HEADER = "x-tramline-context";
+// what the socket puts before the host in a request's address
+const INNER = "http+unix://";
 
 const socket = Deno.args[0];
 const nativeServe = Deno.serve;
 const nativeFetch = globalThis.fetch;
 const stringify = JSON.stringify;
 const slice = Function.prototype.call.bind(String.prototype.slice) as (s: string, a: number, b: number) => string;
+const indexOf = Function.prototype.call.bind(String.prototype.indexOf) as (s: string, w: string, from: number) => number;
+const split = Function.prototype.call.bind(String.prototype.split) as (s: string, by: string) => string[];
+const decode = decodeURIComponent, NativePromise = Promise;
+const then: (answer: Promise<Response>, done: undefined, failed: (error: unknown) => Response) => Promise<Response> =
+  Function.prototype.call.bind(Promise.prototype.then);
 const encoder = new TextEncoder();
 const encode = encoder.encode.bind(encoder);
 const subarray = Function.prototype.call.bind(Uint8Array.prototype.subarray) as (b: Uint8Array, a: number) => Uint8Array;
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const define = Object.defineProperty;
-// a function may replace the methods of Headers, but must not see the host's nonce pass through them
-const headersOf = Function.prototype.call.bind(
-  Object.getOwnPropertyDescriptor(Request.prototype, "headers")!.get!,
-) as (request: Request) => Headers;
+// a function may replace what these read, but must not see the host's nonce pass through it
+const requestGetter = (name: string) =>
+  Function.prototype.call.bind(Object.getOwnPropertyDescriptor(Request.prototype, name)!.get!);
+const methodOf = requestGetter("method") as (request: Request) => string;
+const innerUrlOf = requestGetter("url") as (request: Request) => string;
+const headersOf = requestGetter("headers") as (request: Request) => Headers;
 const getHeader = Function.prototype.call.bind(Headers.prototype.get) as (h: Headers, name: string) => string | null;
 const calls = new AsyncLocalStorage<Call>();
 const currentCall = calls.getStore.bind(calls);
@@ -42,15 +51,56 @@ let handler: Handler | null = null;
 // called when the function listens; a module that waits for its server (`await serve(…)`) never ends loading
 let listens = () => {};
 
+// --- calls ------------------------------------------------------------------------------------------------------
+
+// The host writes `/~<run>~<depth>~<token>~<request>` before the path of every call, `-` for what there is not. It stands in
+// the address and not in headers, because the function may change those, and because looking at them costs more than
+// everything else here.
+function contextOf(call: Call | undefined) {
+  let text = call ?? "";
+  if (slice(text, 0, INNER.length) === INNER) {
+    const from = indexOf(text, "/", INNER.length) + 1;
+    text = slice(text, from, indexOf(text, "/", from));
+  }
+  const parts = split(text, "~");
+  const part = (i: number) => parts[i] === undefined || parts[i] === "-" ? null : decode(parts[i]);
+  return { runId: part(1), depth: part(2), token: part(3), requestId: part(4) };
+}
+
+// Functions expect the address that their caller used. It is made when it is asked for.
+function installUrl() {
+  define(Request.prototype, "url", {
+    get(this: Request): string {
+      const url = innerUrlOf(this);
+      if (slice(url, 0, INNER.length) !== INNER) return url;
+      const at = indexOf(url, "/", INNER.length);
+      const path = slice(url, indexOf(url, "/", at + 1), url.length);
+      let host = slice(url, INNER.length, at), scheme = "http";
+      try {
+        const headers = headersOf(this);
+        host = getHeader(headers, "x-forwarded-host") ?? host;
+        scheme = getHeader(headers, "x-forwarded-proto") ?? scheme;
+      } catch {
+        // it was answered long ago, and nothing else of it is left
+      }
+      const value = scheme + "://" + host + path;
+      define(this, "url", { value, configurable: true });
+      return value;
+    },
+    configurable: true,
+    enumerable: true,
+  });
+}
+
 // --- log frames -------------------------------------------------------------------------------------------------
 
 // A frame begins with a line end, so that text the function wrote without one cannot swallow it.
 function frame(level: string, message: string) {
-  const call = currentCall();
+  const { runId, requestId } = contextOf(currentCall());
   const text = message.length > MESSAGE_MAX ? slice(message, 0, MESSAGE_MAX) + "… (cut)" : message;
   // only strings and null go to stringify, so no toJSON of the function is ever asked
-  const line = "\n" + nonce + "[" + stringify(level) + "," + stringify(call ? call.runId : null) + "," +
-    stringify(call ? call.requestId : null) + "," + stringify(text) + "]\n";
+  const line = "\n" + nonce + "[" + stringify(level) + "," + stringify(runId) + "," + stringify(requestId) + "," +
+    stringify(text) + "]\n";
   let bytes = encode(line);
   while (bytes.byteLength > 0) {
     bytes = subarray(bytes, writeStderr(bytes));
@@ -183,7 +233,7 @@ function installFetch(apiUrl: string | undefined) {
   }
   const fetch = (input: RequestInfo | URL, init?: RequestInit): Promise<Response> => {
     const call = currentCall();
-    if (!call?.token && !call?.depth) return nativeFetch(input, init);
+    if (call === undefined) return nativeFetch(input, init);
     const isRequest = input instanceof Request;
     let target: string;
     try {
@@ -193,8 +243,9 @@ function installFetch(apiUrl: string | undefined) {
     }
     if (target !== origin) return nativeFetch(input, init);
     const headers = new Headers(init?.headers ?? (isRequest ? input.headers : undefined));
-    if (call.token) headers.set(CALL_HEADER, call.token);
-    if (call.depth) headers.set(DEPTH_HEADER, call.depth);
+    const { token, depth } = contextOf(call);
+    if (token) headers.set(CALL_HEADER, token);
+    if (depth) headers.set(DEPTH_HEADER, depth);
     return nativeFetch(input, { ...init, headers });
   };
   define(globalThis, "fetch", { value: fetch, writable: true, configurable: true, enumerable: true });
@@ -252,14 +303,9 @@ function installNodeServe() {
   };
   NodeServer.prototype.emit = function (this: any, event: string, ...args: any[]) {
     if (event !== "request") return emit.call(this, event, ...args);
-    const headers = args[0].headers;
-    const call = {
-      runId: headers[RUN_HEADER] ?? null,
-      requestId: headers[REQUEST_HEADER] ?? null,
-      depth: headers[DEPTH_HEADER] ?? null,
-      token: headers[CALL_HEADER] ?? null,
-    };
-    return withCall(call, () => emit.call(this, event, ...args));
+    const context: string = args[0].headers[CONTEXT_HEADER] ?? "";
+    delete args[0].headers[CONTEXT_HEADER];
+    return withCall(context, () => emit.call(this, event, ...args));
   };
 }
 
@@ -273,6 +319,7 @@ async function boot(message: Boot): Promise<Response> {
   installEnv(message.env);
   installFetch(message.env.SUPABASE_URL);
   installGlobals(message.path);
+  installUrl();
   installServe();
   installNodeServe();
   let module: Record<string, any>;
@@ -317,7 +364,7 @@ async function boot(message: Boot): Promise<Response> {
 }
 
 async function control(request: Request): Promise<Response> {
-  const url = new URL(request.url);
+  const url = new URL(innerUrlOf(request));
   if (url.pathname === "/beforeunload") {
     const detail = { reason: url.searchParams.get("reason") ?? "termination" };
     globalThis.dispatchEvent(new CustomEvent("beforeunload", { detail, cancelable: true }));
@@ -327,39 +374,32 @@ async function control(request: Request): Promise<Response> {
   return new Response(String(background.size));
 }
 
-async function invoke(request: Request, info: unknown, run: Handler): Promise<Response> {
-  try {
-    return await run(request, info);
-  } catch (error) {
-    frame("error", describe(error));
-    return new Response("Internal Server Error", { status: 500 });
-  }
+function failed(error: unknown): Response {
+  frame("error", describe(error));
+  return new Response("Internal Server Error", { status: 500 });
 }
 
-// The socket gives `http+unix://host/path`; functions expect the address their caller used.
-function publicUrl(url: string, headers: Headers): string {
-  const rest = url.slice(url.indexOf("/", "http+unix://".length));
-  const host = getHeader(headers, "x-forwarded-host") ?? getHeader(headers, "host") ?? "localhost";
-  return (getHeader(headers, "x-forwarded-proto") ?? "http") + "://" + host + rest;
+function invoke(request: Request, info: unknown, run: Handler): Response | Promise<Response> {
+  try {
+    const answer = run(request, info);
+    return answer instanceof NativePromise ? then(answer, undefined, failed) : answer;
+  } catch (error) {
+    return failed(error);
+  }
 }
 
 let booting = false;
 
 nativeServe({ path: socket, onListen() {} }, (request: Request, info: unknown) => {
-  const headers = headersOf(request);
+  const method = methodOf(request);
   const run = handler;
-  if (nonce !== "" && getHeader(headers, CONTROL_HEADER) === nonce) return control(request);
+  // the host's own requests; no other can have this method
+  if (nonce !== "" && method === nonce) return control(request);
   if (run === null || booting) {
-    if (request.method !== "POST" || nonce !== "") return new Response("warm");
+    if (method !== "POST" || nonce !== "") return new Response("warm");
     booting = true;
     return request.json().then(boot).finally(() => booting = false);
   }
-  const call = {
-    runId: getHeader(headers, RUN_HEADER),
-    requestId: getHeader(headers, REQUEST_HEADER),
-    depth: getHeader(headers, DEPTH_HEADER),
-    token: getHeader(headers, CALL_HEADER),
-  };
-  define(request, "url", { value: publicUrl(request.url, headers), configurable: true });
-  return withCall(call, invoke, request, info, run);
+  // now: once a request is answered its address is gone
+  return withCall(innerUrlOf(request), invoke, request, info, run);
 });

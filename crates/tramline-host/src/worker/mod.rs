@@ -42,7 +42,6 @@ const WARM_UPS: usize = 3;
 const TERM_GRACE: Duration = Duration::from_millis(500);
 /// An answer of the bootstrap itself (an error text with its stack) is short.
 const CONTROL_MAX_BYTES: usize = 64 << 10;
-const CONTROL_HEADER: &str = "x-tramline-control";
 
 /// Why a worker did not start or boot.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +192,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether the function listens through Node's http module, past the bootstrap.
+    pub fn has_node_server(&self) -> bool {
+        self.node.get().is_some()
+    }
+
     /// Sends a call's request.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Reply>, SendError> {
         self.node.get().unwrap_or(&self.connections).send(request).await
@@ -222,15 +226,15 @@ impl Worker {
     }
 
     async fn control(&self, path: &str) -> bool {
-        let mut request = request(
-            Method::GET,
+        // a method that nobody else knows
+        let Ok(method) = Method::from_bytes(self.nonce.as_bytes()) else {
+            return false;
+        };
+        let request = request(
+            method,
             path,
             Body::new(Empty::new().map_err(|never| match never {})),
         );
-        let Ok(nonce) = HeaderValue::from_str(&self.nonce) else {
-            return false;
-        };
-        request.headers_mut().insert(CONTROL_HEADER, nonce);
         match self.connections.send(request).await {
             Ok(response) => response.into_body().collect().await.is_ok(),
             Err(_) => false,

@@ -67,7 +67,7 @@ async fn a_function_sees_the_public_url_its_environment_and_nothing_of_the_host(
             method: req.method,
             body: await req.text(),
             run: req.headers.get("x-tramline-run-id"),
-            forged: req.headers.get("x-tramline-control"),
+            forged: req.headers.get("x-tramline-context"),
             env: [Deno.env.get("SECRET"), process.env.SECRET, Deno.env.has("PATH"), Deno.env.has("HOME")],
             names: Object.keys(Deno.env.toObject()).sort(),
             args: Deno.args.length,
@@ -85,7 +85,7 @@ async fn a_function_sees_the_public_url_its_environment_and_nothing_of_the_host(
         .header("x-forwarded-host", "api.example.com")
         .header("x-forwarded-proto", "https")
         .header("x-tramline-run-id", "from-outside")
-        .header("x-tramline-control", "guess")
+        .header("x-tramline-context", "guess")
         .body(body("hello"))
         .unwrap();
     let ctx = CallContext {
@@ -172,6 +172,42 @@ async fn calls_to_the_projects_api_carry_the_call_token_and_others_do_not() {
     assert_eq!(heard.recv().await.unwrap(), (token.clone(), true));
     assert_eq!(heard.recv().await.unwrap(), (token, true));
     assert_eq!(heard.recv().await.unwrap(), (None, false));
+    stop(&host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_ids_and_paths_are_made_of_they_arrive_as_they_are() {
+    let source = "Deno.serve((req) => { console.log('called'); return new Response([req.url, req.clone().url, new Request(req).url].join(' ')); });";
+    let node = "import http from 'node:http';
+        http.createServer((req, res) => { console.log('node called'); res.end(req.url + ' ' + ('x-tramline-context' in req.headers)); }).listen(1);";
+    let project = Project::new().function("deno", source).function("node", node);
+    let host = project.host().await;
+    let odd = "~a~/b c%2D?d&-";
+    for (name, logged) in [("deno", "called"), ("node", "node called")] {
+        for (run_id, request_id) in [(Some("-"), odd), (Some(odd), "-"), (None, "plain")] {
+            let path = format!("/{name}/~x~y~z/%2F?q=~a~b//c");
+            let ctx = CallContext {
+                run_id: run_id.map(str::to_owned),
+                request_id: request_id.to_owned(),
+                ..context()
+            };
+            let mut logs = host.logs();
+            let response = within("an answer", host.call(name, get(&path), ctx))
+                .await
+                .unwrap();
+            let seen = match name {
+                "node" => format!("{path} false"),
+                _ => vec![format!("http://api.local:54321{path}"); 3].join(" "),
+            };
+            assert_eq!(text(response).await, seen);
+            let line = within("its entry", logs.recv()).await.unwrap();
+            assert_eq!(line.message, logged);
+            assert_eq!(
+                (line.run_id.as_deref(), line.request_id.as_deref()),
+                (run_id, Some(request_id))
+            );
+        }
+    }
     stop(&host).await;
 }
 

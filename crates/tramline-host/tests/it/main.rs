@@ -5,6 +5,7 @@
 mod abuse;
 mod bundling;
 mod calls;
+mod churn;
 mod common;
 mod debugging;
 mod deployed;

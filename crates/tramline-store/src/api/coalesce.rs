@@ -21,6 +21,8 @@ const HELD_UP: Duration = Duration::from_millis(50);
 const SENDERS_MAX: usize = 3;
 /// Items of one statement: a commit of this size takes some tens of milliseconds.
 const ITEMS_MAX: usize = 1_000;
+/// How often a sender lets other tasks go first, as long as that brings more to send.
+const GATHER_TURNS: u32 = 8;
 /// Bytes of one statement, so that the largest inputs allowed do not add up to one of gigabytes.
 const BYTES_MAX: usize = 8 << 20;
 
@@ -76,7 +78,11 @@ fn start_sender(db: &Db) {
     drop(state);
     let db = db.clone();
     tokio::spawn(async move {
-        while let Some(batch) = db.coalescer().next_batch() {
+        loop {
+            db.coalescer().gather().await;
+            let Some(batch) = db.coalescer().next_batch() else {
+                return;
+            };
             send_batch(&db, batch).await;
         }
     });
@@ -85,6 +91,20 @@ fn start_sender(db: &Db) {
 impl Coalescer {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets callers that are about to enqueue do so: those that waited for the same thing go on together, and the first of them
+    /// need not be sent alone.
+    async fn gather(&self) {
+        let mut before = self.lock().waiting.len();
+        for _ in 0..GATHER_TURNS {
+            tokio::task::yield_now().await;
+            let now = self.lock().waiting.len();
+            if now <= before {
+                return;
+            }
+            before = now;
+        }
     }
 
     /// What waits, up to the size of a statement; `None` ends the sender.

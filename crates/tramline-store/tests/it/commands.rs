@@ -23,7 +23,7 @@ async fn asked(w: &World) -> Vec<(String, Option<Value>)> {
 }
 
 #[tokio::test]
-async fn an_update_of_a_run_of_the_engine_becomes_a_command() {
+async fn a9_an_update_of_a_run_of_the_engine_becomes_a_command() {
     let w = world().await;
     let id = w.accept(step_run()).await;
     for table in ["ops.runs", "public.\"ops.runs\""] {

@@ -259,7 +259,7 @@ async fn opposite_orders(w: &World, batch: &[NewRun], middle: &NewRun) {
 }
 
 #[tokio::test]
-async fn batches_with_the_same_correlation_ids_in_opposite_order_do_not_deadlock() {
+async fn c9_batches_with_the_same_correlation_ids_in_opposite_order_do_not_deadlock() {
     let w = world().await;
     let mut keys: Vec<String> = (0..3).map(|n| format!("key-{n}")).collect();
     keys.sort_by_key(|key| (key_shard(&format!("step\u{1f}{key}")), key.clone()));

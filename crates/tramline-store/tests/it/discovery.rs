@@ -279,7 +279,7 @@ async fn runs_enqueued_while_a_tick_is_read_belong_to_the_next() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_when_the_snapshot_is_the_known_one() {
+async fn a12_nothing_is_read_when_the_snapshot_is_the_known_one() {
     let w = world().await;
     let reader = Reader::connect(&w.store).await.unwrap();
     w.accept(step_run()).await;
@@ -305,7 +305,7 @@ async fn nothing_is_read_when_the_snapshot_is_the_known_one() {
 }
 
 #[tokio::test]
-async fn each_class_and_shard_has_a_cursor_of_its_own() {
+async fn a6_each_class_and_shard_has_a_cursor_of_its_own() {
     let w = world().await;
     let reader = Reader::connect(&w.store).await.unwrap();
     let (start, _) = reader.snapshot().await.unwrap();

@@ -369,7 +369,7 @@ async fn headers(w: &World, value: &str) {
 }
 
 #[tokio::test]
-async fn a_run_that_a_step_starts_is_its_child_and_lives_in_its_shard() {
+async fn c7_a_run_that_a_step_starts_is_its_child_and_lives_in_its_shard() {
     let w = shared().await;
     let mut family = vec![w.run_in(5).await];
     for way in [

@@ -197,7 +197,7 @@ async fn a_flush_that_is_sent_again_writes_nothing_and_answers_alike() {
 }
 
 #[tokio::test]
-async fn an_end_that_somebody_else_wrote_stands_and_is_told() {
+async fn b8_an_end_that_somebody_else_wrote_stands_and_is_told() {
     let w = world().await;
     let old = Owner::of_all(&w.store).await;
     let ids = [w.run_in(1).await, w.run_in(2).await, w.run_in(3).await];

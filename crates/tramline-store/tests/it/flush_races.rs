@@ -85,6 +85,43 @@ async fn a_heartbeat_and_a_flush_in_opposite_order_do_not_deadlock() {
 }
 
 #[tokio::test]
+async fn a_release_and_a_flush_in_opposite_order_do_not_deadlock() {
+    let w = world().await;
+    let owner = Owner::of(&w.store, [1, 2, 3]).await;
+    let id = w.run_in(1).await;
+    let mut batch = owner.batch();
+    batch.push(first(id), &end(RunStatus::Completed), NOW, 1);
+    let shards: Vec<_> = owner.epochs.iter().rev().map(|(s, e)| (*s, *e)).collect();
+    let holder = w.connect().await;
+    holder
+        .batch_execute("begin; select from tramline.shards where shard = 2 for update")
+        .await
+        .unwrap();
+    let (flushed, released, ()) = tokio::join!(
+        owner.flusher.send(owner.node, "n", &batch, false),
+        async {
+            // its wait is short on purpose, so it may have to come again
+            loop {
+                match owner.keeper.release(&shards).await {
+                    Err(error) if error.sqlstate() == Some("55P03") => {}
+                    other => break other,
+                }
+            }
+        },
+        async {
+            waiting_for_locks(&w.sql, 2).await;
+            holder.batch_execute("rollback").await.unwrap();
+        }
+    );
+    released.unwrap();
+    // whoever was second saw what the first one had done
+    let held = flushed.unwrap().held;
+    assert!(held.is_empty() || held == [1, 2, 3], "{held:?}");
+    let ends = w.count("select count(*) from tramline.run_ends").await;
+    assert_eq!(ends, i64::from(!held.is_empty()));
+}
+
+#[tokio::test]
 async fn a_flush_behind_a_takeover_waits_and_finds_itself_lost() {
     let w = world().await;
     let old = Owner::of(&w.store, [5]).await;
@@ -168,7 +205,7 @@ async fn a_takeover_behind_a_flush_sees_what_it_wrote() {
 
 /// B3: somebody's locks on runs stop no flush, because runs are never locked by the engine.
 #[tokio::test]
-async fn locks_on_runs_do_not_hold_a_flush_up() {
+async fn b3_locks_on_runs_do_not_hold_a_flush_up() {
     let w = world().await;
     let owner = Owner::of_all(&w.store).await;
     let id = w.run_in(1).await;

@@ -226,7 +226,7 @@ fn period(owner: &Owner, name: &str, due_at: i64, run_id: Uuid) -> Batch {
 }
 
 #[tokio::test]
-async fn a_period_starts_its_run_once() {
+async fn c11_a_period_starts_its_run_once() {
     let w = world().await;
     schedule(&w, "nightly", "step").await;
     let owner = Owner::of_all(&w.store).await;

@@ -155,7 +155,7 @@ async fn numbers_are_the_same_input_by_value() {
 }
 
 #[tokio::test]
-async fn a_correlation_id_holds_beside_any_concurrency_key_and_over_midnight() {
+async fn c2_a_correlation_id_holds_beside_any_concurrency_key_and_over_midnight() {
     let w = world().await;
     // The first caller made its id before midnight: another partition, and a shard by its own key.
     let yesterday: Uuid = w

@@ -130,7 +130,7 @@ async fn the_same_ids_again_are_the_same_runs() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_exactly_is_refused_with_the_reason() {
+async fn b14_what_cannot_be_kept_exactly_is_refused_with_the_reason() {
     let w = world().await;
     limit(&w, "step", json!({ "key": "customer.id", "concurrency": 1 })).await;
     set_queue(&w, "mail", json!({ "concurrency": 3 })).await.unwrap();

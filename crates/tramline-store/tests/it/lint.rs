@@ -13,7 +13,7 @@ async fn offenders(client: &Client, sql: &str) -> Vec<String> {
 const OURS: &str = "n.nspname in ('ops', 'tramline')";
 
 #[tokio::test]
-async fn the_schema_keeps_its_rules() {
+async fn c12_the_schema_keeps_its_rules() {
     let client = shared().await.sql;
     let functions = format!(
         "select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace where {OURS}"

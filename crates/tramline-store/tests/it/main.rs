@@ -21,6 +21,7 @@ mod flush_races;
 mod flush_rare;
 mod function_versions;
 mod gate;
+mod hazards;
 mod idempotency;
 mod ids;
 mod limits;

@@ -184,7 +184,7 @@ async fn a_stored_mark_is_where_the_next_owner_begins() {
 
 /// A7: a restored dump or a promoted standby brings marks that mean nothing here.
 #[tokio::test]
-async fn a_mark_of_another_cluster_or_of_a_lost_future_is_ignored() {
+async fn a7_a_mark_of_another_cluster_or_of_a_lost_future_is_ignored() {
     let w = world().await;
     let owner = Owner::of(&w.store, [1, 2, 3]).await;
     let low = xmax(&w).await;

@@ -164,7 +164,7 @@ pub fn cursors(xid: u64) -> String {
 }
 
 #[tokio::test]
-async fn discovery_reads_index_ranges_and_few_pages_whatever_waits() {
+async fn a13_discovery_reads_index_ranges_and_few_pages_whatever_waits() {
     let w = world().await;
     backlog(&w).await;
     let client = w.connect().await;

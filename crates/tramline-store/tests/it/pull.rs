@@ -226,7 +226,7 @@ async fn eight_workers_never_claim_a_run_twice() {
 }
 
 #[tokio::test]
-async fn a_zombie_cannot_finish_what_another_worker_holds() {
+async fn c5_a_zombie_cannot_finish_what_another_worker_holds() {
     let w = world().await;
     let id = queued(&w).await;
     claim(&w.sql, "w1").await;

@@ -42,6 +42,10 @@ async fn who_enqueues_calls_an_owner_that_rests_and_no_other() {
         "select ops.enqueue('step')",
         "select ops.enqueue_many('[{\"target\": \"step\"}, {\"target\": \"other\"}]')",
         "insert into ops.runs (target) values ('step')",
+        // plain batches, a small one and one of all shards
+        "select tramline.enqueue_many(array[null]::uuid[], array['step'], array['{}']::jsonb[], array[null]::text[], array[null]::jsonb[])",
+        "select tramline.enqueue_many(array_fill(null::uuid, array[100]), array_fill('step'::text, array[100]), array_fill('{}'::jsonb, array[100]), \
+           array_fill(null::text, array[100]), array_fill(null::jsonb, array[100]))",
         "select ops.cancel_run((select run_id from ops.runs limit 1))",
     ] {
         w.sql.execute(sql, &[]).await.unwrap();

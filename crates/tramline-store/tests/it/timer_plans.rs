@@ -30,7 +30,7 @@ async fn waiting(w: &World) {
 }
 
 #[tokio::test]
-async fn a_window_of_timers_reads_its_rows_and_the_next_one_goes_on() {
+async fn b15_a_window_of_timers_reads_its_rows_and_the_next_one_goes_on() {
     let w = world().await;
     waiting(&w).await;
     let client = w.connect().await;

@@ -14,9 +14,10 @@ pub enum Side {
 }
 
 /// How a held request goes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Verdict {
     GoOn,
+    GoOnAndHold(Stop),
     Twice,
     Refuse(&'static str),
     Cut,
@@ -63,6 +64,13 @@ impl Holding {
     /// It goes on as if nothing had been.
     pub fn go_on(self) {
         self.say(Verdict::GoOn);
+    }
+
+    /// It goes on, and is held again when it has taken effect. Only where it is held before.
+    pub fn go_on_and_hold(self) -> Held {
+        let (reached, told) = oneshot::channel();
+        self.say(Verdict::GoOnAndHold(Stop { reached }));
+        Held { reached: told }
     }
 
     /// Its connection ends. Held before: it never reaches the server; held after: its answer is lost.

@@ -146,9 +146,13 @@ pub(super) async fn copy_requests(
                 Some(stop) => stop.verdict().await,
                 None => Verdict::GoOn,
             };
+            let (verdict, after) = match verdict {
+                Verdict::GoOnAndHold(stop) => (Verdict::GoOn, Some(stop)),
+                verdict => (verdict, after),
+            };
             expected.push(after.map_or(Answer::Deliver, Answer::Hold));
             match verdict {
-                Verdict::GoOn => to.write_all(&request).await?,
+                Verdict::GoOn | Verdict::GoOnAndHold(_) => to.write_all(&request).await?,
                 Verdict::Twice => {
                     expected.push(Answer::Swallow);
                     to.write_all(&[&request[..], &request[..]].concat()).await?;

@@ -74,6 +74,7 @@ fn a_project_from_nothing_runs_and_its_script_tells_good_from_bad() {
     // something runs: the script uses it
     let mut dev = Dev::start(dir, &["--strict"]);
     dev.wait_for("function greet is ready");
+    dev.wait_for("function second is ready");
     assert!(
         !dev.said.iter().any(|line| line.contains(".dvmrc")),
         "{:?}",
@@ -104,7 +105,7 @@ fn a_project_from_nothing_runs_and_its_script_tells_good_from_bad() {
         let edited = format!("{source} // {why}");
         dev.said.clear();
         fs::write(&index, edited).unwrap();
-        dev.wait_for("second");
+        dev.wait_for("function second is live as edited");
         let said = script(dir, &["second"]).ended(1);
         assert!(said.err.contains(why), "{said:?}");
     }

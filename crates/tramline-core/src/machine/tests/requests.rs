@@ -177,7 +177,7 @@ fn a_run_paused_before_its_start_is_scheduled_again_by_the_resume() {
 }
 
 #[test]
-fn a_person_retries_a_function_run_under_another_key() {
+fn c6_a_person_retries_a_function_run_under_another_key() {
     let mut run = Driven::new(function());
     run.begin(0);
     run.ends("", failed(), 1);
