@@ -11,6 +11,7 @@ use crate::api::control::Control;
 use crate::auth::{Guard, GuardAuth, Issuer, Secret, TokenError, TokenRules, WebhookRule};
 use crate::cors::Cors;
 use crate::deployments::Deployments;
+use crate::edge::Edges;
 use crate::functions::Functions;
 use crate::gate_store::GateStore;
 use crate::limits::{Limits, SECRET_BYTES_MIN};
@@ -78,7 +79,9 @@ pub struct GatewayConfig {
     pub guards: BTreeMap<String, Guard>,
     /// How the functions with guard `webhook` verify.
     pub webhooks: BTreeMap<String, WebhookRule>,
-    /// Needed by guards `webhook` and `signed_link`.
+    /// What is done with requests of functions beside passing them on.
+    pub edges: Edges,
+    /// Needed by guards `webhook` and `signed_link`, and to keep answers.
     pub gate_store: Option<Arc<dyn GateStore>>,
     /// Deployed functions; without it there is no `/v1`.
     pub deployments: Option<Arc<dyn Deployments>>,
@@ -141,6 +144,7 @@ impl GatewayConfig {
             cron_secrets: Vec::new(),
             guards: BTreeMap::new(),
             webhooks: BTreeMap::new(),
+            edges: Edges::new(),
             gate_store: None,
             deployments: None,
             cors: Cors::default(),
@@ -198,6 +202,13 @@ impl GatewayConfig {
                     issuer: issuer.issuer.clone(),
                 });
             }
+        }
+        if self.gate_store.is_none()
+            && let Some((function, _)) = self.edges.iter().find(|(_, rules)| rules.keep_answers.is_some())
+        {
+            return Err(ConfigError::NoStore {
+                function: function.clone(),
+            });
         }
         check_guards(&self.guards, &self.webhooks, self.gate_store.is_some())
     }
@@ -261,7 +272,7 @@ pub enum ConfigError {
         function: String,
     },
     /// Nothing remembers what came in.
-    #[error("guard function {function}: webhooks and signed links need the database")]
+    #[error("guard function {function}: webhooks, signed links and idempotency need the database")]
     NoStore {
         /// The function.
         function: String,

@@ -8,11 +8,11 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::api::control::ControlError;
+use crate::api::control::{ControlError, Problem};
 use crate::auth::{AuthFailure, GuardFailure, LinkFailure, TokenError};
 use crate::body::{Body, BodyCut, full};
 use crate::functions::CallError;
-use crate::limits::DEPTH_MAX;
+use crate::limits::{DEPTH_MAX, IDEMPOTENCY_KEY_MAX, KEPT_ANSWER_MAX};
 use crate::strict_json::JsonFault;
 
 /// Code of a platform error on `/functions/v1`.
@@ -318,6 +318,50 @@ impl Fault {
             "This delivery is being worked on, try again",
         )
         .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+    }
+
+    /// A body that its function's schema does not allow.
+    pub(crate) fn body_refused(problems: &[Problem]) -> Self {
+        let message = problems
+            .first()
+            .map_or_else(String::new, |first| format!("{}: {}", first.path, first.message));
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID_INPUT", message)
+            .with_details(json!({ "problems": problems }))
+    }
+
+    pub(crate) fn idempotency_key() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "INVALID_IDEMPOTENCY_KEY",
+            format!("Send one Idempotency-Key of 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters"),
+        )
+    }
+
+    pub(crate) fn idempotency_running() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "IDEMPOTENCY_KEY_IN_PROGRESS",
+            "The request with this Idempotency-Key is still being worked on, try again",
+        )
+        .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+    }
+
+    pub(crate) fn idempotency_reused() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "IDEMPOTENCY_KEY_REUSED",
+            "This Idempotency-Key was used for another request; use a new key for each",
+        )
+    }
+
+    pub(crate) fn answer_too_large() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "ANSWER_NOT_KEPT",
+            format!(
+                "The request with this Idempotency-Key was answered before; its answer was larger than {KEPT_ANSWER_MAX} bytes, or a stream, and was not kept"
+            ),
+        )
     }
 
     pub(crate) fn link(failure: LinkFailure) -> Self {

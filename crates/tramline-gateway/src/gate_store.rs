@@ -1,10 +1,14 @@
-//! What the gateway keeps in the database, as a trait: keys of signed links and the webhooks it has accepted.
+//! What the gateway keeps in the database, as a trait: keys of signed links, the webhooks it has accepted, answers by
+//! idempotency key.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::api::control::ControlError;
 use crate::auth::LinkKey;
@@ -39,6 +43,58 @@ pub struct NewLink {
     pub expires_in_s: i64,
 }
 
+/// A request that wants to work on an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerClaim {
+    /// SHA-256 of function, method, path, caller and key.
+    pub key: [u8; 32],
+    /// The function.
+    pub function: String,
+    /// SHA-256 of what is asked.
+    pub fingerprint: [u8; 32],
+    /// Id of the request.
+    pub holder: Uuid,
+    /// How long the answer is kept.
+    pub retention: Duration,
+}
+
+/// An answer of a function, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// How an idempotency key stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnswerState {
+    /// Nobody has it: it is the caller's until it ends or the lease is over.
+    New,
+    /// Another request works on it.
+    Running,
+    /// It was used for a request that asked for something else.
+    Other,
+    /// The request was answered, with an answer too large to be kept.
+    TooLarge,
+    /// The request was answered.
+    Kept(KeptAnswer),
+}
+
+/// How the work on an idempotency key ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnswerEnd {
+    /// With an answer for everybody who repeats the request.
+    Keep(KeptAnswer),
+    /// With an answer that is too large to be kept.
+    TooLarge,
+    /// In failure: the next request with the key is a new one.
+    Free,
+}
+
 /// The part of the database that the gateway itself uses.
 pub trait GateStore: Send + Sync + 'static {
     /// The keys whose links are good.
@@ -52,6 +108,15 @@ pub trait GateStore: Send + Sync + 'static {
 
     /// Ends a delivery: accepted ones are remembered, others forgotten, so that the sender may try again.
     fn end_delivery(&self, function: &str, id: &str, accepted: bool) -> Kept<()>;
+
+    /// Takes an idempotency key for `lease`, or tells how it stands.
+    fn begin_answer(&self, claim: &AnswerClaim, lease: Duration) -> Kept<AnswerState>;
+
+    /// Holds a key for `lease` more; false when another request has it.
+    fn renew_answer(&self, claim: &AnswerClaim, lease: Duration) -> Kept<bool>;
+
+    /// Ends the work on a key; false when another request has it. May be repeated when the outcome is not known.
+    fn end_answer(&self, claim: &AnswerClaim, end: AnswerEnd) -> Kept<bool>;
 }
 
 #[derive(Default)]

@@ -17,6 +17,7 @@ mod call_token;
 mod config;
 mod cors;
 mod deployments;
+mod edge;
 mod error;
 mod functions;
 mod gate_store;
@@ -28,6 +29,7 @@ mod peers;
 mod proxy;
 mod rates;
 mod router;
+mod schema;
 mod server;
 mod strict_json;
 mod trace;
@@ -49,13 +51,15 @@ pub use cors::{BadCors, BadOrigin, Cors, Origin};
 pub use deployments::{
     AccessToken, Deployments, FunctionVersion, NewVersion, ProjectName, SecretDigest, Sources,
 };
+pub use edge::{EdgeRules, Edges};
 pub use functions::{
     CallContext, CallError, Dependency, Followed, FunctionInfo, Functions, Invocation, LogLine,
 };
-pub use gate_store::{Delivery, GateStore, Kept, NewLink};
+pub use gate_store::{AnswerClaim, AnswerEnd, AnswerState, Delivery, GateStore, Kept, KeptAnswer, NewLink};
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};
 pub use multipart::{Part, multipart};
 pub use peers::{BadProxy, TrustedProxies};
+pub use schema::{BadSchema, BodySchema, Schema};
 pub use server::{Gateway, GatewayHandle, StartError, TlsError, TlsFiles};
 pub use trace::TraceId;

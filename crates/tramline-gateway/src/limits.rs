@@ -81,6 +81,29 @@ pub const WEBHOOK_BODY_MAX: u64 = 4 * 1024 * 1024;
 /// Distance between the signed time of a webhook and now that is accepted when nothing else is set: what Stripe and
 /// Standard Webhooks recommend.
 pub const WEBHOOK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
+/// Body of a request that is looked into or kept by key: it is held in memory whole, like a webhook's.
+pub const WHOLE_BODY_MAX: u64 = WEBHOOK_BODY_MAX;
+/// Answer that is kept by idempotency key, with its headers: one row of the database each, read whole for each repetition.
+pub const KEPT_ANSWER_MAX: usize = 1024 * 1024;
+/// Problems of one body that are told: enough to correct a request by, not a report on a large list.
+pub const SCHEMA_PROBLEMS_MAX: usize = 20;
+/// Longest idempotency key; common clients send UUIDs.
+pub const IDEMPOTENCY_KEY_MAX: usize = 255;
+/// How long a repeated request waits for the first one: below the idle times of clients and balancers in front.
+pub const IDEMPOTENCY_WAIT: Duration = Duration::from_secs(30);
+/// How long a key is held without a sign of life of its node; renewed at a third. A key of a node that died is free so
+/// much later.
+pub const IDEMPOTENCY_LEASE: Duration = Duration::from_secs(30);
+/// First and longest pause between two looks at a key that another node works on.
+pub const IDEMPOTENCY_POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Requests that may wait for others of the same key at once: each looks into the database once a second.
+pub const IDEMPOTENCY_WAITING_MAX: usize = 256;
+/// Pauses before an answer is recorded again; a database that fails over is back by then, or the client is told.
+pub const IDEMPOTENCY_RECORD_PAUSES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+];
 /// How long the keys of signed links are remembered: so long a withdrawn key works on.
 pub const LINK_KEYS_FRESH: Duration = Duration::from_secs(30);
 /// Pause between questions for keys that are not there: anybody can invent a name.
@@ -128,6 +151,8 @@ pub struct Limits {
     pub backend_body_max: u64,
     /// See [`FUNCTION_IDLE`].
     pub function_idle: Duration,
+    /// See [`IDEMPOTENCY_WAIT`].
+    pub idempotency_wait: Duration,
     /// Requests of one client address, an IPv6 network counting as one; none when not limited. Calls that functions make
     /// to their own project are not counted.
     pub rate_per_ip: Option<Rate>,
@@ -150,6 +175,7 @@ impl Default for Limits {
             function_body_max: FUNCTION_BODY_MAX,
             backend_body_max: BACKEND_BODY_MAX,
             function_idle: FUNCTION_IDLE,
+            idempotency_wait: IDEMPOTENCY_WAIT,
             rate_per_ip: None,
             rate_per_key: None,
             drain_delay: Duration::ZERO,

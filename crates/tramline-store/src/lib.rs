@@ -4,6 +4,7 @@
 //! (pure) or in the SQL functions of `migrations/`, which hold what must be atomic.
 
 pub mod access_tokens;
+pub mod answers;
 pub mod api;
 pub mod calendars;
 mod db;

@@ -69,6 +69,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0021_function_versions",
         include_str!("../migrations/0021_function_versions.sql"),
     ),
+    (
+        "0022_idempotency",
+        include_str!("../migrations/0022_idempotency.sql"),
+    ),
 ];
 
 /// What a migration run did.

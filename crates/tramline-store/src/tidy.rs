@@ -72,6 +72,11 @@ pub async fn remove_expired(db: &Db) -> Result<u64, StoreError> {
                select h.ctid from tramline.handed_calls h where h.until < now() - interval '1 hour' limit $1 for update skip locked))",
         ),
         (
+            "remove expired answers",
+            "delete from tramline.idempotent_answers where ctid = any (array(
+               select a.ctid from tramline.idempotent_answers a where a.expires_at < now() limit $1 for update skip locked))",
+        ),
+        (
             "remove starts of ended runs",
             "delete from tramline.step_starts where ctid = any (array(
                select s.ctid from tramline.step_starts s

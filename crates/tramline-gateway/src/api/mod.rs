@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use serde_json::Value;
@@ -434,9 +434,9 @@ pub(crate) fn percent_decode(segment: &str) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|name| !name.contains('\0'))
 }
 
-/// Reads a JSON body. Its size is limited by the body itself, whose error the caller turns into 413 or 408.
-pub(crate) async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
-    let json = |value: &HeaderValue| {
+/// Whether a body is JSON by its headers; one that says nothing may be.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_none_or(|value| {
         value.to_str().is_ok_and(|text| {
             let kind = text
                 .split(';')
@@ -446,8 +446,12 @@ pub(crate) async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
                 .to_ascii_lowercase();
             kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
         })
-    };
-    if !request.headers().get(CONTENT_TYPE).is_none_or(json) {
+    })
+}
+
+/// Reads a JSON body. Its size is limited by the body itself, whose error the caller turns into 413 or 408.
+pub(crate) async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
+    if !is_json(request.headers()) {
         return Err(Fault::not_json());
     }
     let bytes = request

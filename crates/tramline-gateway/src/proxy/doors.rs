@@ -2,17 +2,16 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use std::sync::Arc;
 
-use crate::auth::{Link, LinkFailure};
-use crate::body::{Body, BodyCut, GuardedBody, full};
+use crate::auth::{GuardAuth, Link, LinkFailure};
+use crate::body::{Body, full};
 use crate::error::Fault;
 use crate::gate_store::{Delivery, GateStore};
 use crate::limits::WEBHOOK_BODY_MAX;
-use crate::proxy::declared_length;
+use crate::proxy::edge;
 use crate::server::Shared;
 
 /// Reads and verifies a webhook, and takes its delivery; none when it was accepted before.
@@ -32,18 +31,8 @@ pub(super) async fn webhook(
     };
     let now_s = jiff::Timestamp::now().as_second();
     let announced = rule.announce(request.headers(), now_s).map_err(refuse)?;
-    let bytes_max = super::body_max(shared, function).min(WEBHOOK_BODY_MAX);
-    if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
-        return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
-    }
-    let (parts, body) = request.into_parts();
-    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
-    let collected = body.collect().await.map_err(|error| match watch.cause() {
-        Some(cut) => Fault::body_cut(cut, bytes_max),
-        None => Fault::bad_request(format!("Body could not be read: {error}")).closing(),
-    })?;
-    let bytes = collected.to_bytes();
-    let id = rule.verify(&announced, &bytes).map_err(refuse)?;
+    let request = edge::whole(shared, function, request, WEBHOOK_BODY_MAX).await?;
+    let id = rule.verify(&announced, request.body()).map_err(refuse)?;
     // A call ends within its wall time; a lease somewhat longer never ends under it.
     let lease = shared.limits.function_idle * 2;
     match store
@@ -58,7 +47,7 @@ pub(super) async fn webhook(
                 id,
                 open: true,
             };
-            Ok(Some((Request::from_parts(parts, bytes), taken)))
+            Ok(Some((request, taken)))
         }
         Delivery::Running => Err(Fault::delivery_running()),
         Delivery::Accepted => Ok(None),
@@ -137,4 +126,14 @@ pub(super) async fn link(shared: &Shared, request: &Request<Incoming>) -> Result
         format!("{}?{}", uri.path(), link.query)
     };
     text.parse().map_err(|_| Fault::invalid_url())
+}
+
+/// A signed link must not travel to the places that the page behind it shows or leads to.
+pub(super) fn keep_link(auth: Option<GuardAuth>, answer: &mut Response<Body>) {
+    if auth == Some(GuardAuth::SignedLink) {
+        answer
+            .headers_mut()
+            .entry(http::header::REFERRER_POLICY)
+            .or_insert(HeaderValue::from_static("no-referrer"));
+    }
 }

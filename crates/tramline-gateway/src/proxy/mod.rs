@@ -5,12 +5,16 @@
 //! node.
 
 mod doors;
+mod edge;
 pub(crate) mod headers;
+mod idempotency;
+mod kept;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, REFERRER_POLICY};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use uuid::Uuid;
@@ -26,6 +30,8 @@ use crate::functions::{CallContext, CallError, Invocation};
 use crate::metrics::Metrics;
 use crate::server::{Shared, Visit};
 use crate::trace::TraceId;
+
+pub(crate) use self::waiting::Waiting;
 
 /// The prefix of all functions.
 pub(crate) const PREFIX: &str = "/functions/v1";
@@ -133,6 +139,7 @@ async fn call(
             let Some((request, taken)) = doors::webhook(shared, name, request).await? else {
                 return Ok(doors::accepted());
             };
+            edge::check_webhook(shared, name, &request)?;
             let prepared = Call::new(shared, visit, None, request.map(full), record)?;
             // A watch that nothing cuts: the body is here.
             let answer = prepared
@@ -163,6 +170,13 @@ async fn call(
     if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
         return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
     }
+    if let Some(edge) = edge::Edge::of(shared, name, &request)? {
+        let mut answer = edge
+            .call(shared, visit, name, caller.as_ref(), request, record)
+            .await?;
+        doors::keep_link(auth, &mut answer);
+        return Ok(answer);
+    }
     let client = headers::wants_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
@@ -172,13 +186,7 @@ async fn call(
         prepared.upgrade(client);
     }
     let mut answer = prepared.send(shared, visit, name, &watch, bytes_max).await?;
-    if auth == Some(GuardAuth::SignedLink) {
-        // The link must not travel to the places that the page shows or leads to.
-        answer
-            .headers_mut()
-            .entry(REFERRER_POLICY)
-            .or_insert(HeaderValue::from_static("no-referrer"));
-    }
+    doors::keep_link(auth, &mut answer);
     Ok(answer)
 }
 
@@ -215,6 +223,14 @@ impl Call {
         self.request.extensions_mut().insert(client);
     }
 
+    fn context(&self, shared: &Shared, visit: &Visit) -> CallContext {
+        CallContext {
+            run_id: self.run_id.map(|run| run.to_string()),
+            request_id: visit.request_id.to_string(),
+            wall_ms: u64::try_from(shared.limits.function_idle.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
     async fn send(
         self,
         shared: &Shared,
@@ -223,29 +239,38 @@ impl Call {
         watch: &BodyWatch,
         bytes_max: u64,
     ) -> Result<Response<Body>, Fault> {
-        let context = CallContext {
-            run_id: self.run_id.map(|run| run.to_string()),
-            request_id: visit.request_id.to_string(),
-            wall_ms: u64::try_from(shared.limits.function_idle.as_millis()).unwrap_or(u64::MAX),
-        };
+        let context = self.context(shared, visit);
         let answer = shared.functions.call(name, self.request, context);
         let answer = tokio::select! {
             biased;
             cut = watch.cut() => return Err(Fault::body_cut(cut, bytes_max)),
             answer = answer => answer,
         };
-        match answer {
-            Ok(answer) => {
-                shared.misuses.look(name, answer.headers());
-                pass_back(visit, answer, self.websocket)
-            }
-            Err(error) => {
-                if let Some(cut) = watch.cause() {
-                    return Err(Fault::body_cut(cut, bytes_max));
-                }
-                tracing::warn!(function = name, request.id = %visit.request_id, error = %error, "function not called");
-                Err(Fault::call(&error))
-            }
+        if answer.is_err()
+            && let Some(cut) = watch.cause()
+        {
+            return Err(Fault::body_cut(cut, bytes_max));
+        }
+        finish(shared, visit, name, answer, self.websocket)
+    }
+}
+
+/// What a call came to, for the client.
+fn finish(
+    shared: &Shared,
+    visit: &Visit,
+    name: &str,
+    answer: Result<Response<Body>, CallError>,
+    websocket: bool,
+) -> Result<Response<Body>, Fault> {
+    match answer {
+        Ok(answer) => {
+            shared.misuses.look(name, answer.headers());
+            pass_back(visit, answer, websocket)
+        }
+        Err(error) => {
+            tracing::warn!(function = name, request.id = %visit.request_id, error = %error, "function not called");
+            Err(Fault::call(&error))
         }
     }
 }

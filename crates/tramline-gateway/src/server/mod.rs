@@ -38,12 +38,14 @@ use crate::config::{
 };
 use crate::cors::{Asker, Cors, Misuses};
 use crate::deployments::Deployments;
+use crate::edge::{EdgeRules, Edges};
 use crate::functions::Functions;
 use crate::gate_store::{GateStore, LinkKeys};
 use crate::limits::Limits;
 use crate::management::UPLOADS_AT_ONCE;
 use crate::metrics::{Metrics, MetricsSource};
 use crate::peers::TrustedProxies;
+use crate::proxy::Waiting;
 use crate::rates::Rates;
 use crate::trace::TraceId;
 
@@ -89,10 +91,12 @@ pub(crate) struct Shared {
     pub(crate) credentials: Credentials,
     pub(crate) cron: CronSecrets,
     webhooks: RwLock<Arc<BTreeMap<String, WebhookRule>>>,
+    edges: RwLock<Edges>,
     pub(crate) gate_store: Option<Arc<dyn GateStore>>,
     pub(crate) deployments: Option<Arc<dyn Deployments>>,
     /// Uploads whose bodies are read.
     pub(crate) uploads: Semaphore,
+    pub(crate) waiting: Arc<Waiting>,
     pub(crate) link_keys: LinkKeys,
     pub(crate) cors: Arc<Cors>,
     function_cors: RwLock<Arc<BTreeMap<String, Arc<Cors>>>>,
@@ -135,6 +139,12 @@ impl Shared {
 
     pub(crate) fn webhooks(&self) -> Arc<BTreeMap<String, WebhookRule>> {
         Arc::clone(&self.webhooks.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The rules of a function.
+    pub(crate) fn edge_of(&self, function: &str) -> Option<EdgeRules> {
+        let edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+        edges.get(function).cloned()
     }
 
     /// The CORS of a function.
@@ -189,9 +199,11 @@ impl Gateway {
             credentials,
             cron: CronSecrets::new(&config.cron_secrets),
             webhooks: RwLock::new(Arc::new(config.webhooks)),
+            edges: RwLock::new(config.edges),
             gate_store: config.gate_store,
             deployments: config.deployments,
             uploads: Semaphore::new(UPLOADS_AT_ONCE),
+            waiting: Arc::default(),
             link_keys: LinkKeys::default(),
             cors: Arc::new(config.cors),
             function_cors: RwLock::new(shared_each(config.function_cors)),
@@ -251,6 +263,11 @@ impl GatewayHandle {
         check_guards(&guards, &self.shared.webhooks(), self.shared.gate_store.is_some())?;
         *self.shared.guards.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(guards);
         Ok(())
+    }
+
+    /// Replaces what is done with requests beside passing them on.
+    pub fn replace_edges(&self, edges: Edges) {
+        *self.shared.edges.write().unwrap_or_else(PoisonError::into_inner) = edges;
     }
 
     /// Replaces the CORS of functions that have their own.

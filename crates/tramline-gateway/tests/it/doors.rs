@@ -20,6 +20,7 @@ const KEY: &str = "a-shared-secret-of-some-length";
 pub struct MemoryStore {
     deliveries: Mutex<BTreeMap<String, bool>>,
     key_reads: AtomicUsize,
+    pub answers: crate::idempotency::Answers,
 }
 
 fn link_key(id: i32) -> LinkKey {
@@ -59,6 +60,18 @@ impl GateStore for MemoryStore {
             deliveries.remove(&key);
         }
         Box::pin(async { Ok(()) })
+    }
+
+    fn begin_answer(&self, claim: &AnswerClaim, _: Duration) -> Kept<AnswerState> {
+        self.answers.begin(claim)
+    }
+
+    fn renew_answer(&self, claim: &AnswerClaim, _: Duration) -> Kept<bool> {
+        self.answers.renew(claim)
+    }
+
+    fn end_answer(&self, claim: &AnswerClaim, end: AnswerEnd) -> Kept<bool> {
+        self.answers.end(claim, end)
     }
 }
 

@@ -5,6 +5,7 @@
     reason = "the helpers beside the tests are tests as well"
 )]
 
+mod answers;
 mod bad_input;
 mod catalog;
 mod commands;

@@ -4,6 +4,7 @@
 //! has one). An unknown key is an error: a typo must not silently mean the default.
 
 mod doors;
+mod edge;
 mod gateway;
 mod host;
 mod reader;
@@ -24,6 +25,7 @@ use tramline_store::embedded::Binaries;
 
 use crate::exit::{Done, Exit, Failure};
 pub use doors::{IssuerSettings, KeySetPlace, WebhookSettings};
+pub use edge::{IdempotencySettings, SchemaPlace, SchemaSettings};
 pub use gateway::{CorsSettings, GatewaySettings};
 pub use host::HostSettings;
 pub use reader::hint;
@@ -82,8 +84,9 @@ pub struct FunctionSettings {
     pub withhold_service_role_key: bool,
     /// When a run of it is tried again: the object `retry`, checked.
     pub retry: Option<Value>,
-    /// How long its correlation ids hold, in milliseconds; 30 days when not given.
-    pub retention_ms: Option<u64>,
+    pub idempotency: IdempotencySettings,
+    /// What its bodies must be like.
+    pub schema: Option<SchemaSettings>,
     /// `tramline.toml:12`, for messages.
     pub place: String,
 }
@@ -226,10 +229,11 @@ fn read_functions(
         let retry = checked(&block, "retry", |value: &Value, path: &str| {
             definition::parse_retry(value, path).map(|_| value.clone())
         });
-        let retention_ms = checked(&block, "idempotency", definition::parse_idempotency).flatten();
+        let idempotency = edge::read_idempotency(&block, auth == Some(GuardAuth::Webhook));
         let settings = FunctionSettings {
             retry,
-            retention_ms,
+            idempotency,
+            schema: edge::read_schema(&block),
             auth,
             webhook,
             reason,

@@ -2,7 +2,7 @@ use tramline_host::Layer;
 
 use super::*;
 
-fn parse(text: &str, env: &[(&str, &str)]) -> Done<Config> {
+pub(super) fn parse(text: &str, env: &[(&str, &str)]) -> Done<Config> {
     let env = env
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -10,7 +10,7 @@ fn parse(text: &str, env: &[(&str, &str)]) -> Done<Config> {
     Config::parse(Path::new(FILE), text, &env)
 }
 
-fn problems(text: &str, env: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn problems(text: &str, env: &[(&str, &str)]) -> Vec<String> {
     parse(text, env).expect_err("should be refused").details
 }
 
@@ -197,7 +197,7 @@ fn functions_have_policies_which_the_core_checks() {
         mail.retry,
         Some(serde_json::json!({ "max_attempts": 5, "on": [503, "timeout"], "jitter": false }))
     );
-    assert_eq!(mail.retention_ms, Some(7 * 86_400_000));
+    assert_eq!(mail.idempotency.retention_ms, Some(7 * 86_400_000));
     assert_eq!(
         parse("[functions.mail]\n", &[]).unwrap().functions["mail"].retry,
         None

@@ -61,6 +61,7 @@ pub async fn watch(
 ) {
     loop {
         changes.follow(&node.host.sources());
+        changes.follow(&node.schema_files());
         let batch = tokio::select! {
             batch = changes.next() => batch,
             () = stop.cancelled() => return,
@@ -118,7 +119,11 @@ fn declares(node: &Node, dir: &Path, path: &Path) -> bool {
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    if path == dir || name.starts_with(".env") || DECLARING.contains(&name) {
+    if path == dir
+        || name.starts_with(".env")
+        || DECLARING.contains(&name)
+        || node.schema_files().contains(path)
+    {
         return true;
     }
     let below = path.strip_prefix(dir.join("supabase/functions"));

@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use tramline_gateway::{Delivery, GateStore, Kept, LinkKey, NewLink, Secret};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tramline_gateway::control::ControlError;
+use tramline_gateway::{
+    AnswerClaim, AnswerEnd, AnswerState, Delivery, GateStore, Kept, KeptAnswer, LinkKey, NewLink, Secret,
+};
 use tramline_store::gate::DeliveryState;
-use tramline_store::{Db, gate};
+use tramline_store::{Db, answers, gate};
 
 use super::control::convert;
 
-/// Keys of links and deliveries of webhooks, in the database that all nodes share.
+/// Keys of links, deliveries of webhooks and answers by idempotency key, in the database that all nodes share.
 pub struct NodeGate(pub Db);
 
 impl GateStore for NodeGate {
@@ -62,4 +67,77 @@ impl GateStore for NodeGate {
         }
         .boxed()
     }
+
+    fn begin_answer(&self, claim: &AnswerClaim, lease: Duration) -> Kept<AnswerState> {
+        let (db, claim) = (self.0.clone(), stored(claim));
+        async move {
+            let state = answers::begin(&db, &claim, lease).await;
+            Ok(match state.map_err(convert::error)? {
+                answers::AnswerState::New => AnswerState::New,
+                answers::AnswerState::Running => AnswerState::Running,
+                answers::AnswerState::Other => AnswerState::Other,
+                answers::AnswerState::TooLarge => AnswerState::TooLarge,
+                answers::AnswerState::Kept(row) => AnswerState::Kept(kept(row)?),
+            })
+        }
+        .boxed()
+    }
+
+    fn renew_answer(&self, claim: &AnswerClaim, lease: Duration) -> Kept<bool> {
+        let (db, claim) = (self.0.clone(), stored(claim));
+        async move { answers::renew(&db, &claim, lease).await.map_err(convert::error) }.boxed()
+    }
+
+    fn end_answer(&self, claim: &AnswerClaim, end: AnswerEnd) -> Kept<bool> {
+        let (db, claim) = (self.0.clone(), stored(claim));
+        async move {
+            match end {
+                AnswerEnd::Free => answers::free(&db, &claim).await.map(|()| true),
+                AnswerEnd::TooLarge => answers::end(&db, &claim, None).await,
+                AnswerEnd::Keep(answer) => answers::end(&db, &claim, Some(&row(answer))).await,
+            }
+            .map_err(convert::error)
+        }
+        .boxed()
+    }
+}
+
+fn stored(claim: &AnswerClaim) -> answers::AnswerClaim {
+    answers::AnswerClaim {
+        key: claim.key,
+        function: claim.function.clone(),
+        fingerprint: claim.fingerprint,
+        holder: claim.holder,
+        retention: claim.retention,
+    }
+}
+
+fn row(answer: KeptAnswer) -> answers::KeptAnswer {
+    let headers = answer.headers.iter();
+    answers::KeptAnswer {
+        status: answer.status.as_u16(),
+        headers: headers
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+            .collect(),
+        body: answer.body.to_vec(),
+    }
+}
+
+fn kept(row: answers::KeptAnswer) -> Result<KeptAnswer, ControlError> {
+    let broken = |reason: String| ControlError::Internal {
+        reason: format!("kept answer: {reason}"),
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in row.headers {
+        headers.append(
+            name.parse::<HeaderName>()
+                .map_err(|error| broken(error.to_string()))?,
+            HeaderValue::from_bytes(&value).map_err(|error| broken(error.to_string()))?,
+        );
+    }
+    Ok(KeptAnswer {
+        status: StatusCode::from_u16(row.status).map_err(|error| broken(error.to_string()))?,
+        headers,
+        body: Bytes::from(row.body),
+    })
 }

@@ -16,11 +16,13 @@ mod own_addresses;
 pub mod project;
 pub mod publish;
 mod schedules;
+mod schemas;
 mod settings;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tramline_engine::{Engine, EngineHandle, EngineStats};
@@ -74,6 +76,7 @@ pub struct Node {
     /// Twenty letters that name the project.
     reference: String,
     rest: Option<Rest>,
+    schema_files: RwLock<BTreeSet<PathBuf>>,
 }
 
 /// What the functions' environment is made of, beside the project.
@@ -130,6 +133,7 @@ impl Node {
             live,
             reference,
             rest: None,
+            schema_files: RwLock::new(setup.schema_files()),
         };
         match node.start_services(&config, setup, &plan).await {
             Ok(()) => {
@@ -200,6 +204,7 @@ impl Node {
         };
         gateway.guards = plan.guards.clone();
         gateway.webhooks = plan.webhooks.clone();
+        gateway.edges = setup.edges();
         gateway.gate_store = Some(Arc::new(gate::NodeGate(self.db.clone())));
         gateway.issuers = issuers::of(&setup.config.issuers, &setup.project.dir)?;
         gateway.cron_secrets = vec![cron_secret];
@@ -226,7 +231,17 @@ impl Node {
     /// Takes in how the project is declared now: its functions, their environment, limits and guards. What concerns the
     /// node itself (ports, engine, database) stays as it was at the start.
     pub async fn take_edits(&self, setup: &Setup) -> Done<Vec<(String, Edit)>> {
-        self.live.take_edits(setup).await
+        let edits = self.live.take_edits(setup).await?;
+        *self.schema_files.write().unwrap_or_else(PoisonError::into_inner) = setup.schema_files();
+        Ok(edits)
+    }
+
+    /// The schemas of functions' bodies, as they were read last.
+    pub fn schema_files(&self) -> BTreeSet<PathBuf> {
+        self.schema_files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Records how the functions stand; runs may name them from then on.

@@ -1,17 +1,19 @@
 //! What a project folder and its settings come to: functions with their environment and guards, keys, warnings.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use tramline_gateway::{Cors, Guard, GuardAuth, Secret, WebhookRule};
+use tramline_gateway::{BodySchema, Cors, EdgeRules, Edges, Guard, GuardAuth, Secret, WebhookRule};
 use tramline_host::{Deployed, FunctionLimits, FunctionSpec, Policy};
 use tramline_supabase::config::EdgePolicy;
 use tramline_supabase::environment::{EnvironmentInput, of_functions};
 use tramline_supabase::project::FunctionSource;
 use tramline_supabase::{LocalKeys, Project};
 
-use crate::config::{Config, FunctionSettings, WebhookSettings, hint};
+use crate::config::{Config, FunctionSettings, SchemaSettings, WebhookSettings, hint};
 use crate::exit::{Done, Exit, Failure, OrExit as _};
+use crate::node::schemas;
 
 /// With these a function may do everything; they are withheld together.
 const POWERFUL: [&str; 4] = [
@@ -27,6 +29,8 @@ pub struct Setup {
     pub project: Project,
     pub config: Config,
     pub keys: LocalKeys,
+    /// What the bodies of functions must be like.
+    pub schemas: BTreeMap<String, Arc<BodySchema>>,
     /// The function that a debugger may attach to.
     pub inspect: Option<String>,
     /// Functions that are served as deployed, not from the folder.
@@ -53,12 +57,14 @@ impl Setup {
         let project = Project::discover(dir, env).or_exit(Exit::Usage)?;
         let keys = LocalKeys::from_config(&project.config.auth).or_exit(Exit::Usage)?;
         refuse_unknown_functions(&project, &config)?;
+        let schemas = schemas::read(dir, &config)?;
         let warnings = project.warnings.iter().map(ToString::to_string);
         let warnings = warnings.chain(crate::deno::pin_problem(dir, env)).collect();
         Ok(Self {
             project,
             config,
             keys,
+            schemas,
             inspect: None,
             deployed: BTreeMap::new(),
             warnings,
@@ -147,6 +153,33 @@ impl Setup {
         let functions = self.config.functions.iter();
         functions
             .filter_map(|(name, settings)| Some((name.clone(), settings.cors.as_ref()?.rules())))
+            .collect()
+    }
+
+    /// The files that [`Self::read`] has read beside the project's and `tramline.toml`.
+    pub fn schema_files(&self) -> BTreeSet<PathBuf> {
+        let named = self
+            .config
+            .functions
+            .values()
+            .filter_map(|settings| settings.schema.as_ref());
+        named
+            .flat_map(SchemaSettings::files)
+            .map(|file| self.project.dir.join(file))
+            .collect()
+    }
+
+    /// What the gateway does with requests of functions beside passing them on.
+    pub fn edges(&self) -> Edges {
+        let functions = self.config.functions.iter();
+        functions
+            .map(|(name, settings)| {
+                let rules = EdgeRules {
+                    schema: self.schemas.get(name).cloned(),
+                    keep_answers: settings.idempotency.keep_answers,
+                };
+                (name.clone(), rules)
+            })
             .collect()
     }
 

@@ -98,7 +98,7 @@ pub async fn store_policies(db: &Db, setup: &Setup) -> Done {
             let settings = setup.config.functions.get(&function.name);
             api::FunctionPolicy {
                 retry: settings.and_then(|settings| settings.retry.clone()),
-                retention_ms: settings.and_then(|settings| settings.retention_ms),
+                retention_ms: settings.and_then(|settings| settings.idempotency.retention_ms),
                 name: function.name,
             }
         })

@@ -6,6 +6,7 @@ mod commands;
 mod crm;
 mod deploy;
 mod dev;
+mod edge;
 mod functions;
 mod operations;
 mod scaffold;

@@ -217,6 +217,7 @@ impl Live {
         if let Some(gateway) = self.gateway.get() {
             gateway.replace_webhooks(plan.webhooks.clone());
             gateway.replace_function_cors(setup.function_cors());
+            gateway.replace_edges(setup.edges());
             gateway.replace_guards(plan.guards.clone()).or_exit(Exit::Usage)?;
         }
         self.guards.replace(plan.guards.clone());

@@ -10,6 +10,7 @@ use tramline_supabase::project::FunctionSource;
 
 use super::settings::read_block;
 use crate::node::project::Setup;
+use crate::node::schemas;
 use crate::output::hex;
 
 /// The setup with deployed functions in the place of the folder's, and with secrets that win over the folder's.
@@ -55,6 +56,15 @@ pub fn lay(
         if let Some(block) = &config.settings {
             match read_block(&version.name, block) {
                 Ok(settings) => {
+                    setup.schemas.remove(&version.name);
+                    // what cannot be compiled is an error of the block
+                    if let Some(Ok(schema)) = settings
+                        .schema
+                        .as_ref()
+                        .map(|named| schemas::compile(named, None))
+                    {
+                        setup.schemas.insert(version.name.clone(), Arc::new(schema));
+                    }
                     setup.config.functions.insert(version.name.clone(), settings);
                 }
                 Err(details) => setup.warnings.push(format!(

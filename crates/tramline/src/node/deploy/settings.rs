@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::{Config, FunctionSettings};
+use crate::config::{Config, FunctionSettings, SchemaPlace};
 use crate::exit::{Done, Exit, Failure};
+use crate::node::schemas;
 
 /// The block of a function in the project's `tramline.toml`, as TOML; none when it has none.
 pub fn block_of(project: &Path, function: &str) -> Done<Option<String>> {
@@ -27,10 +28,33 @@ pub fn block_of(project: &Path, function: &str) -> Done<Option<String>> {
         .get("functions")
         .and_then(|functions| functions.get(function))
         .and_then(toml::Value::as_table);
-    block
-        .filter(|block| !block.is_empty())
-        .map(|block| toml::to_string(block).map_err(|error| cannot(&error)))
-        .transpose()
+    let Some(block) = block.filter(|block| !block.is_empty()) else {
+        return Ok(None);
+    };
+    let mut block = block.clone();
+    bring_schemas(project, &mut block)
+        .map_err(|problem| cannot(&format!("functions.{function}.schema: {problem}")))?;
+    toml::to_string(&block).map(Some).map_err(|error| cannot(&error))
+}
+
+/// Puts schemas in the place of their files' names: other nodes do not have the files.
+fn bring_schemas(project: &Path, block: &mut toml::Table) -> Result<(), String> {
+    let Some(schema) = block.get_mut("schema").and_then(toml::Value::as_table_mut) else {
+        return Ok(());
+    };
+    let bring = |place: &mut toml::Value| -> Result<(), String> {
+        if let Some(file) = place.as_str() {
+            let text = schemas::text(&SchemaPlace::File(file.to_owned()), Some(project))?;
+            *place = toml::Table::from_iter([("inline".to_owned(), text.into())]).into();
+        }
+        Ok(())
+    };
+    schema.get_mut("file").map_or(Ok(()), bring)?;
+    let actions = schema.get_mut("actions").and_then(toml::Value::as_table_mut);
+    for (_, place) in actions.into_iter().flat_map(|actions| actions.iter_mut()) {
+        bring(place)?;
+    }
+    Ok(())
 }
 
 /// The settings in a block; the error holds what is wrong, with places.
@@ -42,7 +66,13 @@ pub fn read_block(function: &str, block: &str) -> Result<FunctionSettings, Vec<S
     // no environment: what was deployed is the same on every node
     let config = Config::parse(Path::new("settings"), &file.to_string(), &BTreeMap::new());
     match config {
-        Ok(mut config) => Ok(config.functions.remove(function).unwrap_or_default()),
+        Ok(mut config) => {
+            let settings = config.functions.remove(function).unwrap_or_default();
+            if let Some(schema) = &settings.schema {
+                schemas::compile(schema, None)?;
+            }
+            Ok(settings)
+        }
         Err(failure) if failure.details.is_empty() => Err(vec![failure.message]),
         Err(failure) => Err(failure.details),
     }
@@ -66,6 +96,29 @@ mod tests {
         assert!(settings.limit.is_some());
         assert_eq!(block_of(dir.path(), "b").unwrap(), None);
         assert_eq!(block_of(dir.path(), "c").unwrap(), None);
+    }
+
+    #[test]
+    fn schemas_travel_with_the_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[functions.a.schema]\nfile = \"a.json\"\nactions = { b = \"b.json\" }\n";
+        std::fs::write(dir.path().join("tramline.toml"), text).unwrap();
+        let missing = block_of(dir.path(), "a").unwrap_err();
+        assert!(
+            missing.message.contains("functions.a.schema: a.json"),
+            "{}",
+            missing.message
+        );
+        std::fs::write(dir.path().join("a.json"), "{ \"type\": \"object\" }").unwrap();
+        std::fs::write(dir.path().join("b.json"), "true").unwrap();
+        let block = block_of(dir.path(), "a").unwrap().unwrap();
+        let settings = read_block("a", &block).unwrap();
+        assert!(schemas::compile(&settings.schema.unwrap(), None).is_ok());
+        // one that does not travel, or cannot be used, is refused where it arrives
+        let wrong = read_block("a", "schema = { file = \"a.json\" }").unwrap_err();
+        assert!(wrong[0].contains("a.json has not come along"), "{wrong:?}");
+        let wrong = read_block("a", "schema = { file = { inline = \"[]\" } }").unwrap_err();
+        assert!(wrong[0].starts_with("inline: "), "{wrong:?}");
     }
 
     #[test]
