@@ -210,8 +210,9 @@ impl Place {
             }
             Fault::TakenBack => {
                 let stolen = self.steal().await;
+                // It may have been about to take others, too.
                 let back = format!(
-                    "select count(*) from tramline.shards where owner = '{}'",
+                    "select least({stolen}, count(*)) from tramline.shards where owner = '{}'",
                     a.node()
                 );
                 until_count(&self.client, &back, stolen).await;
