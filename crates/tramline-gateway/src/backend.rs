@@ -135,9 +135,7 @@ async fn forward(
         Fault::control(crate::api::control::ControlError::Internal { reason })
     })?;
     parts.headers.insert(AUTHORIZATION, token);
-    parts
-        .headers
-        .insert(headers::X_REQUEST_ID, headers::request_id(visit.request_id));
+    parts.headers.insert(headers::X_REQUEST_ID, visit.id_text.clone());
     if let Some(origin) = origin {
         // SQL makes what this request starts children of that run, and names the function as their source.
         if let Some(run) = origin.run {

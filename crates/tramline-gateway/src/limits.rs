@@ -11,6 +11,8 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time a connection may stay open between requests; above the 60 s that load balancers commonly use, so that
 /// the balancer closes first and never sends a request into a closing connection.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a connection without requests keeps the memory that serving takes: longer than the pauses of a busy client.
+pub const PARK_AFTER: Duration = Duration::from_secs(1);
 /// Longest pause between two pieces of a request body.
 pub const BODY_IDLE: Duration = Duration::from_secs(30);
 /// Longest time a client may refuse to take response bytes that are ready.
@@ -137,6 +139,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// See [`KEEP_ALIVE`].
     pub keep_alive: Duration,
+    /// See [`PARK_AFTER`].
+    pub park_after: Duration,
     /// See [`BODY_IDLE`].
     pub body_idle: Duration,
     /// See [`WRITE_STALL`].
@@ -168,6 +172,7 @@ impl Default for Limits {
         Self {
             header_timeout: HEADER_TIMEOUT,
             keep_alive: KEEP_ALIVE,
+            park_after: PARK_AFTER,
             body_idle: BODY_IDLE,
             write_stall: WRITE_STALL,
             connections_max: CONNECTIONS_MAX,

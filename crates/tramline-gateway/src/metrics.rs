@@ -86,6 +86,8 @@ pub(crate) struct Metrics {
     functions: RwLock<BTreeMap<String, FunctionCounts>>,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) rate_limited: AtomicU64,
+    /// Connections that are put aside until their next request.
+    pub(crate) waiting: AtomicU64,
 }
 
 impl Metrics {
@@ -153,6 +155,14 @@ impl Metrics {
             "gauge",
         );
         line(&mut text, "tramline_http_connections", "", connections);
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        head(
+            &mut text,
+            "tramline_http_connections_waiting",
+            "Open client connections that have been without a request for some time.",
+            "gauge",
+        );
+        line(&mut text, "tramline_http_connections_waiting", "", waiting);
         let refused = self.connections_refused.load(Ordering::Relaxed);
         head(
             &mut text,

@@ -58,7 +58,7 @@ pub(crate) async fn answer(
         _in_flight: in_flight,
     });
     let headers = response.headers_mut();
-    headers.insert(headers::X_REQUEST_ID, headers::request_id(visit.request_id));
+    headers.insert(headers::X_REQUEST_ID, visit.id_text.clone());
     if let Some(cors) = cors {
         cors.fill(&visit.asker, headers);
     }
@@ -137,11 +137,23 @@ fn screen(request: &mut Request<Incoming>) -> Result<(), Fault> {
         request.headers_mut().insert(HOST, host);
     } else if hosts == 0 && request.version() == Version::HTTP_11 {
         return Err(Fault::bad_request("Header host is missing").closing());
+    } else if request
+        .headers()
+        .get(HOST)
+        .is_some_and(|host| !is_host(host.as_bytes()))
+    {
+        return Err(Fault::bad_request("Header host is malformed").closing());
     }
     if request.method() == Method::CONNECT || !is_plain_path(request.uri().path()) {
         return Err(Fault::invalid_url());
     }
     Ok(())
+}
+
+/// Name and port: what could end the authority of an address would make another one of it.
+fn is_host(host: &[u8]) -> bool {
+    host.iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte))
 }
 
 /// No dot segments, encoded or not, no NUL, no backslash: a guard must see the same path as the function, whose

@@ -11,7 +11,7 @@ use super::idempotency::{self, Keyed};
 use super::{Call, Record, declared_length};
 use crate::api::is_json;
 use crate::auth::Caller;
-use crate::body::{Body, BodyCut, BodyWatch, GuardedBody, full};
+use crate::body::{Body, BodyCut, GuardedBody, full};
 use crate::error::Fault;
 use crate::limits::{JSON_DEPTH_MAX, WHOLE_BODY_MAX};
 use crate::schema::BodySchema;
@@ -64,9 +64,7 @@ impl Edge {
             return idempotency::call(shared, visit, name, keyed, caller, request, record).await;
         }
         let call = Call::new(shared, visit, caller, request.map(full), record)?;
-        // A watch that nothing cuts: the body is here.
-        call.send(shared, visit, name, &BodyWatch::default(), WHOLE_BODY_MAX)
-            .await
+        call.send(shared, visit, name, None, WHOLE_BODY_MAX).await
     }
 }
 

@@ -141,9 +141,10 @@ fn chain(headers: &HeaderMap) -> Option<String> {
     (!before.is_empty()).then(|| before.join(", "))
 }
 
-/// The request's id as a header.
+/// An id as a header.
 pub(crate) fn request_id(id: Uuid) -> HeaderValue {
-    HeaderValue::from_str(&id.hyphenated().to_string())
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text))
         .unwrap_or_else(|_| HeaderValue::from_static("00000000-0000-0000-0000-000000000000"))
 }
 

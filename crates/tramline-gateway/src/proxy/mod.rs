@@ -16,13 +16,13 @@ use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
 use crate::access::CLIENT_GONE;
 use crate::answer::Answered;
 use crate::auth::{self, Caller, Guard, GuardAuth, Preflight};
-use crate::body::{Body, BodyCut, BodyWatch, GuardedBody, boxed, full};
+use crate::body::{Body, BodyCut, BodyWatch, GuardedBody, boxed, empty, full};
 use crate::config::InvocationObserver;
 use crate::cors::preflight_answer;
 use crate::error::{Fault, SB_ERROR_CODE, Shape};
@@ -141,10 +141,7 @@ async fn call(
             };
             edge::check_webhook(shared, name, &request)?;
             let prepared = Call::new(shared, visit, None, request.map(full), record)?;
-            // A watch that nothing cuts: the body is here.
-            let answer = prepared
-                .send(shared, visit, name, &BodyWatch::default(), bytes_max)
-                .await;
+            let answer = prepared.send(shared, visit, name, None, bytes_max).await;
             let status = match &answer {
                 Ok(answer) => answer.status(),
                 Err(fault) => fault.status,
@@ -179,13 +176,21 @@ async fn call(
     }
     let client = headers::wants_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
-    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
-    let request = Request::from_parts(parts, boxed(body));
+    // Most requests have no body: nothing to guard.
+    let (body, watch) = if body.is_end_stream() {
+        (empty(), None)
+    } else {
+        let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
+        (boxed(body), Some(watch))
+    };
+    let request = Request::from_parts(parts, body);
     let mut prepared = Call::new(shared, visit, caller.as_ref(), request, record)?;
     if let Some(client) = client {
         prepared.upgrade(client);
     }
-    let mut answer = prepared.send(shared, visit, name, &watch, bytes_max).await?;
+    let mut answer = prepared
+        .send(shared, visit, name, watch.as_ref(), bytes_max)
+        .await?;
     doors::keep_link(auth, &mut answer);
     Ok(answer)
 }
@@ -236,18 +241,22 @@ impl Call {
         shared: &Shared,
         visit: &Visit,
         name: &str,
-        watch: &BodyWatch,
+        watch: Option<&BodyWatch>,
         bytes_max: u64,
     ) -> Result<Response<Body>, Fault> {
         let context = self.context(shared, visit);
         let answer = shared.functions.call(name, self.request, context);
-        let answer = tokio::select! {
-            biased;
-            cut = watch.cut() => return Err(Fault::body_cut(cut, bytes_max)),
-            answer = answer => answer,
+        let answer = match watch {
+            // The body is here, or there is none.
+            None => answer.await,
+            Some(watch) => tokio::select! {
+                biased;
+                cut = watch.cut() => return Err(Fault::body_cut(cut, bytes_max)),
+                answer = answer => answer,
+            },
         };
         if answer.is_err()
-            && let Some(cut) = watch.cause()
+            && let Some(cut) = watch.and_then(BodyWatch::cause)
         {
             return Err(Fault::body_cut(cut, bytes_max));
         }
@@ -300,7 +309,7 @@ fn prepare(
     }
     headers::remove_hop_by_hop(map);
     headers::set_forwarded(map, visit);
-    map.insert(headers::X_REQUEST_ID, headers::request_id(visit.request_id));
+    map.insert(headers::X_REQUEST_ID, visit.id_text.clone());
     map.insert(headers::DEPTH, HeaderValue::from(depth));
     if let Some(run) = run {
         map.insert(headers::RUN_ID, headers::request_id(run));

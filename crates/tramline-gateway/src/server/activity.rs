@@ -14,6 +14,8 @@ pub(crate) struct Activity {
     started: AtomicU64,
     /// Nanoseconds after the opening.
     ended_at: AtomicU64,
+    /// The count of started requests, and one, when the next one's head had begun to come.
+    head_of: AtomicU64,
     upgraded: AtomicBool,
     /// The answers of an HTTP/2 connection, whose socket may be healthy while a stream is not read.
     answers: Option<Mutex<Vec<Weak<AtomicU64>>>>,
@@ -36,6 +38,7 @@ impl Activity {
             in_flight: AtomicUsize::new(0),
             started: AtomicU64::new(0),
             ended_at: AtomicU64::new(0),
+            head_of: AtomicU64::new(0),
             upgraded: AtomicBool::new(false),
             answers: has_streams.then(Mutex::default),
         })
@@ -54,6 +57,21 @@ impl Activity {
     /// Requests so far.
     pub(super) fn started(&self) -> u64 {
         self.started.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of the next request's head have come.
+    pub(super) fn begin_head(&self) {
+        self.head_of.store(self.started() + 1, Ordering::SeqCst);
+    }
+
+    /// Whether there have been requests, but for so long none, nor a part of one.
+    pub(super) fn is_quiet_for(&self, time: Duration) -> bool {
+        let started = self.started();
+        started > 0
+            && !self.is_busy()
+            && !self.is_upgraded()
+            && self.head_of.load(Ordering::SeqCst) <= started
+            && self.idle_since().elapsed() >= time
     }
 
     /// When the last answer ended; the opening when there was none.

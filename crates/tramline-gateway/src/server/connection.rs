@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Request;
@@ -9,15 +10,19 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use uuid::Uuid;
+use tokio::time::Instant;
+use uuid::{Builder, Uuid};
 
 use super::activity::Activity;
 use super::arrival::{self, Arrival, Protocol};
+use super::berth::Berth;
 use super::io::{ClientIo, Held, IoTimeouts};
 use super::slots::Slot;
+use super::wire::{Stream, Wire};
 use super::{Shared, Visit};
 use crate::cors::Asker;
 use crate::limits::{H2_PENDING_RESETS_MAX, H2_STREAMS_MAX, HEAD_BYTES_MAX};
+use crate::proxy::headers;
 use crate::router;
 
 /// How often an HTTP/2 client is asked whether it is still there.
@@ -39,7 +44,8 @@ pub(super) async fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay not set");
     }
-    let arriving = arrival::receive(&shared, stream, peer, local, &mut slot);
+    // Boxed: a handshake needs much room, and a connection that waits for its client none of it.
+    let arriving = Box::pin(arrival::receive(&shared, stream, peer, local, &mut slot));
     let arrived = tokio::select! {
         biased;
         // What had been accepted before the stop has sent its first request, or never will.
@@ -63,86 +69,161 @@ pub(super) async fn serve(
     }
 }
 
+/// Serves a connection's requests. While there are none for some time, it is only waited for the next one.
 async fn speak(shared: &Arc<Shared>, arrival: Arrival, slot: Slot) -> hyper::Result<()> {
-    let protocol = arrival.protocol;
-    let activity = Activity::new(protocol == Protocol::H2);
-    let timeouts = IoTimeouts {
-        header: shared.limits.header_timeout,
-        keep_alive: shared.limits.keep_alive,
-        write_stall: shared.limits.write_stall,
-    };
+    let wire = Arc::new(arrival.wire);
     let held = Held {
         _slot: slot,
         _tracked: shared.tasks.token(),
         kill: shared.kill.clone(),
     };
-    let io = TokioIo::new(ClientIo::new(
-        arrival.stream,
-        (protocol, arrival.prefix),
-        Arc::clone(&activity),
-        timeouts,
-        held,
-    ));
-    let wire = Arc::new(arrival.wire);
-    let service = {
-        let (shared, activity) = (Arc::clone(shared), Arc::clone(&activity));
-        service_fn(move |request: Request<Incoming>| {
-            let visit = Visit {
-                request_id: Uuid::now_v7(),
-                wire: Arc::clone(&wire),
-                client: shared.proxies.client(&wire, request.headers()),
-                asker: Asker::of(&request),
-                trace: None,
-                activity: Arc::clone(&activity),
-            };
-            router::answer(Arc::clone(&shared), visit, request)
-        })
-    };
-    match protocol {
-        Protocol::H1 => {
-            // hyper's own cap of 100 headers stays as it is; it answers 431.
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.max_buf_size(HEAD_BYTES_MAX).half_close(false);
-            let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-            tokio::select! {
-                biased;
-                () = shared.stop.cancelled() => {
-                    served.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        () = shared.kill.cancelled() => Ok(()),
-                        result = served => result,
-                    }
-                }
-                result = served.as_mut() => result,
-            }
+    let mut socket = (arrival.stream, held);
+    let mut prefix = arrival.prefix;
+    loop {
+        let berth = Arc::<Berth>::default();
+        let session = Session {
+            shared: Arc::clone(shared),
+            wire: Arc::clone(&wire),
+            activity: Activity::new(arrival.protocol == Protocol::H2),
+            berth: Arc::clone(&berth),
+        };
+        let activity = Arc::clone(&session.activity);
+        // Boxed, so that a waiting connection does not hold the room for it.
+        match arrival.protocol {
+            Protocol::H1 => Box::pin(session.http1(socket, prefix)).await?,
+            Protocol::H2 => Box::pin(session.http2(socket, prefix)).await?,
         }
-        Protocol::H2 => {
-            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder
-                .timer(TokioTimer::new())
-                .keep_alive_interval(H2_PING)
-                .max_concurrent_streams(H2_STREAMS_MAX)
-                .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
-                .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-                .initial_stream_window_size(H2_STREAM_WINDOW)
-                .initial_connection_window_size(H2_CONNECTION_WINDOW);
-            let mut served = std::pin::pin!(builder.serve_connection(io, service));
-            tokio::select! {
-                biased;
-                // The client is told to open its next stream elsewhere.
-                () = shared.leave.cancelled() => {
-                    served.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        () = shared.kill.cancelled() => Ok(()),
-                        () = stalled(&activity, timeouts.write_stall) => Ok(()),
-                        result = served => result,
-                    }
+        let Some(left) = berth.take() else { return Ok(()) };
+        let until = Instant::from_std(activity.idle_since()) + shared.limits.keep_alive;
+        let waiting = &shared.metrics.waiting;
+        waiting.fetch_add(1, Ordering::Relaxed);
+        let next = tokio::select! {
+            () = shared.stop.cancelled() => None,
+            next = tokio::time::timeout_at(until, left.0.next_byte()) => next.ok(),
+        };
+        waiting.fetch_sub(1, Ordering::Relaxed);
+        let Some(Ok(())) = next else { return Ok(()) };
+        socket = left;
+        prefix = Vec::new();
+    }
+}
+
+/// A connection while it is served.
+struct Session {
+    shared: Arc<Shared>,
+    wire: Arc<Wire>,
+    activity: Arc<Activity>,
+    berth: Arc<Berth>,
+}
+
+impl Session {
+    fn io(&self, socket: (Stream, Held), sniffed: (Protocol, Vec<u8>)) -> TokioIo<ClientIo> {
+        let limits = &self.shared.limits;
+        let timeouts = IoTimeouts {
+            header: limits.header_timeout,
+            keep_alive: limits.keep_alive,
+            write_stall: limits.write_stall,
+        };
+        let activity = Arc::clone(&self.activity);
+        TokioIo::new(ClientIo::new(
+            socket,
+            sniffed,
+            activity,
+            timeouts,
+            Arc::clone(&self.berth),
+        ))
+    }
+
+    fn visit(&self, request: &Request<Incoming>) -> Visit {
+        let request_id = new_request_id();
+        Visit {
+            request_id,
+            id_text: headers::request_id(request_id),
+            wire: Arc::clone(&self.wire),
+            client: self.shared.proxies.client(&self.wire, request.headers()),
+            asker: Asker::of(request),
+            trace: None,
+            activity: Arc::clone(&self.activity),
+        }
+    }
+
+    async fn http1(self, socket: (Stream, Held), prefix: Vec<u8>) -> hyper::Result<()> {
+        let may_park = socket.0.is_plain();
+        let io = self.io(socket, (Protocol::H1, prefix));
+        let service = service_fn(|request: Request<Incoming>| {
+            router::answer(Arc::clone(&self.shared), self.visit(&request), request)
+        });
+        // hyper's own cap of 100 headers stays as it is; it answers 431.
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES_MAX).half_close(false);
+        let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+        tokio::select! {
+            biased;
+            () = self.shared.stop.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                tokio::select! {
+                    () = self.shared.kill.cancelled() => Ok(()),
+                    result = served => result,
                 }
-                () = stalled(&activity, timeouts.write_stall) => Ok(()),
-                result = served.as_mut() => result,
+            }
+            result = served.as_mut() => result,
+            () = quiet(&self.activity, self.shared.limits.park_after), if may_park => {
+                self.berth.want();
+                // It has nothing to do, so it ends at once.
+                served.as_mut().graceful_shutdown();
+                served.await
             }
         }
     }
+
+    async fn http2(self, socket: (Stream, Held), prefix: Vec<u8>) -> hyper::Result<()> {
+        let io = self.io(socket, (Protocol::H2, prefix));
+        let service = service_fn(|request: Request<Incoming>| {
+            router::answer(Arc::clone(&self.shared), self.visit(&request), request)
+        });
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(H2_PING)
+            .max_concurrent_streams(H2_STREAMS_MAX)
+            .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW);
+        let mut served = std::pin::pin!(builder.serve_connection(io, service));
+        let longest = self.shared.limits.write_stall;
+        tokio::select! {
+            biased;
+            // The client is told to open its next stream elsewhere.
+            () = self.shared.leave.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                tokio::select! {
+                    () = self.shared.kill.cancelled() => Ok(()),
+                    () = stalled(&self.activity, longest) => Ok(()),
+                    result = served => result,
+                }
+            }
+            () = stalled(&self.activity, longest) => Ok(()),
+            result = served.as_mut() => result,
+        }
+    }
+}
+
+/// Resolves when there has been no request for this long.
+async fn quiet(activity: &Activity, time: Duration) {
+    loop {
+        tokio::time::sleep(time).await;
+        if activity.is_quiet_for(time) {
+            return;
+        }
+    }
+}
+
+/// A UUIDv7 whose random part comes from this thread's generator: the kernel's would be one system call per request.
+fn new_request_id() -> Uuid {
+    let at = jiff::Timestamp::now().as_millisecond();
+    let random: [u8; 10] = rand::random();
+    Builder::from_unix_timestamp_millis(u64::try_from(at).unwrap_or_default(), &random).into_uuid()
 }
 
 /// Resolves when a stream's client has not taken its answer for this long. The socket shows nothing of it: other streams

@@ -15,6 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::activity::Activity;
 use super::arrival::Protocol;
+use super::berth::Berth;
 use super::slots::Slot;
 use super::wire::Stream;
 
@@ -44,7 +45,9 @@ struct Head {
 }
 
 pub(crate) struct ClientIo {
-    stream: Stream,
+    /// Taken out only when dropped.
+    socket: Option<(Stream, Held)>,
+    berth: Arc<Berth>,
     prefix: Vec<u8>,
     prefix_read: usize,
     protocol: Protocol,
@@ -56,19 +59,19 @@ pub(crate) struct ClientIo {
     read_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     killed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    held: Held,
 }
 
 impl ClientIo {
     pub(crate) fn new(
-        stream: Stream,
+        socket: (Stream, Held),
         (protocol, prefix): (Protocol, Vec<u8>),
         activity: Arc<Activity>,
         timeouts: IoTimeouts,
-        held: Held,
+        berth: Arc<Berth>,
     ) -> Self {
         Self {
-            stream,
+            socket: Some(socket),
+            berth,
             prefix,
             prefix_read: 0,
             protocol,
@@ -78,7 +81,13 @@ impl ClientIo {
             read_timer: None,
             write_timer: None,
             killed: None,
-            held,
+        }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut Stream>> {
+        match &mut self.socket {
+            Some((stream, _)) => Ok(Pin::new(stream)),
+            None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -93,6 +102,7 @@ impl ClientIo {
                 since: Instant::now(),
                 started,
             });
+            self.activity.begin_head();
         }
     }
 
@@ -119,10 +129,10 @@ impl ClientIo {
 
     fn poll_read_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.is_upgraded() {
-            let kill = &self.held.kill;
+            let kill = self.socket.as_ref().map(|(_, held)| held.kill.clone());
             let killed = self
                 .killed
-                .get_or_insert_with(|| Box::pin(kill.clone().cancelled_owned()));
+                .get_or_insert_with(|| Box::pin(kill.unwrap_or_default().cancelled_owned()));
             ready!(killed.as_mut().poll(cx));
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
@@ -157,7 +167,7 @@ impl ClientIo {
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        match write(Pin::new(&mut self.stream), cx) {
+        match write(self.stream()?, cx) {
             Poll::Ready(result) => {
                 self.write_timer = None;
                 Poll::Ready(result)
@@ -193,7 +203,7 @@ impl AsyncRead for ClientIo {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+        match this.stream()?.poll_read(cx, buf) {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
                     this.note_bytes();
@@ -219,14 +229,29 @@ impl AsyncWrite for ClientIo {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.socket
+            .as_ref()
+            .is_some_and(|(stream, _)| stream.is_write_vectored())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.berth.is_wanted() {
+            return Poll::Ready(Ok(()));
+        }
+        self.stream()?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        if self.berth.is_wanted()
+            && let Some((stream, held)) = self.socket.take()
+        {
+            self.berth.leave(stream, held);
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod accept;
 mod activity;
 mod arrival;
+mod berth;
 mod connection;
 mod io;
 mod proxy_header;
@@ -16,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -165,6 +167,8 @@ fn shared_each(cors: BTreeMap<String, Cors>) -> Arc<BTreeMap<String, Arc<Cors>>>
 /// What one request knows about itself.
 pub(crate) struct Visit {
     pub(crate) request_id: Uuid,
+    /// The id as a header.
+    pub(crate) id_text: HeaderValue,
     pub(crate) wire: Arc<Wire>,
     /// Who made the request, behind proxies of ours.
     pub(crate) client: IpAddr,

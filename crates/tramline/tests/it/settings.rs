@@ -96,6 +96,27 @@ fn only_a_function_that_exists_can_be_inspected() {
 }
 
 #[test]
+fn serve_with_tls_needs_the_name_in_the_certificate() {
+    let project = Project::new();
+    std::fs::write(
+        project.path().join("tramline.toml"),
+        "[gateway]\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n",
+    )
+    .unwrap();
+    let said = project
+        .say(&[
+            "serve",
+            "--database-url",
+            "postgres://127.0.0.1:1/x",
+            "--cron-secret",
+            "s",
+            "--allow-local-keys",
+        ])
+        .ended(2);
+    assert!(said.err.contains("without --public-url"), "{said:?}");
+}
+
+#[test]
 fn serve_refuses_the_keys_that_everybody_knows() {
     let project = Project::new();
     let said = project
