@@ -236,6 +236,12 @@ impl Torture {
         let pids = client.query(&one, &[]).await.unwrap();
         if !pids.is_empty() {
             kill_server_process(pids[self.random.random_range(0..pids.len())].get(0));
+            // All sessions end with it, this one too: one that is opened before that would end with them.
+            let deadline = Instant::now() + PATIENCE;
+            while client.batch_execute("select 1").await.is_ok() {
+                assert!(Instant::now() < deadline, "no session ended");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             self.until_back().await;
         }
     }
