@@ -64,7 +64,7 @@ fn parse() -> Cli {
 fn start_logs(command: &Command) {
     let default = match command {
         Command::Serve(_) => "info,postrust=warn,sqlx=warn",
-        Command::Dev(_) => "warn,postrust=error,sqlx=error",
+        Command::Dev(_) => "warn,postrust=error,sqlx=error,deadpool=error",
         _ => "error",
     };
     let filter = std::env::var(LOG_ENV).ok().filter(|filter| !filter.is_empty());
