@@ -7,6 +7,7 @@
 
 mod bodies;
 mod sweep;
+mod tick;
 mod wake;
 
 use std::collections::{HashMap, HashSet};
@@ -378,119 +379,6 @@ impl Discovery {
         Ok(())
     }
 
-    /// Whether a tick is being read in pages.
-    fn is_paging(&self) -> bool {
-        self.classes.iter().any(|c| c.tick.is_some())
-    }
-
-    /// One poll; true when something was found or more is to be read at once.
-    async fn poll(&mut self) -> Result<bool, StoreError> {
-        self.shared.polls.fetch_add(1, Ordering::Relaxed);
-        if self.shards.is_empty() {
-            return Ok(false);
-        }
-        let paging = self.is_paging();
-        let unless = (!paging).then(|| self.classes[0].last.clone());
-        // Counted before the statement is sent: what these flushes ended is ended in its snapshot.
-        let flushes = self.shared.flushes.load(Ordering::Acquire);
-        let mut cursors = Vec::new();
-        let mut fresh = Vec::new();
-        for (class, state) in self.classes.iter().enumerate() {
-            match &state.tick {
-                Some(tick) => cursors.extend(tick.open.iter().cloned()),
-                None => {
-                    fresh.push(class);
-                    cursors.extend(
-                        self.shards
-                            .keys()
-                            .map(|s| Cursor::after(*s, class as u8, &state.last)),
-                    );
-                }
-            }
-        }
-        let bodies = self.shared.bodies.are_wanted();
-        let page = self
-            .reader
-            .poll(&cursors, unless.as_ref(), self.bound(), bodies)
-            .await?;
-        let now = (page.now, Instant::now());
-        self.now = page.now;
-        let unchanged = unless.as_ref() == Some(&page.snapshot);
-        if unchanged {
-            self.deliver(Discovered {
-                now: Some(now),
-                settled: Some(self.settled()),
-                ..Discovered::default()
-            })
-            .await;
-            return Ok(false);
-        }
-        let found = page.headers.iter().any(|h| !self.own.contains(&h.xid));
-        let next = next_cursors(&cursors, &page.headers);
-        if !page.headers.is_empty() {
-            // Work first: what else this tick reads takes further round trips.
-            let headers = self.unscanned(page.headers);
-            self.deliver(Discovered {
-                headers,
-                now: Some(now),
-                ..Discovered::default()
-            })
-            .await;
-        }
-        let late = self.read_late(&fresh, &page.snapshot).await?;
-        for class in 0..self.classes.len() {
-            let mine = |c: &&Cursor| usize::from(c.priority) == class;
-            if fresh.contains(&class) {
-                let open: Vec<Cursor> = next
-                    .iter()
-                    .filter(mine)
-                    .map(|c| Cursor {
-                        upto: Some(page.snapshot.clone()),
-                        ..c.clone()
-                    })
-                    .collect();
-                self.classes[class].tick = Some(Tick {
-                    upto: page.snapshot.clone(),
-                    flushes,
-                    open,
-                });
-            } else if let Some(tick) = &mut self.classes[class].tick {
-                tick.open = next.iter().filter(mine).cloned().collect();
-            }
-            let state = &mut self.classes[class];
-            if state.tick.as_ref().is_some_and(|t| t.open.is_empty())
-                && let Some(tick) = state.tick.take()
-            {
-                state.last = tick.upto;
-                state.last_flushes = tick.flushes;
-            }
-        }
-        let commands = {
-            let shards: Vec<u16> = self.shards.keys().copied().collect();
-            self.reader
-                .commands(&shards, &self.commands_seen, &page.snapshot)
-                .await?
-        };
-        self.commands_seen = page.snapshot.clone();
-        let headers = self.unscanned(late);
-        self.note_open(&page.snapshot);
-        self.own
-            .retain(|xid| !self.classes.iter().all(|class| class.last.sees(*xid)));
-        let more = found || !commands.is_empty() || self.is_paging();
-        let settled = Some(self.settled());
-        let xmin = self.classes.iter().map(|c| c.last.xmin).min();
-        self.deliver(Discovered {
-            headers,
-            commands,
-            now: Some(now),
-            settled,
-            xmin,
-            ..Discovered::default()
-        })
-        .await;
-        Ok(more)
-    }
-
     /// Delivers runs that this node has enqueued. A tick will deliver them too: until it has, whatever becomes of them is
     /// remembered. Those that a completed tick has seen are left out, because what was remembered may be forgotten.
     async fn read_named(&mut self, ids: &[Uuid]) -> Result<(), StoreError> {
@@ -522,61 +410,6 @@ impl Discovery {
         headers
     }
 
-    /// Runs of transactions that were in progress at the last tick of these classes and have ended since.
-    async fn read_late(&self, classes: &[usize], now: &Snapshot) -> Result<Vec<Header>, StoreError> {
-        let late: Vec<(usize, u64)> = classes
-            .iter()
-            .flat_map(|class| {
-                let xids = self.classes[*class].last.late_in(now);
-                xids.into_iter().map(|xid| (*class, xid))
-            })
-            .collect();
-        let mut found = Vec::new();
-        let is_old = |xid: u64| {
-            self.first_open
-                .get(&xid)
-                .is_some_and(|at| at.elapsed() > LOOK_BACK / 4)
-        };
-        for (old, bound) in [(false, self.bound()), (true, NIL)] {
-            let mut open: Vec<Cursor> = late
-                .iter()
-                .filter(|(_, xid)| is_old(*xid) == old)
-                .flat_map(|(class, xid)| {
-                    self.shards.keys().map(|shard| Cursor {
-                        shard: *shard,
-                        priority: *class as u8,
-                        xid: *xid,
-                        run_id: NIL,
-                        upto: None,
-                    })
-                })
-                .collect();
-            while !open.is_empty() {
-                let headers = self.reader.late(&open, bound).await?;
-                open = open
-                    .into_iter()
-                    .filter_map(|c| {
-                        let mine = headers
-                            .iter()
-                            .filter(|h| h.xid == c.xid && h.shard == c.shard && h.priority == c.priority);
-                        let (count, last) =
-                            mine.fold((0, c.run_id), |(n, last), h| (n + 1, last.max(h.run_id)));
-                        (count >= PAGE).then_some(Cursor { run_id: last, ..c })
-                    })
-                    .collect();
-                found.extend(headers);
-            }
-        }
-        Ok(found)
-    }
-
-    fn note_open(&mut self, now: &Snapshot) {
-        self.first_open.retain(|xid, _| !now.sees(*xid));
-        for xid in &now.in_progress {
-            self.first_open.entry(*xid).or_insert_with(Instant::now);
-        }
-    }
-
     /// Flushes that had been answered when the oldest of the classes' snapshots was taken.
     fn settled(&self) -> u64 {
         self.classes.iter().map(|c| c.last_flushes).min().unwrap_or(0)
@@ -591,25 +424,4 @@ impl Discovery {
         // A closed channel means that the driver has stopped; this task ends by its own channel.
         let _ = self.out.send(Message::Discovered(found)).await;
     }
-}
-
-/// Where the cursors whose page was full go on.
-fn next_cursors(cursors: &[Cursor], headers: &[Header]) -> Vec<Cursor> {
-    let mut counts: HashMap<(u16, u8), (i64, u64, Uuid)> = HashMap::new();
-    for h in headers {
-        let entry = counts.entry((h.shard, h.priority)).or_insert((0, 0, NIL));
-        entry.0 += 1;
-        (entry.1, entry.2) = (entry.1, entry.2).max((h.xid, h.run_id));
-    }
-    cursors
-        .iter()
-        .filter_map(|c| {
-            let (count, xid, run_id) = counts.get(&(c.shard, c.priority)).copied()?;
-            (count >= PAGE).then(|| Cursor {
-                xid,
-                run_id,
-                ..c.clone()
-            })
-        })
-        .collect()
 }
