@@ -36,7 +36,8 @@ impl Node {
     pub async fn dev(place: &Place, project: &Path) -> Result<Self> {
         let mut command = program(place)?;
         command
-            .args(["dev", "--port", "0", "--db-port", "0"])
+            // Its data may be of an earlier schema; nothing of it is wanted.
+            .args(["dev", "--reset", "--yes", "--port", "0", "--db-port", "0"])
             .arg(project);
         let mut node = Self::spawn(place, command)?;
         let dev_file = project.join(".tramline/dev.json");
