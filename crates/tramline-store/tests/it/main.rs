@@ -26,6 +26,7 @@ mod idempotency;
 mod ids;
 mod limits;
 mod lint;
+mod list_plans;
 mod lists;
 mod loading;
 mod migrations;
