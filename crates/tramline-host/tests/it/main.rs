@@ -16,6 +16,8 @@ mod limits;
 mod output;
 mod packages;
 mod pool;
+mod runtimes;
 mod sandbox;
 mod streaming;
 mod styles;
+mod wire;
