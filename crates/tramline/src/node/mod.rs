@@ -2,6 +2,7 @@
 //!
 //! `dev` and `serve` differ in where the database comes from and what they print; what runs is the same.
 
+mod call_tokens;
 pub mod control;
 pub mod database;
 pub mod deploy;
