@@ -171,6 +171,7 @@ impl Worker {
             "env": env,
             "nonce": self.nonce,
             "revoke": revoke,
+            "node": bundle.node,
         });
         let body = Full::new(Bytes::from(message.to_string())).map_err(|never| match never {});
         let answer = async {
