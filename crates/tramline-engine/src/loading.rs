@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tramline_core::definition::{self, Workflow};
+use tramline_core::json::Json;
 use tramline_core::machine::{Failure, Past, Plan, Run};
 use tramline_core::retry::RetryPolicy;
 use tramline_store::rows::JsonText;
@@ -158,7 +159,7 @@ impl Loading {
                 None
             }
         };
-        let input = read("input", Some(&body.input)).unwrap_or_default();
+        let input = Json::of_text(body.input.text());
         let metadata = read("metadata", body.metadata.as_ref());
         let policy = read("retry", body.retry.as_ref());
         let past = past.map(|past| {
@@ -167,6 +168,11 @@ impl Loading {
                 unreadable = Some(Failure::new("invalid_input", message));
                 Past::default()
             })
+        });
+        let input = input.unwrap_or_else(|reason| {
+            let message = format!("input cannot be read: {reason}");
+            unreadable = Some(Failure::new("invalid_input", message));
+            Json::default()
         });
         let mut defect = unreadable;
         let mut retry = RetryPolicy::default();
