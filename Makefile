@@ -7,14 +7,16 @@
 # what `make run` starts; another project: make run PROJECT=path/to/it
 PROJECT ?= examples/crm
 
-# how long `make torture` and `make churn` go on, the former with how many nodes; SEED repeats the workload and the faults of another time
+# how long `make torture` and `make churn` go on; the former with how many nodes, and runs per fault; SEED repeats its workload and its faults of
+# another time
 MINUTES ?= 10
 NODES ?= 3
+BATCH ?= 200
 
 help:
 	@echo "make run     build tramline and run examples/crm (PROJECT=… for another)"
 	@echo "make test    run the whole test suite"
-	@echo "make torture a mixed workload under random faults (MINUTES=10 NODES=3 SEED=…)"
+	@echo "make torture a mixed workload under random faults (MINUTES=10 NODES=3 BATCH=200 SEED=…)"
 	@echo "make churn   deploys, crashes and ends of functions, counting what is left of them (MINUTES=10)"
 	@echo "make bench   measure on this machine, beside the peers; writes bench/results/latest.json"
 	@echo "make lint    what CI checks before the tests"
@@ -35,7 +37,7 @@ test: prerequisites
 	cargo test --workspace
 
 torture: prerequisites
-	TRAMLINE_TORTURE_MINUTES=$(MINUTES) TRAMLINE_TORTURE_NODES=$(NODES) $(if $(SEED),TRAMLINE_TORTURE_SEED=$(SEED)) \
+	TRAMLINE_TORTURE_MINUTES=$(MINUTES) TRAMLINE_TORTURE_NODES=$(NODES) TRAMLINE_TORTURE_BATCH=$(BATCH) $(if $(SEED),TRAMLINE_TORTURE_SEED=$(SEED)) \
 	  cargo test --package tramline-engine --test it torture::for_a_chosen_time -- --exact --ignored --nocapture
 
 churn: prerequisites

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tramline_core::Millis;
 use tramline_store::api::{self, RunRow};
 use tramline_store::{Db, check_durable};
@@ -130,6 +130,7 @@ pub struct EngineHandle {
     shared: Arc<Shared>,
     shown: Arc<Shown>,
     stop: Arc<tokio::sync::Mutex<Option<Stop>>>,
+    tasks: Arc<Vec<AbortHandle>>,
 }
 
 struct Stop {
@@ -217,6 +218,7 @@ impl Engine {
                 config,
             )),
         ];
+        let aborts = tasks.iter().map(JoinHandle::abort_handle).collect();
         let stop = Arc::new(tokio::sync::Mutex::new(Some(Stop {
             ownership: ask,
             tasks,
@@ -230,6 +232,7 @@ impl Engine {
             shared,
             shown,
             stop,
+            tasks: Arc::new(aborts),
         })
     }
 }
@@ -350,13 +353,13 @@ impl EngineHandle {
         }
     }
 
-    /// Ends every task at once without a word to anybody, as a crash would. For tests of takeover.
+    /// Ends every task at once without a word to anybody, as a crash would, also in the middle of a stop. For tests of takeover.
     pub async fn crash(&self) {
-        if let Some(stop) = self.stop.lock().await.take() {
-            for task in stop.tasks {
-                task.abort();
-                let _ = task.await;
-            }
+        for task in self.tasks.iter() {
+            task.abort();
+        }
+        while self.tasks.iter().any(|task| !task.is_finished()) {
+            tokio::task::yield_now().await;
         }
     }
 

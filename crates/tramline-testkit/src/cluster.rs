@@ -13,6 +13,8 @@ use tramline_store::embedded::{
     Binaries, EmbeddedConfig, EmbeddedError, EmbeddedPostgres, ProjectLock, default_cache_dir,
 };
 
+use crate::disk::{self, Disk};
+
 /// Below the range from which the system takes the local ports of outgoing connections: a server that is stopped and
 /// started again finds its port free.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -27,6 +29,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct TestCluster {
     postgres: EmbeddedPostgres,
     folder: PathBuf,
+    disk: Option<Disk>,
     _lock: ProjectLock,
 }
 
@@ -47,13 +50,21 @@ pub(crate) async fn shared() -> &'static TestCluster {
 impl TestCluster {
     /// A server of the test's own, which it may stop, crash and start again.
     pub async fn private() -> Self {
-        Self::try_private()
+        Self::try_private(|_| None)
             .await
             .unwrap_or_else(|error| panic!("failed to start a test server: {error:#}"))
     }
 
-    async fn try_private() -> Result<Self> {
+    /// The same on a file system of its own, which the test may fill up, where one can be made.
+    pub async fn with_own_disk() -> Self {
+        Self::try_private(Disk::mount)
+            .await
+            .unwrap_or_else(|error| panic!("failed to start a test server: {error:#}"))
+    }
+
+    async fn try_private(disk: impl FnOnce(&Path) -> Option<Disk>) -> Result<Self> {
         let (folder, lock) = tokio::task::spawn_blocking(own_folder).await??;
+        let disk = disk(&data_root(&folder));
         for _ in 0..PORT_ATTEMPTS {
             let config = EmbeddedConfig {
                 state_dir: folder.join("state"),
@@ -67,6 +78,7 @@ impl TestCluster {
                     return Ok(Self {
                         postgres,
                         folder,
+                        disk,
                         _lock: lock,
                     });
                 }
@@ -93,6 +105,19 @@ impl TestCluster {
     /// The process id of the server.
     pub fn pid(&self) -> u32 {
         self.postgres.pid()
+    }
+
+    /// Leaves no room on the server's file system: what has to grow is refused, and a log that has to grow ends the server.
+    /// False, and nothing happens, when it has none of its own.
+    pub fn fill_disk(&self) -> bool {
+        self.disk.as_ref().map(Disk::fill).is_some()
+    }
+
+    /// Ends [`fill_disk`](Self::fill_disk). The server may have ended meanwhile: [`start`](Self::start) does nothing when it has not.
+    pub fn make_room(&self) {
+        if let Some(disk) = &self.disk {
+            disk.make_room();
+        }
     }
 
     /// Ends the server as a crash would: connections break, nothing is written. Returns when the process is gone.
@@ -122,9 +147,15 @@ impl Drop for TestCluster {
         }
         if !pid_file.exists() {
             let _ = fs::remove_dir_all(self.postgres.data_dir());
+            drop(self.disk.take());
             let _ = fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// Where the data of a server lie; see `embedded`.
+fn data_root(folder: &Path) -> PathBuf {
+    folder.join("state").join("postgres")
 }
 
 fn settings() -> Vec<(String, String)> {
@@ -132,7 +163,7 @@ fn settings() -> Vec<(String, String)> {
     [
         ("shared_buffers", "128MB"),
         ("max_wal_size", "1GB"),
-        ("max_connections", "300"),
+        ("max_connections", "500"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
@@ -195,6 +226,7 @@ fn open_to_enter(folder: &Path) -> Result<()> {
 }
 
 fn sweep(folder: &Path, lock: &ProjectLock) -> Result<()> {
+    disk::unmount_left_behind(&data_root(folder));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tramline_engine::{Call, EngineConfig, EngineHandle};
-use tramline_store::Db;
 use tramline_store::api::{self, NewRun};
+use tramline_store::{Db, SHARD_COUNT};
 use tramline_testkit::{ChaosProxy, Held, Side, TestDb, test_db};
 use uuid::Uuid;
 
@@ -24,10 +24,20 @@ struct Place {
     store: Db,
     client: Client,
     proxy: ChaosProxy,
+    reading: Reading,
+}
+
+/// Which reading is held while the shard changes hands.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// By discovery, which does nothing else meanwhile.
+    Tick,
+    /// Of runs that discovery has found.
+    Loads,
 }
 
 impl Place {
-    async fn new() -> Self {
+    async fn new(reading: Reading) -> Self {
         let db = test_db().await;
         let store = register(&db, &["step"]).await;
         publish(&store, three_steps()).await;
@@ -38,6 +48,7 @@ impl Place {
             store,
             client,
             proxy,
+            reading,
         }
     }
 
@@ -93,6 +104,17 @@ impl Place {
             select $1, shard, 'one', 1, 1, 'completed', '{}', now(), now(), 'other', epoch from tramline.shards where shard = tramline.shard_of($1)";
         self.client.execute(step, &[&id]).await.unwrap();
         self.until_owned(node).await;
+        // All shards have been scanned again: the run is known, and is to be read.
+        let polls = node.stats().polls;
+        let scanned = async {
+            while node.stats().polls < polls + 2 * u64::from(SHARD_COUNT) {
+                node.wake();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if let Reading::Loads = self.reading {
+            tokio::time::timeout(PATIENCE, scanned).await.unwrap();
+        }
         read.go_on();
         assert_eq!(ended(node, id).await.status, "completed");
         let mut steps = Vec::new();
@@ -106,7 +128,7 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_a_tick_read_before_the_shard_was_lost_is_read_again_with_its_past() {
-    let place = Place::new().await;
+    let place = Place::new(Reading::Tick).await;
     let (node, calls) = place.node().await;
     place.until_owned(&node).await;
     // The tick that finds the run has been read, and is on its way.
@@ -118,7 +140,7 @@ async fn a_run_that_a_tick_read_before_the_shard_was_lost_is_read_again_with_its
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_loaded_before_the_shard_was_lost_is_loaded_again_with_its_past() {
-    let place = Place::new().await;
+    let place = Place::new(Reading::Loads).await;
     // Somebody may have recorded something of it: its past is read.
     place.steal().await;
     let id = place.run().await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tramline_engine::{EngineConfig, EngineHandle, Handlers, Outcome};
 use tramline_store::api::{self, NewRun};
-use tramline_testkit::test_db;
+use tramline_testkit::{ChaosProxy, Side, test_db};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -265,13 +265,30 @@ async fn a_command_read_twice_is_applied_once() {
             .await
             .unwrap();
     }
-    let engine = engine(db.url(), "a", echo()).await;
+    // The first scan is held when the cancels are inserted, so it reads them, and the first tick again: nothing is recorded
+    // before that has come.
+    let proxy = ChaosProxy::start(db.url()).await;
+    let mut scan = proxy.hold("from tramline.limit_claims where shard", 1, Side::Before);
+    let engine = engine(proxy.url(), "a", echo()).await;
+    let scan = tokio::time::timeout(PATIENCE, scan.reached()).await.unwrap();
     for id in &ids {
         client
             .execute("select tramline.request($1, 'cancel')", &[id])
             .await
             .unwrap();
     }
+    let mut flush = proxy.hold("tramline.flush(", 1, Side::Before);
+    scan.go_on();
+    let flush = tokio::time::timeout(PATIENCE, flush.reached()).await.unwrap();
+    let polls = engine.stats().polls;
+    let polled = async {
+        while engine.stats().polls < polls + 2 * 16 {
+            engine.wake();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, polled).await.unwrap();
+    flush.go_on();
     until_count(
         &client,
         "select count(*) from tramline.run_ends where status = 'cancelled'",

@@ -138,6 +138,45 @@ async fn b6_a_takeover_sees_the_last_flush_of_the_old_owner() {
     b.stop(Duration::from_secs(5)).await;
 }
 
+/// B8: an end that somebody else wrote stands, and whoever drives the run tells nobody of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn b8_memory_follows_an_end_that_somebody_else_wrote() {
+    let db = test_db().await;
+    register(&db, &["step"]).await;
+    let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let shut = gate.clone();
+    let handlers = Handlers::default().with("step", move |_| {
+        let _ = called.send(());
+        let gate = shut.clone();
+        async move {
+            gate.notified().await;
+            Outcome::Completed(json!("mine"))
+        }
+    });
+    let engine = engine(db.url(), "a", handlers).await;
+    let mut updates = engine.updates();
+    let id = engine.start_run("step", json!({})).await.unwrap();
+    calls.recv().await.unwrap();
+    let client = db.connect().await;
+    let end = "insert into tramline.run_ends (run_id, shard, generation, status, finished_at)
+               values ($1, tramline.shard_of($1), 1, 'cancelled', now())";
+    client.execute(end, &[&id]).await.unwrap();
+    gate.notify_one();
+    let flushed = async {
+        while engine.stats().flushes == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, flushed).await.unwrap();
+    assert_eq!(ended(&engine, id).await.status, "cancelled");
+    engine.stop(Duration::from_secs(5)).await;
+    while let Ok(update) = updates.try_recv() {
+        assert!(!update.ended, "{update:?}");
+    }
+    assert_eq!(engine.stats().ended, 0);
+}
+
 /// B9: a commit whose answer is lost is sent again as it is, and nothing is doubled.
 #[tokio::test(flavor = "multi_thread")]
 async fn b9_a_flush_whose_answer_is_lost_is_repeated_without_doubling() {

@@ -78,9 +78,15 @@ async fn a_place_stays_taken_over_a_takeover_also_of_a_run_that_sleeps() {
         input: json!({}),
         ..NewRun::default()
     };
-    let ids = enqueue(&a, &[run.clone(), run]).await;
+    let mut ids = enqueue(&a, std::slice::from_ref(&run)).await;
     let client = db.connect().await;
     until_count(&client, "select count(*) from tramline.timers", 1).await;
+    // It would come first, if nobody knew of the other's place.
+    let urgent = NewRun {
+        priority: Some(0),
+        ..run
+    };
+    ids.extend(enqueue(&a, &[urgent]).await);
     until_blocked(&a, 1).await;
     a.crash().await;
     let b = engine(db.url(), "b", recorder.handlers("b")).await;

@@ -12,6 +12,7 @@ mod effects;
 mod handover;
 mod hazard_list;
 mod hazards;
+mod hazards_discovery;
 mod hazards_flush;
 mod hazards_load;
 mod limits;

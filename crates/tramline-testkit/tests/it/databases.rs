@@ -103,3 +103,35 @@ async fn a_private_server_comes_back_after_a_crash_with_what_was_committed() {
     drop(cluster);
     eventually("the server has ended", async || !process_exists(last)).await;
 }
+
+/// Where a file system can be mounted, which takes root.
+#[tokio::test]
+async fn a_server_without_room_refuses_what_has_to_grow_and_goes_on_when_there_is_some() {
+    let mut cluster = TestCluster::with_own_disk().await;
+    let url = cluster.url("postgres");
+    let client = connect(&url).await;
+    let make = "create table kept as select 1 as n";
+    client.batch_execute(make).await.unwrap();
+    if !cluster.fill_disk() {
+        return;
+    }
+    // more than what the file system has left in pages of the table
+    let grow = "create table grown as select repeat('x', 1000) as text from generate_series(1, 100000)";
+    let refused = client.batch_execute(grow).await.unwrap_err();
+    assert!(
+        refused.is_closed() || refused.code().is_some_and(|code| code.code() == "53100"),
+        "{refused:?}"
+    );
+    cluster.make_room();
+    cluster.start().await;
+    eventually("the server answers", async || {
+        let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await else {
+            return false;
+        };
+        tokio::spawn(connection);
+        client.batch_execute(grow).await.is_ok()
+    })
+    .await;
+    let kept = connect(&url).await.query_one("select n from kept", &[]).await;
+    assert_eq!(kept.unwrap().get::<_, i32>(0), 1);
+}
