@@ -104,6 +104,8 @@ struct Discovery {
     first_open: HashMap<u64, Instant>,
     /// Transactions of runs that were read by name and that no completed tick has seen.
     own: HashSet<u64>,
+    /// Runs of the last poll, while this node enqueues, that nobody here has named yet.
+    unclaimed: HashSet<Uuid>,
     /// Up to which transaction each shard has been swept since it was taken.
     swept: HashMap<u16, u64>,
     /// Where the next sweep of all runs goes on.
@@ -174,6 +176,7 @@ pub(crate) async fn run(
                 }
             }
             let began = Instant::now();
+            let own = named_at.is_some_and(|at| at.elapsed() < POLL_EAGER);
             // After a read by name the poll, which finds the same again and all others, keeps its time.
             let early = polled_at.and_then(|at| pause.checked_sub(at.elapsed()));
             let skip = !named.is_empty() && !discovery.is_paging() && early.is_some();
@@ -181,7 +184,7 @@ pub(crate) async fn run(
                 Ok(false)
             } else {
                 polled_at = Some(began);
-                discovery.poll().await
+                discovery.poll(own).await
             };
             // Reading takes at most half of a connection's time: what comes meanwhile comes in one read.
             let rest = if discovery.is_paging() {
@@ -211,7 +214,6 @@ pub(crate) async fn run(
                         }
                     }
                     if idle_since.elapsed() > POLL_EAGER && !skip {
-                        let own = named_at.is_some_and(|at| at.elapsed() < POLL_EAGER);
                         pause = (pause * 2).min(if own { POLL_OWN.min(poll_max) } else { poll_max });
                         if !own && !rests && !discovery.shards.is_empty() {
                             match discovery.reader.rest(node).await {
@@ -305,6 +307,7 @@ impl Discovery {
             now,
             first_open: HashMap::new(),
             own: HashSet::new(),
+            unclaimed: HashSet::new(),
             swept: HashMap::new(),
             rolling: None,
         })
@@ -382,6 +385,9 @@ impl Discovery {
     /// Delivers runs that this node has enqueued. A tick will deliver them too: until it has, whatever becomes of them is
     /// remembered. Those that a completed tick has seen are left out, because what was remembered may be forgotten.
     async fn read_named(&mut self, ids: &[Uuid]) -> Result<(), StoreError> {
+        for id in ids {
+            self.unclaimed.remove(id);
+        }
         let mut headers = self.reader.named(ids).await?;
         headers.retain(|h| {
             self.classes

@@ -18,9 +18,12 @@ impl Discovery {
         self.classes.iter().any(|c| c.tick.is_some())
     }
 
-    /// One poll; true when something was found or more is to be read at once.
-    pub(super) async fn poll(&mut self) -> Result<bool, StoreError> {
+    /// One poll; true when something was found or more is to be read at once. While this node enqueues runs itself
+    /// (`enqueues`), a run counts as found only when it has not been named by the next poll: nearly all are this node's own,
+    /// committed a moment ago, and nothing is gained by looking again at once.
+    pub(super) async fn poll(&mut self, enqueues: bool) -> Result<bool, StoreError> {
         self.shared.polls.fetch_add(1, Ordering::Relaxed);
+        let strangers = !std::mem::take(&mut self.unclaimed).is_empty();
         if self.shards.is_empty() {
             return Ok(false);
         }
@@ -58,9 +61,15 @@ impl Discovery {
                 ..Discovered::default()
             })
             .await;
-            return Ok(false);
+            return Ok(strangers);
         }
-        let found = page.headers.iter().any(|h| !self.own.contains(&h.xid));
+        let mut fresh_runs = page.headers.iter().filter(|h| !self.own.contains(&h.xid));
+        let found = if enqueues {
+            self.unclaimed = fresh_runs.map(|h| h.run_id).collect();
+            strangers
+        } else {
+            fresh_runs.next().is_some()
+        };
         let next = next_cursors(&cursors, &page.headers);
         if !page.headers.is_empty() {
             // Work first: what else this tick reads takes further round trips.
