@@ -19,6 +19,7 @@ mod idempotency;
 mod issuers;
 mod jwt;
 mod management;
+mod openapi;
 mod operations;
 mod peers;
 mod proxying;
