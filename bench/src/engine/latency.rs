@@ -151,7 +151,7 @@ pub(super) fn steps(gaps: Arc<Mutex<Gaps>>) -> Handlers {
         let begun = Instant::now();
         let gaps = gaps.clone();
         async move {
-            let answer = Outcome::Completed((*call.body).clone());
+            let answer = Outcome::Completed(call.body.value().clone());
             let mut gaps = gaps.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(ended) = gaps.ended.filter(|_| call.step != "one") {
                 gaps.between.push(ms(begun.saturating_duration_since(ended)));

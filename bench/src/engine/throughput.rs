@@ -106,8 +106,7 @@ impl EngineBench<'_> {
 
 /// Does nothing and answers with what it got.
 pub(super) fn noop() -> Handlers {
-    Handlers::default().with(
-        "noop",
-        |call| async move { Outcome::Completed((*call.body).clone()) },
-    )
+    Handlers::default().with("noop", |call| async move {
+        Outcome::Completed(call.body.value().clone())
+    })
 }

@@ -3,8 +3,12 @@
 //! Postgres' `jsonb` refuses some valid JSON. One such value in a batch would fail the batch and all its neighbours
 //! with it, so it is refused here, where the one it belongs to is known.
 
+mod lazy;
+
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+pub use lazy::Json;
 
 /// Largest input of a run, as JSON text: what is larger belongs into storage, with its reference in the input.
 pub const INPUT_MAX_BYTES: usize = 1 << 20;

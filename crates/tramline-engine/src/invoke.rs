@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use serde_json::Value;
+use tramline_core::json::Json;
 use tramline_core::machine::{Failure, Outcome};
 use tramline_core::trace::TraceParent;
 use uuid::Uuid;
@@ -22,7 +22,8 @@ pub struct Call {
     /// Epoch of the shard's ownership: the fence a callee may compare.
     pub fence: i64,
     pub function: String,
-    pub body: Arc<Value>,
+    /// What the callee gets.
+    pub body: Arc<Json>,
     /// The same on every automatic attempt and takeover.
     pub idempotency_key: String,
     /// Due time of the schedule's period, in Unix milliseconds, when the run was started by one.

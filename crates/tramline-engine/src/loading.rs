@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tramline_core::definition::{self, Workflow};
+use tramline_core::json::Json;
 use tramline_core::machine::{Failure, Past, Plan, Run};
 use tramline_core::retry::RetryPolicy;
 use tramline_core::trace::{TRACEPARENT_KEY, TraceParent};
@@ -159,7 +160,7 @@ impl Loading {
                 None
             }
         };
-        let input = read("input", Some(&body.input)).unwrap_or_default();
+        let input = Json::of_text(body.input.text());
         let metadata = read("metadata", body.metadata.as_ref());
         let policy = read("retry", body.retry.as_ref());
         let past = past.map(|past| {
@@ -168,6 +169,11 @@ impl Loading {
                 unreadable = Some(Failure::new("invalid_input", message));
                 Past::default()
             })
+        });
+        let input = input.unwrap_or_else(|reason| {
+            let message = format!("input cannot be read: {reason}");
+            unreadable = Some(Failure::new("invalid_input", message));
+            Json::default()
         });
         let mut defect = unreadable;
         let mut retry = RetryPolicy::default();

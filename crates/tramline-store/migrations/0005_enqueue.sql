@@ -84,9 +84,17 @@ create function tramline.is_input_of(p_run_id uuid, p_input jsonb) returns boole
   select exists (select from tramline.all_runs r where r.run_id = p_run_id and r.input = p_input)
 $$;
 
--- What nearly every batch is: no options, no correlation ids, targets that ask for nothing, ids of about now that are not used yet. Inserted by
--- one plain statement; answers false and leaves nothing behind when a batch is not like that, and the long way looks at it.
-create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input jsonb[]) returns boolean
+-- Do some options say more than who starts the run? (own_id matters to limits only.)
+create function tramline.has_uncommon(p_opts jsonb[]) returns boolean language sql immutable parallel safe as $$
+  select exists (select from unnest(p_opts) as u(opts)
+                  where case when jsonb_typeof(u.opts) = 'object' then u.opts - array['own_id', 'source', 'created_by', 'triggered_by', 'metadata'] <> '{}'
+                             else u.opts is not null end)
+$$;
+
+-- What nearly every batch is: no correlation ids, no options but those that say who starts the run, nothing that targets ask for is missing, ids of
+-- about now that are not used yet. Inserted by one plain statement; answers false and leaves nothing behind when a batch is not like that, and the
+-- long way looks at it.
+create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input jsonb[], p_opts jsonb[]) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_targets text[] := array(select distinct u.target from unnest(p_target) as u(target));
@@ -97,21 +105,31 @@ declare
   v_version int[];
   v_lo uuid[];
   v_hi uuid[];
+  v_asks boolean;                                    -- some target has required inputs
 begin
-  if cardinality(p_run_id) <> cardinality(p_target) or cardinality(p_run_id) <> cardinality(p_input) or cardinality(v_targets) > 100
+  if cardinality(p_run_id) <> cardinality(p_target) or cardinality(p_run_id) <> cardinality(p_input)
+     or cardinality(p_run_id) <> cardinality(p_opts) or cardinality(v_targets) > 100 or tramline.has_uncommon(p_opts)
      or array_position(p_target, null) is not null or tramline.calling_run() is not null or tramline.has_limits()
      or exists (select from tramline.runs_foreign) or exists (select from unnest(p_input) as u(input) where pg_column_size(u.input) > 262144) then
     return false;
   end if;
-  select array_agg(t.target), array_agg(case when t.version is null then 'function' else 'workflow' end), array_agg(t.version)
-    into v_name, v_kind, v_version
-    from (select u.target, d.version, f.name
+  select array_agg(t.target), array_agg(case when t.version is null then 'function' else 'workflow' end), array_agg(t.version),
+         bool_or(t.required <> '{}')
+    into v_name, v_kind, v_version, v_asks
+    from (select u.target, d.version, d.required, f.name
             from unnest(v_targets) as u(target)
             left join lateral (select w.version, w.required_inputs as required from tramline.workflow_definitions w
                                 where w.name = u.target and w.status = 'published' order by w.version desc limit 1) d on true
             left join tramline.functions f on f.name = u.target
-           where d.required = '{}' or d.version is null and f.name is not null and f.retry is null) t;
+           where d.version is not null or f.name is not null and f.retry is null) t;
   if cardinality(v_name) is distinct from cardinality(v_targets) then
+    return false;
+  end if;
+  if v_asks and exists (select from unnest(p_target, p_input) as u(target, input)
+                          join unnest(v_name, v_version) as t(target, version) on t.target = u.target
+                          join tramline.workflow_definitions w on w.name = t.target and w.version = t.version
+                         where w.required_inputs <> '{}'
+                           and not coalesce(jsonb_typeof(u.input) = 'object' and u.input ?& w.required_inputs, false)) then
     return false;
   end if;
   select array_agg(p.lo), array_agg(p.hi) into v_lo, v_hi from tramline.native_days p;
@@ -121,10 +139,11 @@ begin
   end if;
   -- A batch that is not small is of all shards.
   perform tramline.wake_owners(case when cardinality(p_run_id) < {{shard_count}} then array(select tramline.shard_of(u.id) from unnest(p_run_id) as u(id)) end);
-  insert into tramline.runs (run_id, shard, kind, target, version, input, source, created_by, function_name)
-  select u.run_id, tramline.shard_of(u.run_id), t.kind, u.target, t.version, coalesce(u.input, '{}'), v_source, v_user,
-         case when t.version is null then u.target end
-    from unnest(p_run_id, p_target, p_input) as u(run_id, target, input)
+  insert into tramline.runs (run_id, shard, kind, target, version, input, source, created_by, triggered_by, function_name, metadata)
+  select u.run_id, tramline.shard_of(u.run_id), t.kind, u.target, t.version, coalesce(u.input, '{}'), coalesce(u.opts ->> 'source', v_source),
+         coalesce((u.opts ->> 'created_by')::uuid, v_user), u.opts ->> 'triggered_by', case when t.version is null then u.target end,
+         nullif(u.opts -> 'metadata', 'null')
+    from unnest(p_run_id, p_target, p_input, p_opts) as u(run_id, target, input, opts)
     join unnest(v_name, v_kind, v_version) as t(target, kind, version) on t.target = u.target
    order by u.run_id;
   return true;
@@ -158,10 +177,10 @@ declare
   v_pull text[] := array(select q.name from tramline.queues q where q.mode = 'pull');
   v_ids uuid[];
 begin
-  if coalesce(cardinality(array_remove(p_opts, null)) + cardinality(array_remove(p_correlation_id, null)), -1) = 0 then
+  if cardinality(array_remove(p_correlation_id, null)) = 0 then
     v_ids := case when array_position(p_run_id, null) is null then p_run_id
                   else array(select coalesce(u.id, tramline.uuid_v7()) from unnest(p_run_id) with ordinality as u(id, ord) order by u.ord) end;
-    if tramline.enqueue_plain(v_ids, p_target, p_input) then
+    if tramline.enqueue_plain(v_ids, p_target, p_input, p_opts) then
       return query select u.ord::int, u.id, true, null::text, null::jsonb from unnest(v_ids) with ordinality as u(id, ord);
       return;
     end if;

@@ -132,7 +132,7 @@ impl Batch {
             Row::DeadLetter(letter) => self.cold(
                 "dead_letters",
                 json!({ "run_id": run_id, "generation": of.generation, "reason": letter.reason, "message": letter.message,
-                        "step": letter.step, "attempt": letter.attempts, "payload": &*letter.payload }),
+                        "step": letter.step, "attempt": letter.attempts, "payload": letter.payload.value() }),
             ),
             Row::Redriven { generation, actor, reason } => self.cold(
                 "redriven",

@@ -46,6 +46,11 @@ impl JsonText {
         Self(text.into())
     }
 
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// The value.
     ///
     /// # Errors

@@ -163,7 +163,7 @@ impl Run {
         let slot = &mut self.steps[step];
         slot.status = status;
         slot.ended_at = Some(self.last_end);
-        slot.output = output.unwrap_or_default();
+        slot.output = output;
         slot.error = error;
         slot.in_flight = false;
         slot.elsewhere = None;

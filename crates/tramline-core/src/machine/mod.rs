@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::Millis;
 use crate::definition::Workflow;
+use crate::json::Json;
 use crate::retry::RetryPolicy;
 use crate::status::{IllegalTransition, RunStatus, StepStatus};
 
@@ -81,7 +82,7 @@ impl Plan {
 pub struct Run {
     pub id: Uuid,
     pub plan: Plan,
-    pub input: Arc<Value>,
+    pub input: Arc<Json>,
     /// What templates see as `run`: id, target, correlation id and the like.
     pub info: Arc<Value>,
     /// Rises when a person re-opens the run; exactly one end per generation.
@@ -117,7 +118,7 @@ pub struct StepState {
     pub status: StepStatus,
     /// Attempts begun so far, over all generations of the step's present life.
     pub attempt: u32,
-    pub output: Arc<Value>,
+    pub output: Option<Arc<Value>>,
     pub error: Option<Arc<Value>>,
     /// When it ended, as recorded; steps that ended in the same millisecond count in the order of the graph.
     pub ended_at: Option<Millis>,
@@ -138,7 +139,7 @@ impl Default for StepState {
         Self {
             status: StepStatus::Pending,
             attempt: 0,
-            output: Arc::new(Value::Null),
+            output: None,
             error: None,
             ended_at: None,
             due_at: None,
@@ -363,7 +364,7 @@ pub struct DeadLetterRow {
     /// Attempts of that step.
     pub attempts: u32,
     /// The input that the run had.
-    pub payload: Arc<Value>,
+    pub payload: Arc<Json>,
 }
 
 /// One ended attempt of a step.
@@ -418,7 +419,7 @@ pub struct Call {
     pub generation: u32,
     pub attempt: u32,
     pub function: String,
-    pub body: Arc<Value>,
+    pub body: Arc<Json>,
     pub timeout_ms: u64,
     /// The same on every automatic attempt and takeover; a person's retry changes it.
     pub idempotency_key: String,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::ending::is_worth_repeating;
 use super::{PastCall, Plan, Run, StepState, TimerKind};
 use crate::Millis;
+use crate::json::Json;
 use crate::status::{RunStatus, StepStatus};
 
 /// The recorded end of one attempt.
@@ -56,7 +57,7 @@ pub struct Past {
 
 impl Run {
     /// A run that nothing is recorded of yet.
-    pub fn new(id: Uuid, plan: Plan, input: Arc<Value>, info: Arc<Value>, key: String) -> Self {
+    pub fn new(id: Uuid, plan: Plan, input: Arc<Json>, info: Arc<Value>, key: String) -> Self {
         let steps = vec![StepState::default(); plan.len()];
         Self {
             id,
@@ -144,7 +145,7 @@ impl Run {
             .and_then(|name| self.plan.step_by_name(name));
         self.reopen(generation, from);
         if let Some(input) = opening.and_then(|m| m.input.clone()) {
-            self.input = Arc::new(input);
+            self.input = Arc::new(input.into());
         }
     }
 

@@ -158,7 +158,7 @@ impl Run {
         };
         self.reopen(self.generation + 1, from);
         if let Some(input) = &input {
-            self.input = Arc::new(input.clone());
+            self.input = Arc::new(input.clone().into());
         }
         d.rows.push(Row::Mark {
             status: RunStatus::Queued,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Action, CRASHES_MAX, Call, Decision, Failure, Plan, Row, Run, TimerKind};
 use crate::Millis;
 use crate::definition::{DURATION_MAX_MS, StepKind, sleep_ms, wake_at};
+use crate::json::Json;
 use crate::status::{RunStatus, StepStatus};
 
 impl Run {
@@ -28,7 +29,7 @@ impl Run {
         // Whatever may have been out when the last owner died is out again, with its start recorded.
         self.repeating = false;
         if self.steps.iter().all(|s| s.status.is_terminal()) {
-            let output = Arc::new(self.output());
+            let output = self.output();
             self.end(RunStatus::Completed, Some(output), None, None, now, d);
             return;
         }
@@ -87,7 +88,14 @@ impl Run {
                         Some(action) => json!({ "action": action, "payload": payload }),
                         None => json!({ "payload": payload }),
                     };
-                    self.call(step, function.clone(), Arc::new(body), plan.timeout_ms, now, d);
+                    self.call(
+                        step,
+                        function.clone(),
+                        Arc::new(body.into()),
+                        plan.timeout_ms,
+                        now,
+                        d,
+                    );
                 }
                 Err(e) => self.fail_before_call(step, Failure::new(e.code.as_str(), e.to_string()), now, d),
             },
@@ -121,7 +129,7 @@ impl Run {
         &mut self,
         step: usize,
         function: String,
-        body: Arc<Value>,
+        body: Arc<Json>,
         timeout_ms: u64,
         now: Millis,
         d: &mut Decision,

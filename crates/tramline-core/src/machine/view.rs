@@ -1,5 +1,7 @@
 //! What templates and conditions of a run may see.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Plan, Run};
@@ -29,12 +31,12 @@ impl Run {
             .map(|i| StepView {
                 name: &workflow.steps[i].name,
                 status: self.steps[i].status,
-                output: &self.steps[i].output,
+                output: self.steps[i].output.as_deref().unwrap_or(&Value::Null),
                 visible: ancestors.binary_search(&i).is_ok() && self.steps[i].status.is_terminal(),
             })
             .collect();
         f(&Scope {
-            input: &self.input,
+            input: self.input.value(),
             run: &self.info,
             steps: &views,
         })
@@ -42,9 +44,10 @@ impl Run {
 
     /// Output of the whole run: of the last steps of the plan (those that nothing depends on); one such step gives its
     /// output as it is, several give an object by name.
-    pub(super) fn output(&self) -> Value {
+    pub(super) fn output(&self) -> Arc<Value> {
+        let of_step = |step: usize| self.steps[step].output.clone().unwrap_or_default();
         let workflow = match &self.plan {
-            Plan::Function { .. } => return (*self.steps[0].output).clone(),
+            Plan::Function { .. } => return of_step(0),
             Plan::Workflow(w) => w,
         };
         let mut is_leaf = vec![true; workflow.steps.len()];
@@ -55,14 +58,14 @@ impl Run {
         }
         let leaves: Vec<usize> = (0..is_leaf.len()).filter(|i| is_leaf[*i]).collect();
         match leaves.as_slice() {
-            [one] => (*self.steps[*one].output).clone(),
-            several => Value::Object(
-                several
+            [one] => of_step(*one),
+            several => {
+                let completed = several
                     .iter()
-                    .filter(|i| self.steps[**i].status == StepStatus::Completed)
-                    .map(|i| (workflow.steps[*i].name.clone(), (*self.steps[*i].output).clone()))
-                    .collect(),
-            ),
+                    .filter(|i| self.steps[**i].status == StepStatus::Completed);
+                let named = completed.map(|i| (workflow.steps[*i].name.clone(), (*of_step(*i)).clone()));
+                Arc::new(Value::Object(named.collect()))
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::AbortHandle;
 use tramline_core::Millis;
 use tramline_core::json::{check_storable, length_at_most};
@@ -12,7 +13,7 @@ use tramline_store::shards::NodeLoad;
 use uuid::Uuid;
 
 use super::{Driver, Entry, Stage};
-use crate::invoke::{Answer, Call};
+use crate::invoke::{Answer, Call, Invoke};
 use crate::message::{CallEnded, CallFull, Message};
 
 /// Largest output of a call that is kept: larger results belong into an artifact, referred to by name.
@@ -224,40 +225,20 @@ impl Driver {
             trace: live.trace.as_deref().copied(),
             timeout,
         };
-        let invoke = Arc::clone(&self.invoke);
-        let out = self.own.clone();
-        let (step, generation, attempt) = (call.step, call.generation, call.attempt);
-        let limit = timeout.as_millis();
-        let task = tokio::spawn(async move {
-            let outcome = match tokio::time::timeout(timeout, invoke.invoke(request)).await {
-                Ok(Answer::Done(outcome)) => storable(outcome),
-                Ok(Answer::Full { call, retry_in }) => {
-                    let call = handed_back(*call, step);
-                    let full = CallFull {
-                        run_id,
-                        call,
-                        retry_in,
-                    };
-                    let _ = out.send(Message::CallFull(full)).await;
-                    return;
-                }
-                Err(_) => Outcome::Failed(Failure::new("timeout", format!("no answer within {limit} ms"))),
-            };
-            let end = CallEnded {
-                run_id,
-                step,
-                generation,
-                attempt,
-                outcome,
-                started_at: now,
-            };
-            // A closed channel means that the engine is gone; the call is repeated by the next owner.
-            let _ = out.send(Message::CallEnded(end)).await;
-        });
+        let (step, attempt) = (call.step, call.attempt);
+        let task = tokio::spawn(carry_out(
+            Arc::clone(&self.invoke),
+            Box::new(request),
+            self.own.clone(),
+            step,
+            now,
+        ));
+        // Nearly always it stays the only one.
+        live.calls.reserve_exact(1);
         live.calls.push(Out {
             step,
             attempt,
-            until: now.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)),
+            until: now.saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
             task: task.abort_handle(),
             function: function.clone(),
         });
@@ -305,6 +286,45 @@ impl Driver {
             let calls = std::mem::take(&mut live.calls);
             self.state.calls.drop_all(calls);
         }
+    }
+}
+
+/// Makes one call and tells the driver how it ended. There is one of these for every call that is out, so what it keeps while
+/// it waits is small: the request is in a box until it is made, and so is what is done at the end.
+async fn carry_out(
+    invoke: Arc<dyn Invoke>,
+    request: Box<Call>,
+    out: mpsc::Sender<Message>,
+    step: usize,
+    started_at: Millis,
+) {
+    let (run_id, generation, attempt) = (request.run_id, request.generation, request.attempt);
+    let limit = request.timeout;
+    let answer = tokio::time::timeout(limit, invoke.invoke(*request)).await;
+    let message = match answer {
+        Ok(Answer::Full { call, retry_in }) => Message::CallFull(CallFull {
+            run_id,
+            call: handed_back(*call, step),
+            retry_in,
+        }),
+        answer => Message::CallEnded(CallEnded {
+            run_id,
+            step,
+            generation,
+            attempt,
+            outcome: match answer {
+                Ok(Answer::Done(outcome)) => storable(outcome),
+                _ => {
+                    let reason = format!("no answer within {} ms", limit.as_millis());
+                    Outcome::Failed(Failure::new("timeout", reason))
+                }
+            },
+            started_at,
+        }),
+    };
+    // A closed channel means that the engine is gone; the call is repeated by the next owner.
+    if let Err(TrySendError::Full(message)) = out.try_send(message) {
+        let _ = Box::pin(out.send(message)).await;
     }
 }
 

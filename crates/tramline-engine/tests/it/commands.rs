@@ -302,7 +302,7 @@ async fn one_at_a_time(url: &str) -> (EngineHandle, mpsc::UnboundedReceiver<Valu
     let handlers = Handlers::default().with("step", move |call| {
         let (called, go) = (called.clone(), go.clone());
         async move {
-            let _ = called.send((*call.body).clone());
+            let _ = called.send(call.body.value().clone());
             if *call.body == json!("hold") {
                 go.notified().await;
             }

@@ -79,7 +79,7 @@ pub fn three_steps() -> Value {
 /// Answers with the body it got.
 pub fn echo() -> Handlers {
     Handlers::default().with("step", |call| async move {
-        Outcome::Completed(json!({ "got": *call.body }))
+        Outcome::Completed(json!({ "got": call.body.value() }))
     })
 }
 

@@ -229,9 +229,9 @@ pub(crate) struct RetryBody {
     #[schemars(extend("enum" = ["fixed", "linear", "exponential", null]))]
     backoff: Option<Text<16>>,
     /// Delay after the first failed attempt; 1 s when not given.
-    initial: Option<Span<0, YEAR_S>>,
+    initial: Option<Span<0, { DELAY_MAX.as_secs() }>>,
     /// No delay is longer; 5 min when not given.
-    max: Option<Span<0, YEAR_S>>,
+    max: Option<Span<0, { DELAY_MAX.as_secs() }>>,
     /// Draws each delay between half and all of its bound; true when not given.
     jitter: Option<bool>,
     /// Only these are tried again: codes, HTTP statuses, classes such as `5xx`.

@@ -1,4 +1,5 @@
-//! The short way of a plain batch says and stores what the long way does. Empty options instead of none make a batch take the long way.
+//! The short way of a plain batch says and stores what the long way does. Naming the queue, even the default one,
+//! makes a batch take the long way.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -83,10 +84,28 @@ async fn a_plain_batch_is_stored_as_any_other() {
     ));
     cases.push(("no target", with(&|b| b.targets[0] = None)));
     cases.push(("out of order", with(&|b| b.ids.reverse())));
+    cases.push((
+        "required inputs that are there",
+        with(&|b| {
+            b.targets[1] = Some("order");
+            b.inputs[1] = Some(json!({ "customer": 1, "amount": null, "more": [] }));
+        }),
+    ));
+    let who = json!({ "own_id": true, "source": "api:x", "created_by": Uuid::now_v7(), "triggered_by": "t", "metadata": { "k": [1] } });
+    let options = [
+        None,
+        Some(json!({})),
+        Some(who),
+        Some(json!({ "metadata": null })),
+        Some(json!({ "created_by": "nobody" })),
+        Some(json!([])),
+    ];
     for (name, batch) in cases {
-        let short = batch.outcome(&mut w, None).await;
-        let long = batch.outcome(&mut w, Some(json!({}))).await;
-        assert_eq!(short, long, "{name}");
+        for options in &options {
+            let short = batch.outcome(&mut w, options.clone()).await;
+            let long = batch.outcome(&mut w, Some(in_queue(options.as_ref()))).await;
+            assert_eq!(short, long, "{name}, {options:?}");
+        }
     }
     // A retry policy of the function, a limit or a caller's run makes every batch take the long way, which knows what to do with it.
     let plain = Batch::of(&["step"]);
@@ -96,7 +115,14 @@ async fn a_plain_batch_is_stored_as_any_other() {
         .unwrap();
     let short = plain.outcome(&mut w, None).await;
     assert_eq!(short["rows"][0]["retry"], json!({ "max_attempts": 3 }));
-    assert_eq!(short, plain.outcome(&mut w, Some(json!({}))).await);
+    assert_eq!(short, plain.outcome(&mut w, Some(in_queue(None))).await);
+}
+
+/// The same options for the long way.
+fn in_queue(options: Option<&Value>) -> Value {
+    let mut long = options.filter(|o| o.is_object()).cloned().unwrap_or(json!({}));
+    long["queue"] = json!("default");
+    long
 }
 
 #[tokio::test]

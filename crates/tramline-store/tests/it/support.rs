@@ -286,7 +286,7 @@ pub fn letter() -> Row {
         message: "no".into(),
         step: Some("s".into()),
         attempts: 3,
-        payload: Arc::new(json!({ "n": 1 })),
+        payload: Arc::new(json!({ "n": 1 }).into()),
     })
 }
 

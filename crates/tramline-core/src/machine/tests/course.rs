@@ -8,7 +8,7 @@ fn a_function_run_is_one_call_and_its_output() {
     assert_eq!(run.begin(0), "-> call #1");
     let call = &run.calls[0];
     assert_eq!(
-        (&*call.body, call.timeout_ms, call.step_name.as_str()),
+        (call.body.value(), call.timeout_ms, call.step_name.as_str()),
         (&json!({ "to": "x" }), 60_000, "")
     );
     assert_eq!(call.idempotency_key, RUN_ID.to_string());

@@ -31,7 +31,7 @@ pub(super) struct History<'m> {
     /// When an attempt that was made ends, whoever waits for it: the callee goes on when the owner is gone.
     pub(super) ends_at: BTreeMap<(u32, usize, u32), Millis>,
     /// Body of each call by idempotency key.
-    pub(super) bodies: BTreeMap<String, Arc<Value>>,
+    pub(super) bodies: BTreeMap<String, Arc<Json>>,
     pub(super) made: BTreeMap<(u32, usize), u32>,
     pub(super) crashes: u32,
     pub(super) unclean: u32,

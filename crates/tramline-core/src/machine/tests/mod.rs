@@ -52,7 +52,7 @@ fn fresh(plan: &Plan, input: &Value) -> Run {
     Run::new(
         RUN_ID,
         plan.clone(),
-        Arc::new(input.clone()),
+        Arc::new(input.clone().into()),
         Arc::new(info),
         RUN_ID.to_string(),
     )

@@ -103,7 +103,7 @@ impl Invoke for HostInvoker {
         };
         let call_token = self.call_tokens.issue(&origin, wall_ms);
         async move {
-            let mut request = Request::new(full(call.body.to_string()));
+            let mut request = Request::new(full(call.body.text().to_owned()));
             *request.method_mut() = Method::POST;
             *request.headers_mut() = headers;
             match format!("/{}", call.function).parse() {

@@ -1,0 +1,181 @@
+//! JSON that is kept as its text and read when somebody looks into it.
+//!
+//! A run's input is passed on far more often than it is looked into. As text it takes a third of the memory that a tree
+//! of values takes, and reading, copying and writing it again is most of what a small call would cost.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::OnceLock;
+
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+/// Nesting up to which every reader reads; what is nested deeper is read at once, to know whether it can be.
+const PLAIN_DEPTH: usize = 100;
+/// Digits of a number up to which it surely is a double.
+const PLAIN_DIGITS: usize = 300;
+
+/// One JSON value, as text or as a tree, whichever it was made of; the other is made when it is asked for.
+#[derive(Clone)]
+pub struct Json {
+    text: OnceLock<Box<str>>,
+    value: OnceLock<Value>,
+}
+
+impl Json {
+    /// Keeps a text that is JSON.
+    ///
+    /// # Errors
+    /// With the words of the reader when it is no JSON, is nested deeper than can be read, or holds a number that cannot be.
+    pub fn of_text(text: &str) -> Result<Self, String> {
+        let value = OnceLock::new();
+        if is_plain(text) {
+            serde_json::from_str::<IgnoredAny>(text).map_err(|e| e.to_string())?;
+        } else {
+            let read = serde_json::from_str(text).map_err(|e| e.to_string())?;
+            let _ = value.set(read);
+        }
+        Ok(Self {
+            text: OnceLock::from(Box::from(text)),
+            value,
+        })
+    }
+
+    /// The text, compact if it was made here.
+    pub fn text(&self) -> &str {
+        self.text.get_or_init(|| self.value().to_string().into())
+    }
+
+    /// The tree.
+    pub fn value(&self) -> &Value {
+        self.value.get_or_init(|| {
+            let read = self.text.get().and_then(|text| serde_json::from_str(text).ok());
+            debug_assert!(read.is_some(), "what was accepted can be read");
+            read.unwrap_or_default()
+        })
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self {
+            text: OnceLock::new(),
+            value: OnceLock::from(value),
+        }
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Value::Null.into()
+    }
+}
+
+impl Deref for Json {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        self.value()
+    }
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.value() == other.value()
+    }
+}
+
+impl PartialEq<Value> for Json {
+    fn eq(&self, other: &Value) -> bool {
+        self.value() == other
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whether a text, if it is JSON, can be read for sure: no depth and no number is near a limit of the reader.
+fn is_plain(text: &str) -> bool {
+    let (mut depth, mut digits) = (0_usize, 0_usize);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'\\' => _ = bytes.next(),
+                        b'"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let is_exponent = digits > 0 && matches!(byte, b'e' | b'E');
+        digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
+        if is_exponent || depth > PLAIN_DEPTH || digits > PLAIN_DIGITS {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_as_text_is_the_same_value() {
+        for text in [
+            "null",
+            r#" {"a" : [1, 2.5, -3e10, "x\"]}", true], "é": {}} "#,
+            "[[[]]]",
+            "\"\"",
+            "12345678901234567890123",
+        ] {
+            let json = Json::of_text(text).unwrap();
+            assert_eq!(json.value(), &serde_json::from_str::<Value>(text).unwrap());
+            assert_eq!(json.text(), text);
+            assert_eq!(Json::from(json.value().clone()), json);
+        }
+        assert_eq!(Json::from(json!({ "b": [1] })).text(), r#"{"b":[1]}"#);
+        assert_eq!(Json::default().text(), "null");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_when_it_comes() {
+        let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+        let huge = "9".repeat(500);
+        for text in ["", "{", "[1,]", "nul", "1 2", "\"a", &deep, "1e999", &huge] {
+            assert_eq!(Json::of_text(text).is_ok(), readable(text), "{text}");
+        }
+        assert!(Json::of_text("{").is_err() && Json::of_text(&deep).is_err());
+        let nested = format!("{}1{}", "[".repeat(110), "]".repeat(110));
+        assert!(Json::of_text(&nested).is_ok(), "deep, and can be read");
+    }
+
+    fn readable(text: &str) -> bool {
+        serde_json::from_str::<Value>(text).is_ok()
+    }
+
+    proptest! {
+        #[test]
+        fn it_accepts_exactly_what_can_be_read(text in r#"[\[\]{}",:0-9eE.+\-truefalsn\\ ]{0,24}"#) {
+            prop_assert_eq!(Json::of_text(&text).is_ok(), readable(&text));
+        }
+    }
+}
