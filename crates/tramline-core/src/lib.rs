@@ -21,6 +21,7 @@ pub mod schema;
 pub mod snapshot;
 pub mod status;
 pub mod template;
+pub mod trace;
 
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tramline_core::json::Json;
 use tramline_core::machine::{Failure, Outcome};
+use tramline_core::trace::TraceParent;
 use uuid::Uuid;
 
 /// One attempt of a step (or of a run that is one call).
@@ -27,6 +28,8 @@ pub struct Call {
     pub idempotency_key: String,
     /// Due time of the schedule's period, in Unix milliseconds, when the run was started by one.
     pub period: Option<i64>,
+    /// The trace in which the run was started: `traceparent` of its metadata.
+    pub trace: Option<TraceParent>,
     pub timeout: Duration,
 }
 

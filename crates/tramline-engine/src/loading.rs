@@ -10,6 +10,7 @@ use tramline_core::definition::{self, Workflow};
 use tramline_core::json::Json;
 use tramline_core::machine::{Failure, Past, Plan, Run};
 use tramline_core::retry::RetryPolicy;
+use tramline_core::trace::{TRACEPARENT_KEY, TraceParent};
 use tramline_store::rows::JsonText;
 use tramline_store::runs::{Body, Loader};
 use tramline_store::{Db, StoreError};
@@ -245,6 +246,7 @@ impl Loading {
             foreign: body.foreign,
             scheduled_at: body.scheduled_at,
             period,
+            trace: metadata.as_ref().and_then(trace_of).map(Box::new),
             defect,
             gate: body.gate,
             priority: body.priority,
@@ -264,6 +266,11 @@ fn period_of(body: &Body, metadata: Option<&Value>) -> Option<Period> {
         passed: false,
         recorded: false,
     })
+}
+
+/// The trace that whoever started the run was in.
+fn trace_of(metadata: &Value) -> Option<TraceParent> {
+    TraceParent::parse(metadata.get(TRACEPARENT_KEY)?.as_str()?)
 }
 
 fn problems(problems: &[definition::Problem]) -> String {

@@ -8,6 +8,7 @@ use tramline_core::Millis;
 use tramline_core::limit::Rule;
 use tramline_core::machine::{Outcome, Run};
 use tramline_core::schedule::Calendar;
+use tramline_core::trace::TraceParent;
 use tramline_store::discovery::{Command, Gate, Header};
 use tramline_store::limits::LimitState;
 use tramline_store::schedules::{OpenPeriod, RuleRow};
@@ -117,6 +118,8 @@ pub(crate) struct Loaded {
     pub(crate) foreign: bool,
     pub(crate) scheduled_at: Option<Millis>,
     pub(crate) period: Option<Period>,
+    /// The trace in which it was started; most runs have none.
+    pub(crate) trace: Option<Box<TraceParent>>,
     /// Why it cannot be driven.
     pub(crate) defect: Option<tramline_core::machine::Failure>,
     /// What may keep it from starting.

@@ -1,7 +1,8 @@
 //! What the management API needs of deployed functions, as a trait, so that tests can script it.
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tramline_core::deploy::VersionConfig;
 
 use crate::gate_store::Kept;
@@ -51,27 +52,6 @@ pub struct FunctionVersion {
     pub state: Option<(&'static str, Option<String>)>,
 }
 
-impl FunctionVersion {
-    /// As the platform's clients read it, with more that they pass over.
-    pub(crate) fn to_json(&self) -> Value {
-        let mut json = json!({
-            "id": self.id, "slug": self.name, "name": self.name, "status": "ACTIVE", "version": self.version,
-            "created_at": self.created_at, "updated_at": self.updated_at, "verify_jwt": self.config.verify_jwt,
-            "import_map": self.config.import_map_path.is_some(), "entrypoint_path": self.config.entrypoint_path,
-            "ezbr_sha256": self.bundle_sha256, "sources_sha256": self.sources_sha256, "active": self.is_active,
-            "created_by": self.created_by, "deployed_at": self.deployed_at, "dependencies": self.dependencies,
-        });
-        if let Some(path) = &self.config.import_map_path {
-            json["import_map_path"] = json!(path);
-        }
-        if let Some((state, reason)) = &self.state {
-            json["state"] = json!(state);
-            json["reason"] = json!(reason);
-        }
-        json
-    }
-}
-
 /// Sources to be deployed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVersion {
@@ -95,7 +75,7 @@ pub struct Sources {
 }
 
 /// A secret without its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SecretDigest {
     /// Name of the variable.
     pub name: String,
@@ -106,7 +86,7 @@ pub struct SecretDigest {
 }
 
 /// An access token without itself; times in RFC 3339.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AccessToken {
     /// Its id.
     pub id: String,

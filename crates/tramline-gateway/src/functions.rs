@@ -1,8 +1,11 @@
 //! What the gateway needs of the function host, as a trait, so that tests can script it.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use http::{Request, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::body::Body;
@@ -54,7 +57,7 @@ pub enum CallError {
 }
 
 /// A deployed function.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct FunctionInfo {
     /// Its name.
     pub name: String,
@@ -73,7 +76,7 @@ pub struct FunctionInfo {
 }
 
 /// A package in a function's bundle.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Dependency {
     /// `npm`, `jsr` or `url`.
     pub registry: &'static str,
@@ -84,7 +87,7 @@ pub struct Dependency {
 }
 
 /// One line of a function's log.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct LogLine {
     /// Unix time in milliseconds.
     pub at: i64,
@@ -143,6 +146,11 @@ pub trait Functions: Send + Sync + 'static {
 
     /// Bytes that a request's body may have, where the function has a limit of its own. Called per request: cheap.
     fn body_max(&self, _name: &str) -> Option<u64> {
+        None
+    }
+
+    /// How long a call may take until its answer begins, where the function has a limit of its own.
+    fn wall(&self, _name: &str) -> Option<Duration> {
         None
     }
 

@@ -25,6 +25,7 @@ pub mod limits;
 mod management;
 mod metrics;
 mod multipart;
+mod openapi;
 mod peers;
 mod proxy;
 mod rates;
@@ -59,6 +60,7 @@ pub use gate_store::{AnswerClaim, AnswerEnd, AnswerState, Delivery, GateStore, K
 pub use limits::Limits;
 pub use metrics::{Metric, MetricKind, MetricsSource};
 pub use multipart::{Part, multipart};
+pub use openapi::document as openapi_document;
 pub use peers::{BadProxy, TrustedProxies};
 pub use schema::{BadSchema, BodySchema, Schema};
 pub use server::{Gateway, GatewayHandle, StartError, TlsError, TlsFiles};

@@ -2,8 +2,9 @@
 //! nobody would record it, and begins no trace, since its flags would decide for those behind it.
 
 use http::{HeaderMap, HeaderName};
+use tramline_core::trace::TraceParent;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Longest list that is passed on; the specification asks for 512 at least.
 const STATE_BYTES_MAX: usize = 2_048;
@@ -39,27 +40,7 @@ pub(crate) fn read(headers: &mut HeaderMap) -> Option<TraceId> {
     trace
 }
 
-/// `version-trace-parent-flags` in lower-case hex; later versions may go on after that.
 fn parse(text: &[u8]) -> Option<TraceId> {
-    const VERSION_0: usize = 55;
-    let text = std::str::from_utf8(text).ok()?;
-    let mut parts = text.splitn(5, '-');
-    let version = hex(parts.next()?, 2)?;
-    let trace = hex(parts.next()?, 32)?;
-    let parent = hex(parts.next()?, 16)?;
-    hex(parts.next()?, 2)?;
-    let is_known = match version {
-        0 => text.len() == VERSION_0,
-        0xff => false,
-        _ => true,
-    };
-    (is_known && trace != 0 && parent != 0).then_some(TraceId(trace))
-}
-
-fn hex(text: &str, digits: usize) -> Option<u128> {
-    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if text.len() != digits || !text.bytes().all(is_hex) {
-        return None;
-    }
-    u128::from_str_radix(text, 16).ok()
+    let parent = TraceParent::parse(std::str::from_utf8(text).ok()?)?;
+    Some(TraceId(parent.trace_id()))
 }

@@ -92,6 +92,9 @@ fn run(cli: Cli) -> Done {
         print_exit_codes(cli.global.json);
         return Ok(());
     }
+    if let Command::OpenApi { output } = &cli.command {
+        return commands::openapi::write(output.as_deref());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -121,7 +124,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Queue(command) => commands::queue::queue(global, command).await,
         Command::Schedule(command) => commands::schedule::schedule(global, command).await,
         Command::Function(command) => commands::function::function(global, command).await,
-        Command::ExitCodes => Ok(()),
+        Command::OpenApi { .. } | Command::ExitCodes => Ok(()),
     }
 }
 

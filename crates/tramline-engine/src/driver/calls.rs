@@ -222,6 +222,7 @@ impl Driver {
             body: call.body,
             idempotency_key: call.idempotency_key,
             period: live.period.as_ref().map(|p| p.due_at),
+            trace: live.trace.as_deref().copied(),
             timeout,
         };
         let (step, attempt) = (call.step, call.attempt);

@@ -273,6 +273,7 @@ impl Driver {
             foreign,
             scheduled_at,
             period,
+            trace,
             defect,
             gate,
             priority,
@@ -287,6 +288,7 @@ impl Driver {
             run,
             foreign,
             period,
+            trace,
             calls: Vec::new(),
         }));
         self.state.active += 1;

@@ -33,6 +33,7 @@ use tramline_core::Millis;
 use tramline_core::limit::{Line, Rule};
 use tramline_core::machine::{Action, Run};
 use tramline_core::schedule::Expected;
+use tramline_core::trace::TraceParent;
 use tramline_store::discovery::{Command, Header};
 use tramline_store::handover::CallResult;
 use tramline_store::timers::TimerRow;
@@ -216,6 +217,7 @@ struct Live {
     run: Run,
     foreign: bool,
     period: Option<Period>,
+    trace: Option<Box<TraceParent>>,
     calls: Vec<calls::Out>,
 }
 

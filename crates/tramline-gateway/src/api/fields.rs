@@ -54,6 +54,16 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate)
 }
 
+/// A whole number; JSON knows no difference between 7 and 7.0, and some clients write the latter.
+pub(super) fn as_whole(value: &Value) -> Option<i64> {
+    /// Up to here a double names every whole number.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    value.as_i64().or_else(|| {
+        let number = value.as_f64()?;
+        (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
+    })
+}
+
 /// An object whose fields are taken one by one.
 pub(super) struct Fields<'a> {
     place: String,
@@ -144,7 +154,10 @@ impl Query {
                 Vec::new()
             }
         };
-        for (index, (name, _)) in pairs.iter().enumerate() {
+        for (index, (name, value)) in pairs.iter().enumerate() {
+            if value.contains('\0') {
+                problems.add(name, format!("{name} must not contain NUL"));
+            }
             if !known.contains(&name.as_str()) {
                 problems.unknown("", name, known);
             } else if pairs[..index].iter().any(|(other, _)| other == name) {

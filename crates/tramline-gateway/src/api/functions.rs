@@ -11,8 +11,10 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
+use super::answers::ListedFunction;
 use super::fields::{Problems, Query};
 use super::{ApiCall, json_answer};
+use crate::auth::GuardAuth;
 use crate::body::{Body, boxed};
 use crate::error::Fault;
 use crate::functions::{Followed, LogLine};
@@ -24,18 +26,17 @@ const TAIL_DEFAULT: usize = 100;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 pub(super) fn list(call: &ApiCall<'_>) -> Result<Response<Body>, Fault> {
-    let list: Vec<Value> = call
+    let list: Vec<ListedFunction> = call
         .functions
         .list()
         .into_iter()
         .map(|info| {
             let auth = call.guards.get(&info.name).map(|guard| guard.auth);
-            let mut row = json!(info);
-            row["auth"] = json!(auth.unwrap_or(crate::auth::GuardAuth::Jwt));
-            if let Some(warning) = call.misuses.of(&info.name) {
-                row["warning"] = json!(warning);
+            ListedFunction {
+                auth: auth.unwrap_or(GuardAuth::Jwt),
+                warning: call.misuses.of(&info.name),
+                info,
             }
-            row
         })
         .collect();
     json_answer(StatusCode::OK, &list)

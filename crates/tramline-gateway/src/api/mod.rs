@@ -1,12 +1,16 @@
-//! `/api/v1`: one table of routes with the right each needs, used for dispatch and by the authorization test.
+//! `/api/v1`: the table of routes ([`ROUTES`]) and the way from a request to what it does.
 
+mod answers;
+mod bodies;
 pub mod control;
+mod described;
 mod fields;
 mod functions;
 mod links;
 mod operations;
 mod queues;
 mod retention;
+mod routes;
 mod runs;
 mod schedules;
 mod workers;
@@ -15,15 +19,18 @@ mod workflows;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::control::{Actor, Control, RunVerb, ScheduleVerb};
+pub use self::routes::{ROUTES, Right, Route};
+
+use self::control::{Actor, Control};
+use self::routes::{Does, find};
 use crate::auth::{Caller, Guard};
 use crate::body::{Body, full};
 use crate::call_token::CallOrigin;
@@ -33,209 +40,11 @@ use crate::error::Fault;
 use crate::functions::Functions;
 use crate::gate_store::GateStore;
 use crate::limits::JSON_DEPTH_MAX;
+use crate::openapi;
 use crate::strict_json;
 
 /// The prefix of all routes.
 pub(crate) const PREFIX: &str = "/api/v1";
-
-/// Who may use a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
-    /// `service_role` only.
-    Service,
-    /// `service_role`, and `authenticated` for runs they started.
-    OwnRuns,
-    /// `service_role`, and `authenticated` for the targets that the configuration names.
-    Start,
-}
-
-/// One route.
-#[derive(Debug, Clone, Copy)]
-pub struct Route {
-    /// `GET`, `POST`, `PUT` or `DELETE`.
-    pub method: &'static str,
-    /// The path after `/api/v1`, `{}` for one segment.
-    pub pattern: &'static str,
-    /// Who may use it.
-    pub right: Right,
-    does: Does,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Does {
-    StartRuns,
-    ListRuns,
-    GetRun,
-    RunSteps,
-    RunEvents,
-    RunArtifacts,
-    ClaimRuns,
-    Heartbeat,
-    FinishRun,
-    AppendEvent,
-    AddArtifact,
-    ChangeRun(RunVerb),
-    BulkRuns,
-    WhyRun,
-    WhyQueue,
-    ListDeadLetters,
-    GetDeadLetter,
-    Redrive,
-    RedriveMany,
-    ListWorkflows,
-    PublishWorkflow,
-    ValidateWorkflow,
-    GetWorkflow,
-    ListSchedules,
-    GetSchedule,
-    PutSchedule,
-    DeleteSchedule,
-    TriggerSchedule,
-    BackfillSchedule,
-    ChangeSchedule(ScheduleVerb),
-    SchedulePeriods,
-    ListQueues,
-    CreateQueue,
-    GetQueue,
-    SetQueue,
-    PauseQueue(bool),
-    Retention { apply: bool },
-    ListCalendars,
-    PutCalendar,
-    DeleteCalendar,
-    ListFunctions,
-    FunctionLogs,
-    SignLink,
-    Status,
-}
-
-const fn route(method: &'static str, pattern: &'static str, right: Right, does: Does) -> Route {
-    Route {
-        method,
-        pattern,
-        right,
-        does,
-    }
-}
-
-/// All routes. Exact patterns stand before those with a name in the same place.
-pub const ROUTES: &[Route] = &[
-    route("POST", "/runs", Right::Start, Does::StartRuns),
-    route("GET", "/runs", Right::OwnRuns, Does::ListRuns),
-    route("GET", "/runs/{}", Right::OwnRuns, Does::GetRun),
-    route("GET", "/runs/{}/steps", Right::OwnRuns, Does::RunSteps),
-    route("GET", "/runs/{}/events", Right::OwnRuns, Does::RunEvents),
-    route(
-        "POST",
-        "/runs/{}/cancel",
-        Right::Service,
-        Does::ChangeRun(RunVerb::Cancel),
-    ),
-    route(
-        "POST",
-        "/runs/{}/retry",
-        Right::Service,
-        Does::ChangeRun(RunVerb::Retry),
-    ),
-    route(
-        "POST",
-        "/runs/{}/pause",
-        Right::Service,
-        Does::ChangeRun(RunVerb::Pause),
-    ),
-    route(
-        "POST",
-        "/runs/{}/resume",
-        Right::Service,
-        Does::ChangeRun(RunVerb::Resume),
-    ),
-    route("POST", "/runs/bulk", Right::Service, Does::BulkRuns),
-    route("GET", "/runs/{}/why", Right::Service, Does::WhyRun),
-    route("GET", "/queues/{}/why", Right::Service, Does::WhyQueue),
-    route("GET", "/dead-letters", Right::Service, Does::ListDeadLetters),
-    route("POST", "/dead-letters/redrive", Right::Service, Does::RedriveMany),
-    route("GET", "/dead-letters/{}", Right::Service, Does::GetDeadLetter),
-    route("POST", "/dead-letters/{}/redrive", Right::Service, Does::Redrive),
-    route("GET", "/runs/{}/artifacts", Right::OwnRuns, Does::RunArtifacts),
-    route("POST", "/queues/{}/claim", Right::Service, Does::ClaimRuns),
-    route("POST", "/runs/{}/heartbeat", Right::Service, Does::Heartbeat),
-    route("POST", "/runs/{}/finish", Right::Service, Does::FinishRun),
-    route("POST", "/runs/{}/events", Right::Service, Does::AppendEvent),
-    route("POST", "/runs/{}/artifacts", Right::Service, Does::AddArtifact),
-    route("GET", "/workflows", Right::Service, Does::ListWorkflows),
-    route("POST", "/workflows", Right::Service, Does::PublishWorkflow),
-    route(
-        "POST",
-        "/workflows/validate",
-        Right::Service,
-        Does::ValidateWorkflow,
-    ),
-    route("GET", "/workflows/{}", Right::Service, Does::GetWorkflow),
-    route("GET", "/schedules", Right::Service, Does::ListSchedules),
-    route("GET", "/schedules/{}", Right::Service, Does::GetSchedule),
-    route("PUT", "/schedules/{}", Right::Service, Does::PutSchedule),
-    route("DELETE", "/schedules/{}", Right::Service, Does::DeleteSchedule),
-    route(
-        "POST",
-        "/schedules/{}/trigger",
-        Right::Service,
-        Does::TriggerSchedule,
-    ),
-    route(
-        "POST",
-        "/schedules/{}/backfill",
-        Right::Service,
-        Does::BackfillSchedule,
-    ),
-    route(
-        "GET",
-        "/retention",
-        Right::Service,
-        Does::Retention { apply: false },
-    ),
-    route(
-        "POST",
-        "/retention",
-        Right::Service,
-        Does::Retention { apply: true },
-    ),
-    route("GET", "/calendars", Right::Service, Does::ListCalendars),
-    route("PUT", "/calendars/{}", Right::Service, Does::PutCalendar),
-    route("DELETE", "/calendars/{}", Right::Service, Does::DeleteCalendar),
-    route(
-        "POST",
-        "/schedules/{}/pause",
-        Right::Service,
-        Does::ChangeSchedule(ScheduleVerb::Pause),
-    ),
-    route(
-        "POST",
-        "/schedules/{}/resume",
-        Right::Service,
-        Does::ChangeSchedule(ScheduleVerb::Resume),
-    ),
-    route(
-        "GET",
-        "/schedules/{}/periods",
-        Right::Service,
-        Does::SchedulePeriods,
-    ),
-    route("GET", "/queues", Right::Service, Does::ListQueues),
-    route("POST", "/queues", Right::Service, Does::CreateQueue),
-    route("GET", "/queues/{}", Right::Service, Does::GetQueue),
-    route("POST", "/queues/{}", Right::Service, Does::SetQueue),
-    route("POST", "/queues/{}/pause", Right::Service, Does::PauseQueue(true)),
-    route(
-        "POST",
-        "/queues/{}/resume",
-        Right::Service,
-        Does::PauseQueue(false),
-    ),
-    route("GET", "/functions", Right::Service, Does::ListFunctions),
-    route("GET", "/functions/{}/logs", Right::Service, Does::FunctionLogs),
-    route("POST", "/links", Right::Service, Does::SignLink),
-    route("GET", "/status", Right::Service, Does::Status),
-];
 
 /// What the routes work with.
 pub(crate) struct ApiCall<'a> {
@@ -266,6 +75,17 @@ pub(crate) struct ApiParts<'a> {
     pub(crate) origin: Option<CallOrigin>,
 }
 
+/// Answers what anybody may ask for, without looking for a credential; none for everything else.
+pub(crate) fn answer_everybody<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let path = request.uri().path().strip_prefix(PREFIX)?;
+    let (route, _) = find(request.method(), path).ok()?;
+    match (route.right, route.does) {
+        (Right::Everybody, Does::Document) => Some(openapi::Published::get().json(request.headers())),
+        (Right::Everybody, Does::Reference) => Some(openapi::Published::get().page(request.headers())),
+        _ => None,
+    }
+}
+
 /// Answers one request whose caller is verified.
 pub(crate) async fn handle(
     parts: ApiParts<'_>,
@@ -280,7 +100,7 @@ pub(crate) async fn handle(
         .to_owned();
     let (route, name) = find(request.method(), &path)?;
     let (user, targets) = match (caller.is_service(), caller.role.as_str(), route.right) {
-        (true, _, _) => (None, None),
+        (true, _, _) | (_, _, Right::Everybody) => (None, None),
         (false, "authenticated", Right::OwnRuns) => (Some(subject(caller)?), None),
         (false, "authenticated", Right::Start) => (
             Some(subject(caller)?),
@@ -363,6 +183,8 @@ async fn run(
             let status = call.control.status().await.map_err(Fault::control)?;
             json_answer(StatusCode::OK, &status)
         }
+        Does::Document => Ok(openapi::Published::get().json(request.headers())),
+        Does::Reference => Ok(openapi::Published::get().page(request.headers())),
     }
 }
 
@@ -375,48 +197,6 @@ fn subject(caller: &Caller) -> Result<String, Fault> {
     subject
         .map(|id| id.to_string())
         .ok_or_else(|| Fault::forbidden("The token's sub is not a user's UUID"))
-}
-
-/// The route, with the name in its path; 405 names the methods of the path.
-fn find(method: &Method, path: &str) -> Result<(&'static Route, String), Fault> {
-    let mut allow: Vec<&str> = Vec::new();
-    for route in ROUTES {
-        if let Some(name) = matches(route.pattern, path) {
-            if route.method == method.as_str() {
-                return Ok((route, name));
-            }
-            // `validate` is not a workflow's name for POST, and POST is not a method of other names.
-            allow.push(route.method);
-        }
-    }
-    if allow.is_empty() {
-        return Err(Fault::no_route());
-    }
-    allow.dedup();
-    let allow = allow.join(", ");
-    let fault = Fault::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "METHOD_NOT_ALLOWED",
-        format!("Use {allow} here"),
-    );
-    Err(match HeaderValue::from_str(&allow) {
-        Ok(value) => fault.with_header(ALLOW, value),
-        Err(_) => fault,
-    })
-}
-
-/// The segment at `{}` (empty when there is none), percent-decoded.
-fn matches(pattern: &str, path: &str) -> Option<String> {
-    let mut name = String::new();
-    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
-    loop {
-        match (wanted.next(), given.next()) {
-            (None, None) => return Some(name),
-            (Some("{}"), Some(segment)) if !segment.is_empty() => name = percent_decode(segment)?,
-            (Some(wanted), Some(given)) if wanted == given => {}
-            _ => return None,
-        }
-    }
 }
 
 pub(crate) fn percent_decode(segment: &str) -> Option<String> {
@@ -461,6 +241,16 @@ pub(crate) async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
         .map_err(|_| Fault::bad_request("Request body ended early"))?
         .to_bytes();
     strict_json::parse(&bytes, JSON_DEPTH_MAX).map_err(|fault| Fault::json(&fault))
+}
+
+/// Reads a JSON body that goes to the database as it is: what that cannot keep is refused here, with its place.
+async fn read_storable(request: Request<Body>) -> Result<Value, Fault> {
+    let body = read_json(request).await?;
+    let mut problems = fields::Problems::default();
+    if let Err(problem) = tramline_core::json::check_storable(&body) {
+        problems.add(&problem.path, format!("{} {problem}", problem.path));
+    }
+    problems.finish(body)
 }
 
 pub(crate) fn json_answer(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Fault> {

@@ -4,10 +4,11 @@ use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::bodies::{BulkRunsBody, RedriveBody, RedriveManyBody, RequestBody as _};
 use super::control::{BulkRequest, DeadLetterFilter};
-use super::fields::{Fields, Problems, Query};
+use super::fields::{Fields, Problems, Query, as_whole};
 use super::runs::{REASON_CHARS_MAX, parse_id};
-use super::{ApiCall, json_answer, read_json};
+use super::{ApiCall, json_answer, read_json, read_storable};
 use crate::body::Body;
 use crate::error::Fault;
 use crate::limits::{BULK_DEFAULT, BULK_MAX, LIST_DEFAULT, LIST_MAX};
@@ -34,10 +35,10 @@ pub(super) async fn redrive_many(
 /// `dry_run` is false: a filter is easily wider than it was meant.
 async fn read_bulk(request: Request<Body>, verb: Option<&str>) -> Result<BulkRequest, Fault> {
     let known: &[&str] = match verb {
-        None => &["verb", "filter", "dry_run", "reason", "limit", "after"],
-        Some(_) => &["filter", "dry_run", "reason", "limit", "after"],
+        None => BulkRunsBody::FIELDS,
+        Some(_) => RedriveManyBody::FIELDS,
     };
-    let body = read_json(request).await?;
+    let body = read_storable(request).await?;
     let mut problems = Problems::default();
     let mut fields = Fields::new(body, String::new(), known, &mut problems);
     let verb = verb
@@ -60,7 +61,7 @@ async fn read_bulk(request: Request<Body>, verb: Option<&str>) -> Result<BulkReq
     };
     let limit = match fields.take("limit") {
         None => BULK_DEFAULT,
-        Some(limit) => match limit.as_i64().and_then(|limit| i32::try_from(limit).ok()) {
+        Some(limit) => match as_whole(&limit).and_then(|limit| i32::try_from(limit).ok()) {
             Some(limit) if (1..=BULK_MAX).contains(&limit) => limit,
             _ => fields
                 .refuse("limit", &format!("must be a whole number from 1 to {BULK_MAX}"))
@@ -142,7 +143,7 @@ pub(super) async fn redrive(
         read_json(request).await?
     };
     let mut problems = Problems::default();
-    let mut fields = Fields::new(body, String::new(), &["input", "reason"], &mut problems);
+    let mut fields = Fields::new(body, String::new(), RedriveBody::FIELDS, &mut problems);
     let input = fields.take("input");
     if let Some(Err(problem)) = input.as_ref().map(tramline_core::json::check_storable) {
         fields.problem("input", &format!("cannot be stored: {problem}"));

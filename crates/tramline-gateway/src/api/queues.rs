@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::control::{Queue, SetQueue};
 use super::fields::Problems;
-use super::{ApiCall, json_answer, read_json};
+use super::{ApiCall, json_answer, read_storable};
 use crate::body::Body;
 use crate::error::Fault;
 
@@ -24,7 +24,7 @@ pub(super) async fn get(call: &ApiCall<'_>, name: &str) -> Result<Response<Body>
 
 /// `{"name": ..., ...settings}`.
 pub(super) async fn create(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
-    let mut settings = read_json(request).await?;
+    let mut settings = read_storable(request).await?;
     let name = settings
         .as_object_mut()
         .and_then(|settings| settings.remove("name"));
@@ -46,7 +46,7 @@ pub(super) async fn set(
     name: &str,
     request: Request<Body>,
 ) -> Result<Response<Body>, Fault> {
-    let settings = read_json(request).await?;
+    let settings = read_storable(request).await?;
     json_answer(
         StatusCode::OK,
         &store(call, name.to_owned(), settings, SetQueue::Change).await?,

@@ -2,20 +2,24 @@
 
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use serde_json::{Value, json};
+use http::{HeaderValue, Request, Response, StatusCode};
+use serde_json::Value;
 use tramline_core::status::RunStatus;
+use tramline_core::trace::TRACEPARENT_KEY;
 use uuid::Uuid;
 
+use super::answers::Item;
+use super::bodies::{NewRunBody, ReasonBody, RequestBody as _};
 use super::control::{Actor, ControlError, NewRun, Run, RunFilter, RunVerb, Start, Started};
-use super::fields::{Fields, Problems, Query};
+use super::fields::{Fields, Problems, Query, as_whole};
 use super::{ApiCall, json_answer, read_json};
 use crate::body::Body;
 use crate::error::Fault;
 use crate::limits::{LIST_DEFAULT, LIST_MAX, RUN_INPUT_MAX, RUNS_PER_REQUEST_MAX, WAIT_MAX};
+use crate::trace::TRACEPARENT;
 
 /// Names and keys are indexed; Postgres refuses index rows above about 2.7 kB.
-const KEY_CHARS_MAX: usize = 512;
+pub(super) const KEY_CHARS_MAX: usize = 512;
 /// Function and workflow names.
 pub(super) const TARGET_CHARS_MAX: usize = 128;
 /// Metadata of one run.
@@ -23,21 +27,7 @@ pub(super) const METADATA_BYTES_MAX: usize = 64 * 1024;
 /// A reason is a sentence, not a document.
 pub(super) const REASON_CHARS_MAX: usize = 2_000;
 /// Farthest start in the future: ten years, beyond which a date is a mistake in units.
-const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-
-const NEW_RUN_FIELDS: [&str; 11] = [
-    "target",
-    "input",
-    "correlation_id",
-    "concurrency_key",
-    "queue",
-    "priority",
-    "run_at",
-    "delay",
-    "run_id",
-    "metadata",
-    "retry",
-];
+pub(super) const DELAY_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<Response<Body>, Fault> {
     let mut problems = Problems::default();
@@ -45,6 +35,7 @@ pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<
     let wait = query
         .number("wait", 0, WAIT_MAX.as_secs(), &mut problems)
         .filter(|seconds| *seconds > 0);
+    let traceparent = request.headers().get(TRACEPARENT).cloned();
     let body = read_json(request).await?;
     let single = !body.is_array();
     let items = match body {
@@ -67,7 +58,8 @@ pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<
         };
         runs.extend(new_run(call, item, place, &mut problems)?);
     }
-    let runs = problems.finish(runs)?;
+    let mut runs = problems.finish(runs)?;
+    keep_trace(&mut runs, traceparent.as_ref());
     let mut started = call
         .control
         .start_runs(runs, call.actor.clone())
@@ -103,14 +95,28 @@ pub(super) async fn start(call: &ApiCall<'_>, request: Request<Body>) -> Result<
     json_answer(status, &one)
 }
 
+/// Notes the caller's trace with the runs, unless they were given one of their own. What is malformed is gone by now.
+fn keep_trace(runs: &mut [NewRun], traceparent: Option<&HeaderValue>) {
+    let Some(trace) = traceparent.and_then(|value| value.to_str().ok()) else {
+        return;
+    };
+    for run in runs {
+        run.metadata
+            .entry(TRACEPARENT_KEY)
+            .or_insert_with(|| Value::from(trace));
+    }
+}
+
 /// One answer per item: the accepted ones are accepted, whatever became of the others.
 fn many_started(started: Vec<Result<Started, ControlError>>) -> Result<Response<Body>, Fault> {
     let all = started.iter().all(Result::is_ok);
-    let items: Vec<Value> = started
+    let items: Vec<Item> = started
         .into_iter()
         .map(|item| match item {
-            Ok(started) => json!(started),
-            Err(error) => json!({ "error": Fault::control(error).into_item() }),
+            Ok(started) => Item::Started(started),
+            Err(error) => Item::Refused {
+                error: Fault::control(error).into_item(),
+            },
         })
         .collect();
     json_answer(
@@ -129,7 +135,7 @@ fn new_run(
     place: String,
     problems: &mut Problems,
 ) -> Result<Option<NewRun>, Fault> {
-    let mut fields = Fields::new(item, place, &NEW_RUN_FIELDS, problems);
+    let mut fields = Fields::new(item, place, NewRunBody::FIELDS, problems);
     let target = fields.text("target", TARGET_CHARS_MAX);
     if target.is_none() {
         fields.problem("target", "is required");
@@ -193,7 +199,7 @@ fn uuid_field(fields: &mut Fields<'_>, name: &str) -> Option<Uuid> {
 }
 
 fn priority(fields: &mut Fields<'_>) -> Option<u8> {
-    match fields.take("priority")?.as_u64() {
+    match as_whole(&fields.take("priority")?) {
         Some(priority @ 0..=3) => u8::try_from(priority).ok(),
         _ => fields.refuse("priority", "must be 0, 1, 2 or 3"),
     }
@@ -365,6 +371,6 @@ async fn reason(request: Request<Body>) -> Result<Option<String>, Fault> {
     let body = read_json(request).await?;
     let mut problems = Problems::default();
     let reason =
-        Fields::new(body, String::new(), &["reason"], &mut problems).text("reason", REASON_CHARS_MAX);
+        Fields::new(body, String::new(), ReasonBody::FIELDS, &mut problems).text("reason", REASON_CHARS_MAX);
     problems.finish(reason)
 }

@@ -1,8 +1,9 @@
 //! `/api/v1/schedules` and `/api/v1/calendars`.
 
 use http::{Request, Response, StatusCode};
-use serde_json::json;
 
+use super::answers::Deleted;
+use super::bodies::{BackfillBody, RequestBody as _, TriggerBody};
 use super::control::{Backfill, Millis, ScheduleVerb};
 use super::fields::{Fields, Problems, Query};
 use super::{ApiCall, json_answer, read_json};
@@ -69,7 +70,7 @@ pub(super) async fn delete(call: &ApiCall<'_>, name: &str) -> Result<Response<Bo
         .delete_schedule(name.to_owned())
         .await
         .map_err(Fault::control)?;
-    json_answer(StatusCode::OK, &json!({ "name": name, "deleted": true }))
+    json_answer(StatusCode::OK, &Deleted::of(name))
 }
 
 /// `{"period": "2026-01-31T08:00:00Z"}`, or no body at all.
@@ -83,7 +84,7 @@ pub(super) async fn trigger(
         let body = read_json(request).await?;
         let mut problems = Problems::default();
         if !body.is_null() {
-            let mut fields = Fields::new(body, String::new(), &["period"], &mut problems);
+            let mut fields = Fields::new(body, String::new(), TriggerBody::FIELDS, &mut problems);
             period = instant(&mut fields, "period");
         }
         problems.finish(())?;
@@ -104,7 +105,7 @@ pub(super) async fn backfill(
 ) -> Result<Response<Body>, Fault> {
     let body = read_json(request).await?;
     let mut problems = Problems::default();
-    let mut fields = Fields::new(body, String::new(), &["from", "to", "dry_run"], &mut problems);
+    let mut fields = Fields::new(body, String::new(), BackfillBody::FIELDS, &mut problems);
     let (from, to) = (required(&mut fields, "from"), required(&mut fields, "to"));
     let dry_run = match fields.take("dry_run") {
         None => false,
@@ -169,5 +170,5 @@ pub(super) async fn delete_calendar(call: &ApiCall<'_>, name: &str) -> Result<Re
         .delete_calendar(name.to_owned())
         .await
         .map_err(Fault::control)?;
-    json_answer(StatusCode::OK, &json!({ "name": name, "deleted": true }))
+    json_answer(StatusCode::OK, &Deleted::of(name))
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tramline_core::status::RunStatus;
 
+use super::answers::{ArtifactAdded, EventAppended, LeaseExtended};
+use super::bodies::{ClaimBody, FinishBody, HeartbeatBody, NewArtifactBody, NewEventBody, RequestBody as _};
 use super::control::{Claim, Finish, Heartbeat, NewArtifact, NewEvent};
-use super::fields::{Fields, Problems, Query};
+use super::fields::{Fields, Problems, Query, as_whole};
 use super::runs::{METADATA_BYTES_MAX, TARGET_CHARS_MAX, json_size, parse_delay, parse_id, visible};
 use super::{ApiCall, json_answer, read_json};
 use crate::body::Body;
@@ -16,13 +18,13 @@ use crate::error::Fault;
 use crate::limits::{CLAIM_MAX, LEASE_DEFAULT, LEASE_MAX, LEASE_MIN, RUN_INPUT_MAX, WAIT_MAX};
 
 /// Names of workers, as the database keeps them.
-const WORKER_CHARS_MAX: usize = 200;
+pub(super) const WORKER_CHARS_MAX: usize = 200;
 /// A message is a line of a log, not the log.
-const MESSAGE_CHARS_MAX: usize = 10_000;
+pub(super) const MESSAGE_CHARS_MAX: usize = 10_000;
 /// Addresses of artifacts; browsers give up at about this length as well.
-const URI_CHARS_MAX: usize = 2_048;
+pub(super) const URI_CHARS_MAX: usize = 2_048;
 /// Names of artifacts: a path.
-const NAME_CHARS_MAX: usize = 1_024;
+pub(super) const NAME_CHARS_MAX: usize = 1_024;
 
 /// First pause of a claim that waits; what is queued through the same node ends it earlier.
 const LOOK_FIRST: Duration = Duration::from_millis(100);
@@ -42,12 +44,7 @@ pub(super) async fn claim(
         .number("wait", 0, WAIT_MAX.as_secs(), &mut problems)
         .unwrap_or_default();
     let body = read_json(request).await?;
-    let mut fields = Fields::new(
-        body,
-        String::new(),
-        &["worker_id", "count", "lease"],
-        &mut problems,
-    );
+    let mut fields = Fields::new(body, String::new(), ClaimBody::FIELDS, &mut problems);
     let claim = Claim {
         queue: queue.to_owned(),
         worker_id: required(&mut fields, "worker_id", WORKER_CHARS_MAX),
@@ -92,12 +89,7 @@ pub(super) async fn heartbeat(
     let run_id = parse_id(id)?;
     let mut problems = Problems::default();
     let body = read_json(request).await?;
-    let mut fields = Fields::new(
-        body,
-        String::new(),
-        &["worker_id", "fence", "lease"],
-        &mut problems,
-    );
+    let mut fields = Fields::new(body, String::new(), HeartbeatBody::FIELDS, &mut problems);
     let heartbeat = Heartbeat {
         run_id,
         worker_id: fields.text("worker_id", WORKER_CHARS_MAX),
@@ -113,10 +105,11 @@ pub(super) async fn heartbeat(
         .heartbeat_run(heartbeat)
         .await
         .map_err(Fault::control)?;
-    let until = jiff::Timestamp::from_millisecond(until).ok();
     json_answer(
         StatusCode::OK,
-        &json!({ "lease_until": until.map(|at| at.to_string()) }),
+        &LeaseExtended {
+            lease_until: Some(until),
+        },
     )
 }
 
@@ -128,8 +121,7 @@ pub(super) async fn finish(
     let run_id = parse_id(id)?;
     let mut problems = Problems::default();
     let body = read_json(request).await?;
-    let known = ["status", "output", "error", "metadata", "fence", "worker_id"];
-    let mut fields = Fields::new(body, String::new(), &known, &mut problems);
+    let mut fields = Fields::new(body, String::new(), FinishBody::FIELDS, &mut problems);
     let status = end_status(&mut fields);
     let mut finish = Finish {
         run_id,
@@ -155,8 +147,7 @@ pub(super) async fn append_event(
     let run_id = parse_id(id)?;
     let mut problems = Problems::default();
     let body = read_json(request).await?;
-    let known = ["level", "message", "payload", "event_type", "fence"];
-    let mut fields = Fields::new(body, String::new(), &known, &mut problems);
+    let mut fields = Fields::new(body, String::new(), NewEventBody::FIELDS, &mut problems);
     let event = NewEvent {
         run_id,
         level: level(&mut fields),
@@ -169,7 +160,7 @@ pub(super) async fn append_event(
     };
     let event = problems.finish(event)?;
     let id = call.control.append_event(event).await.map_err(Fault::control)?;
-    json_answer(StatusCode::CREATED, &json!({ "event_id": id }))
+    json_answer(StatusCode::CREATED, &EventAppended { event_id: id })
 }
 
 pub(super) async fn add_artifact(
@@ -180,17 +171,7 @@ pub(super) async fn add_artifact(
     let run_id = parse_id(id)?;
     let mut problems = Problems::default();
     let body = read_json(request).await?;
-    let known = [
-        "kind",
-        "name",
-        "uri",
-        "sha256",
-        "bytes",
-        "metadata",
-        "validated",
-        "fence",
-    ];
-    let mut fields = Fields::new(body, String::new(), &known, &mut problems);
+    let mut fields = Fields::new(body, String::new(), NewArtifactBody::FIELDS, &mut problems);
     let artifact = NewArtifact {
         run_id,
         kind: fields
@@ -216,7 +197,7 @@ pub(super) async fn add_artifact(
         .add_artifact(artifact)
         .await
         .map_err(Fault::control)?;
-    json_answer(StatusCode::CREATED, &json!({ "artifact_id": id }))
+    json_answer(StatusCode::CREATED, &ArtifactAdded { artifact_id: id })
 }
 
 pub(super) async fn artifacts(call: &ApiCall<'_>, id: &str) -> Result<Response<Body>, Fault> {
@@ -240,8 +221,7 @@ fn required(fields: &mut Fields<'_>, name: &str, chars_max: usize) -> String {
 fn count(fields: &mut Fields<'_>) -> u16 {
     match fields.take("count") {
         None => 1,
-        Some(count) => count
-            .as_u64()
+        Some(count) => as_whole(&count)
             .and_then(|count| u16::try_from(count).ok())
             .filter(|count| (1..=CLAIM_MAX).contains(count))
             .or_else(|| fields.refuse("count", &format!("must be a whole number from 1 to {CLAIM_MAX}")))
@@ -265,7 +245,7 @@ fn fence(fields: &mut Fields<'_>) -> Option<i64> {
 }
 
 fn whole(fields: &mut Fields<'_>, name: &str, min: i64) -> Option<i64> {
-    match fields.take(name)?.as_i64().filter(|number| *number >= min) {
+    match as_whole(&fields.take(name)?).filter(|number| *number >= min) {
         Some(number) => Some(number),
         None => fields.refuse(name, &format!("must be a whole number from {min} on")),
     }

@@ -1,13 +1,14 @@
 //! How a function is guarded.
 
 use http::HeaderMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::credentials::{AuthFailure, Caller, Credentials, bearer};
 use super::secret::{Secret, SecretHash, is_one_of};
 
 /// Who may call a function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GuardAuth {
     /// A verified token or a known API key (`verify_jwt = true`).

@@ -348,3 +348,6 @@ fn text<'a>(claims: &'a Claims, name: &'static str) -> Result<Option<&'a str>, T
         Some(_) => Err(TokenError::Claim(name)),
     }
 }
+
+#[cfg(test)]
+mod vectors;

@@ -2,14 +2,15 @@
 
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
-use serde_json::{Value, json};
+use serde_json::json;
 use tramline_core::limits::{FUNCTION_NAME_RULE, is_function_name};
 
 use super::ManagementCall;
+use super::bodies::{Activated, Done, Version};
 use crate::api::{json_answer, read_json};
 use crate::body::{Body, full};
 use crate::deployments::FunctionVersion;
-use crate::error::Fault;
+use crate::error::{Code, Fault};
 use crate::limits::FUNCTIONS_PER_REQUEST_MAX;
 use crate::multipart::{Part, multipart};
 
@@ -23,8 +24,8 @@ pub(super) fn checked_name(name: &str) -> Result<&str, Fault> {
     }
 }
 
-fn all(versions: &[FunctionVersion]) -> Vec<Value> {
-    versions.iter().map(FunctionVersion::to_json).collect()
+fn all(versions: &[FunctionVersion]) -> Vec<Version<'_>> {
+    versions.iter().map(Version::from).collect()
 }
 
 pub(super) async fn list(call: &ManagementCall<'_>) -> Result<Response<Body>, Fault> {
@@ -36,7 +37,7 @@ pub(super) async fn get(call: &ManagementCall<'_>, name: &str) -> Result<Respons
     let functions = call.deployments.functions().await.map_err(Fault::control)?;
     let found = functions.iter().find(|function| function.name == name);
     let found = found.ok_or_else(|| Fault::not_found("function", name))?;
-    json_answer(StatusCode::OK, &found.to_json())
+    json_answer(StatusCode::OK, &Version::from(found))
 }
 
 pub(super) async fn versions(call: &ManagementCall<'_>, name: &str) -> Result<Response<Body>, Fault> {
@@ -57,8 +58,7 @@ pub(super) async fn sources(
     };
     if !request.headers().get_all(ACCEPT).iter().any(form) {
         return Err(Fault::new(
-            StatusCode::NOT_ACCEPTABLE,
-            "NOT_ACCEPTABLE",
+            Code::NotAcceptable,
             "Sources come with accept: multipart/form-data; download them with --use-api",
         ));
     }
@@ -118,7 +118,12 @@ pub(super) async fn activate(
     }
     let active = call.deployments.activate(versions, call.actor.clone()).await;
     let active = active.map_err(Fault::control)?;
-    json_answer(StatusCode::OK, &json!({ "functions": all(&active) }))
+    json_answer(
+        StatusCode::OK,
+        &Activated {
+            functions: all(&active),
+        },
+    )
 }
 
 pub(super) async fn roll_back(call: &ManagementCall<'_>, name: &str) -> Result<Response<Body>, Fault> {
@@ -127,7 +132,7 @@ pub(super) async fn roll_back(call: &ManagementCall<'_>, name: &str) -> Result<R
         .roll_back(checked_name(name)?, call.actor.clone())
         .await
         .map_err(Fault::control)?;
-    json_answer(StatusCode::OK, &version.to_json())
+    json_answer(StatusCode::OK, &Version::from(&version))
 }
 
 pub(super) async fn delete(call: &ManagementCall<'_>, name: &str) -> Result<Response<Body>, Fault> {
@@ -135,7 +140,7 @@ pub(super) async fn delete(call: &ManagementCall<'_>, name: &str) -> Result<Resp
         .delete(checked_name(name)?, call.actor.clone())
         .await
         .map_err(Fault::control)?;
-    json_answer(StatusCode::OK, &json!({ "message": "ok" }))
+    json_answer(StatusCode::OK, &Done { message: "ok" })
 }
 
 /// The value of a query's field; empty when it has none.

@@ -2,22 +2,23 @@
 //!
 //! The platform's command line speaks it. Callers show an access token or the service role; only the latter makes tokens.
 
+mod bodies;
+mod described;
 mod functions;
 mod secrets;
 mod tokens;
 mod upload;
 
-use http::header::ALLOW;
-use http::{HeaderValue, Request, Response, StatusCode};
-use serde_json::json;
+use http::{Request, Response, StatusCode};
 use sha2::{Digest, Sha256};
 use tramline_core::deploy::{ACCESS_TOKEN_PREFIX, is_access_token};
 
+use self::bodies::Project;
 use crate::api::{json_answer, percent_decode};
 use crate::auth::{AuthFailure, Credentials, bearer};
 use crate::body::Body;
-use crate::deployments::{Deployments, ProjectName};
-use crate::error::Fault;
+use crate::deployments::Deployments;
+use crate::error::{Code, Fault};
 
 /// The prefix of all routes.
 pub(crate) const PREFIX: &str = "/v1";
@@ -37,7 +38,8 @@ enum Does {
     Versions,
     RollBack,
     Delete,
-    Eszip,
+    CreateEszip,
+    UpdateEszip,
     Secrets,
     SetSecrets,
     UnsetSecrets,
@@ -46,26 +48,44 @@ enum Does {
     RevokeToken,
 }
 
-/// Method, path after the prefix with `{}` for one segment, and what it does. Exact segments stand before those with a name.
-const ROUTES: &[(&str, &str, Does)] = &[
-    ("GET", "/projects", Does::Projects),
-    ("GET", "/projects/{}", Does::Project),
-    ("GET", "/projects/{}/functions", Does::Functions),
-    ("PUT", "/projects/{}/functions", Does::Activate),
-    ("POST", "/projects/{}/functions", Does::Eszip),
-    ("POST", "/projects/{}/functions/deploy", Does::Deploy),
-    ("GET", "/projects/{}/functions/{}", Does::Function),
-    ("DELETE", "/projects/{}/functions/{}", Does::Delete),
-    ("PATCH", "/projects/{}/functions/{}", Does::Eszip),
-    ("GET", "/projects/{}/functions/{}/body", Does::Sources),
-    ("GET", "/projects/{}/functions/{}/versions", Does::Versions),
-    ("POST", "/projects/{}/functions/{}/rollback", Does::RollBack),
-    ("GET", "/projects/{}/secrets", Does::Secrets),
-    ("POST", "/projects/{}/secrets", Does::SetSecrets),
-    ("DELETE", "/projects/{}/secrets", Does::UnsetSecrets),
-    ("GET", "/projects/{}/tokens", Does::Tokens),
-    ("POST", "/projects/{}/tokens", Does::CreateToken),
-    ("DELETE", "/projects/{}/tokens/{}", Does::RevokeToken),
+/// One route.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    /// The method.
+    pub(crate) method: &'static str,
+    /// The path after the prefix, `{}` for one segment.
+    pub(crate) pattern: &'static str,
+    does: Does,
+}
+
+const fn route(method: &'static str, pattern: &'static str, does: Does) -> Route {
+    Route {
+        method,
+        pattern,
+        does,
+    }
+}
+
+/// All routes. Exact segments stand before those with a name.
+pub(crate) const ROUTES: &[Route] = &[
+    route("GET", "/projects", Does::Projects),
+    route("GET", "/projects/{}", Does::Project),
+    route("GET", "/projects/{}/functions", Does::Functions),
+    route("PUT", "/projects/{}/functions", Does::Activate),
+    route("POST", "/projects/{}/functions", Does::CreateEszip),
+    route("POST", "/projects/{}/functions/deploy", Does::Deploy),
+    route("GET", "/projects/{}/functions/{}", Does::Function),
+    route("DELETE", "/projects/{}/functions/{}", Does::Delete),
+    route("PATCH", "/projects/{}/functions/{}", Does::UpdateEszip),
+    route("GET", "/projects/{}/functions/{}/body", Does::Sources),
+    route("GET", "/projects/{}/functions/{}/versions", Does::Versions),
+    route("POST", "/projects/{}/functions/{}/rollback", Does::RollBack),
+    route("GET", "/projects/{}/secrets", Does::Secrets),
+    route("POST", "/projects/{}/secrets", Does::SetSecrets),
+    route("DELETE", "/projects/{}/secrets", Does::UnsetSecrets),
+    route("GET", "/projects/{}/tokens", Does::Tokens),
+    route("POST", "/projects/{}/tokens", Does::CreateToken),
+    route("DELETE", "/projects/{}/tokens/{}", Does::RevokeToken),
 ];
 
 /// A verified call.
@@ -140,8 +160,7 @@ pub(crate) async fn handle(
     let project = call.deployments.project().await.map_err(Fault::control)?;
     if names.first().is_some_and(|name| *name != project.reference) {
         return Err(Fault::new(
-            StatusCode::NOT_FOUND,
-            "NOT_FOUND",
+            Code::NotFound,
             format!(
                 "This node serves project {}, not {:?}",
                 project.reference, names[0]
@@ -150,8 +169,8 @@ pub(crate) async fn handle(
     }
     let name = names.get(1).map(String::as_str).unwrap_or_default();
     match does {
-        Does::Projects => json_answer(StatusCode::OK, &[describe(&project)]),
-        Does::Project => json_answer(StatusCode::OK, &describe(&project)),
+        Does::Projects => json_answer(StatusCode::OK, &[Project::of(&project)]),
+        Does::Project => json_answer(StatusCode::OK, &Project::of(&project)),
         Does::Functions => functions::list(&call).await,
         Does::Function => functions::get(&call, name).await,
         Does::Versions => functions::versions(&call, name).await,
@@ -160,7 +179,7 @@ pub(crate) async fn handle(
         Does::RollBack => functions::roll_back(&call, name).await,
         Does::Delete => functions::delete(&call, name).await,
         Does::Deploy => upload::deploy(&call, request).await,
-        Does::Eszip => Err(Fault::eszip()),
+        Does::CreateEszip | Does::UpdateEszip => Err(Fault::eszip()),
         Does::Secrets => secrets::list(&call).await,
         Does::SetSecrets => secrets::set(&call, request).await,
         Does::UnsetSecrets => secrets::unset(&call, request).await,
@@ -170,41 +189,22 @@ pub(crate) async fn handle(
     }
 }
 
-/// As the platform's clients read it; they show the name and keep the rest.
-fn describe(project: &ProjectName) -> serde_json::Value {
-    json!({
-        "id": project.reference, "ref": project.reference, "name": project.name, "organization_id": "tramline",
-        "organization_slug": "tramline", "region": "local", "status": "ACTIVE_HEALTHY", "created_at": "1970-01-01T00:00:00Z",
-        "database": { "host": "localhost", "version": "15", "postgres_engine": "15", "release_channel": "ga" },
-        "deno_version": project.deno,
-    })
-}
-
 /// What to do, with the names in the path; 405 names the methods of the path.
 fn find(method: &str, path: &str) -> Result<(Does, Vec<String>), Fault> {
     let mut allow: Vec<&str> = Vec::new();
-    for (known, pattern, does) in ROUTES {
-        let Some(names) = matches(pattern, path) else {
+    for route in ROUTES {
+        let Some(names) = matches(route.pattern, path) else {
             continue;
         };
-        if *known == method {
-            return Ok((*does, names));
+        if route.method == method {
+            return Ok((route.does, names));
         }
-        allow.push(known);
+        allow.push(route.method);
     }
     if allow.is_empty() {
         return Err(Fault::no_route());
     }
-    let allow = allow.join(", ");
-    let fault = Fault::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "METHOD_NOT_ALLOWED",
-        format!("Use {allow} here"),
-    );
-    Err(match HeaderValue::from_str(&allow) {
-        Ok(value) => fault.with_header(ALLOW, value),
-        Err(_) => fault,
-    })
+    Err(Fault::method_of_path(&allow.join(", ")))
 }
 
 fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {

@@ -1,9 +1,9 @@
 //! `/v1/projects/{ref}/tokens`: for the service role only.
 
 use http::{Request, Response, StatusCode};
-use serde_json::json;
 
 use super::ManagementCall;
+use super::bodies::{CreatedToken, Revoked};
 use crate::api::{json_answer, read_json};
 use crate::body::Body;
 use crate::error::Fault;
@@ -44,9 +44,7 @@ pub(super) async fn create(
         .create_token(name, expires_in_s, call.actor.clone())
         .await
         .map_err(Fault::control)?;
-    let mut answer = json!(kept);
-    answer["token"] = json!(token);
-    json_answer(StatusCode::CREATED, &answer)
+    json_answer(StatusCode::CREATED, &CreatedToken { kept, token })
 }
 
 pub(super) async fn revoke(call: &ManagementCall<'_>, name: &str) -> Result<Response<Body>, Fault> {
@@ -58,7 +56,7 @@ pub(super) async fn revoke(call: &ManagementCall<'_>, name: &str) -> Result<Resp
         .map_err(Fault::control)?
     {
         0 => Err(Fault::not_found("token", name)),
-        count => json_answer(StatusCode::OK, &json!({ "revoked": count })),
+        count => json_answer(StatusCode::OK, &Revoked { revoked: count }),
     }
 }
 

@@ -7,36 +7,21 @@ use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyDataStream;
 use multer::Multipart;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tramline_core::deploy::{FILES_MAX, VersionConfig, check_path, check_paths, find_leaks};
 
 use super::ManagementCall;
+use super::bodies::{Metadata, Version};
 use super::functions::{checked_name, query};
 use crate::api::json_answer;
 use crate::body::Body;
 use crate::deployments::NewVersion;
-use crate::error::Fault;
+use crate::error::{Code, Fault};
 use crate::limits::{JSON_DEPTH_MAX, METADATA_MAX};
 use crate::strict_json;
 
 /// Leaks that one answer names; whoever mends these finds the others.
 const LEAKS_TOLD: usize = 20;
-
-/// The part `metadata`, as the platform's clients write it.
-#[derive(Debug, Deserialize)]
-struct Metadata {
-    entrypoint_path: String,
-    #[serde(default)]
-    import_map_path: Option<String>,
-    #[serde(default)]
-    static_patterns: Option<Vec<String>>,
-    #[serde(default)]
-    verify_jwt: Option<bool>,
-    /// Of our own client: the function's block of `tramline.toml`.
-    #[serde(default)]
-    settings: Option<String>,
-}
 
 /// Stores a version, and with `bundleOnly` leaves it at that.
 pub(super) async fn deploy(
@@ -60,12 +45,15 @@ pub(super) async fn deploy(
     let stored = call.deployments.store(new, call.actor.clone()).await;
     let stored = stored.map_err(Fault::control)?;
     if stored_only {
-        return json_answer(StatusCode::CREATED, &stored.to_json());
+        return json_answer(StatusCode::CREATED, &Version::from(&stored));
     }
     let wanted = vec![(name, stored.version)];
     let active = call.deployments.activate(wanted, call.actor.clone()).await;
     let active = active.map_err(Fault::control)?.into_iter().next();
-    json_answer(StatusCode::CREATED, &active.unwrap_or(stored).to_json())
+    json_answer(
+        StatusCode::CREATED,
+        &Version::from(active.as_ref().unwrap_or(&stored)),
+    )
 }
 
 /// The parts, in whatever order.
@@ -79,8 +67,7 @@ async fn read_form(request: Request<Body>) -> Result<(Metadata, Vec<(String, Vec
     }
     let boundary = multer::parse_boundary(content_type).map_err(|_| {
         Fault::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "UNSUPPORTED_MEDIA_TYPE",
+            Code::UnsupportedMediaType,
             "Send the sources as multipart/form-data with a boundary",
         )
     })?;

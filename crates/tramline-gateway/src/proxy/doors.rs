@@ -33,8 +33,9 @@ pub(super) async fn webhook(
     let announced = rule.announce(request.headers(), now_s).map_err(refuse)?;
     let request = edge::whole(shared, function, request, WEBHOOK_BODY_MAX).await?;
     let id = rule.verify(&announced, request.body()).map_err(refuse)?;
-    // A call ends within its wall time; a lease somewhat longer never ends under it.
-    let lease = shared.limits.function_idle * 2;
+    // A call ends within its wall time, the function's own or the gateway's; a lease somewhat longer never ends under it.
+    let wall = shared.functions.wall(function).unwrap_or_default();
+    let lease = wall.max(shared.limits.function_idle) * 2;
     match store
         .begin_delivery(function, &id, lease)
         .await

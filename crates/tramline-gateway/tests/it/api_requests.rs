@@ -517,3 +517,62 @@ async fn schedules_are_stored_triggered_and_backfilled_and_bad_times_are_told() 
         assert_eq!(reply.json()["dropped"], dropped);
     }
 }
+
+#[tokio::test]
+async fn what_the_database_cannot_keep_is_refused_with_its_place() {
+    let gate = gate(|_| {}).await;
+    for (path, body, place) in [
+        (
+            "/api/v1/queues",
+            r#"{ "name": "mail", "description": "a\u0000" }"#,
+            "description",
+        ),
+        ("/api/v1/queues", r#"{ "name": "a\u0000" }"#, "name"),
+        (
+            "/api/v1/queues/mail",
+            r#"{ "rate": { "count": 1, "per": "\u0000" } }"#,
+            "rate.per",
+        ),
+        (
+            "/api/v1/runs/bulk",
+            r#"{ "verb": "cancel", "filter": { "target": "a\u0000" } }"#,
+            "filter.target",
+        ),
+    ] {
+        let reply = post_raw(&gate, path, body).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.code().as_str()),
+            (400, "INVALID_REQUEST"),
+            "{body}"
+        );
+        assert_eq!(reply.json()["details"]["problems"][0]["path"], place);
+    }
+    for query in [
+        "/api/v1/runs?target=a%00",
+        "/api/v1/dead-letters?reason=%00",
+        "/api/v1/functions/echo/logs?run=%00",
+    ] {
+        let reply = gate.service("GET", query, &Value::Null).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.code().as_str()),
+            (400, "INVALID_REQUEST"),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_whole_number_may_be_written_as_a_double() {
+    let gate = gate(|_| {}).await;
+    let body = r#"{ "target": "x", "priority": 3.0 }"#;
+    assert_eq!(post_raw(&gate, "/api/v1/runs", body).await.status, 201);
+    assert_eq!(gate.control.started.lock().unwrap()[0].priority, Some(3));
+    for wrong in ["2.5", "-1.0", "1e300", "\"3\""] {
+        let body = format!(r#"{{ "target": "x", "priority": {wrong} }}"#);
+        assert_eq!(
+            post_raw(&gate, "/api/v1/runs", &body).await.status,
+            400,
+            "{wrong}"
+        );
+    }
+}

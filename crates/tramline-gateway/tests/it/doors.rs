@@ -19,6 +19,7 @@ const KEY: &str = "a-shared-secret-of-some-length";
 #[derive(Default)]
 pub struct MemoryStore {
     deliveries: Mutex<BTreeMap<String, bool>>,
+    leases: Mutex<Vec<Duration>>,
     key_reads: AtomicUsize,
     pub answers: crate::idempotency::Answers,
 }
@@ -40,7 +41,8 @@ impl GateStore for MemoryStore {
         Box::pin(async move { Ok(format!("{link:?}")) })
     }
 
-    fn begin_delivery(&self, function: &str, id: &str, _: Duration) -> Kept<Delivery> {
+    fn begin_delivery(&self, function: &str, id: &str, lease: Duration) -> Kept<Delivery> {
+        self.leases.lock().unwrap().push(lease);
         let mut deliveries = self.deliveries.lock().unwrap();
         let state = match deliveries.get(&format!("{function}/{id}")) {
             None => Delivery::New,
@@ -450,4 +452,31 @@ async fn service_role_credentials_are_refused_from_browsers() {
         .get("/functions/v1/echo", &[("authorization", user.as_str()), origin])
         .await;
     assert_eq!(reply.status, 200);
+}
+
+#[tokio::test]
+async fn a_delivery_is_held_for_longer_than_its_function_may_work() {
+    let (gate, store) = hooked().await;
+    let long = Duration::from_secs(3_000);
+    gate.functions
+        .walls
+        .lock()
+        .unwrap()
+        .insert("standard".into(), long);
+    gate.functions
+        .walls
+        .lock()
+        .unwrap()
+        .insert("github".into(), Duration::from_secs(1));
+    assert_eq!(
+        deliver(&gate, "standard", &standard("one", now(), "{}"), "{}")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(deliver(&gate, "github", &github("{}"), "{}").await.status, 200);
+    let leases = store.leases.lock().unwrap();
+    assert!(leases[0] > long, "{leases:?}");
+    // a function with a short limit of its own is called with what the gateway waits at least
+    assert!(leases[1] > limits::FUNCTION_IDLE, "{leases:?}");
 }

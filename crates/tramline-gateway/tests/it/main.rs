@@ -20,6 +20,7 @@ mod issuers;
 mod jwt;
 mod lanes;
 mod management;
+mod openapi;
 mod operations;
 mod peers;
 mod proxying;

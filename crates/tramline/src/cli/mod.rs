@@ -132,6 +132,13 @@ pub enum Command {
     Token(TokenCommand),
     /// Sign a link to a public function that is good until it expires
     Sign(SignArgs),
+    /// Print the OpenAPI document of the HTTP API and the management API
+    #[command(name = "openapi")]
+    OpenApi {
+        /// Write it to this file instead
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// What the exit codes mean
     #[command(name = "exit-codes", hide = true)]
     ExitCodes,

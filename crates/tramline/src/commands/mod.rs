@@ -6,6 +6,7 @@ pub mod doctor;
 mod from_file;
 pub mod function;
 pub mod many;
+pub mod openapi;
 pub mod queue;
 pub mod retention;
 pub mod run;

@@ -1,6 +1,7 @@
 //! The host as the gateway sees it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -36,6 +37,10 @@ impl Functions for HostedFunctions {
 
     fn body_max(&self, name: &str) -> Option<u64> {
         self.host.body_max(name)
+    }
+
+    fn wall(&self, name: &str) -> Option<Duration> {
+        self.host.wall_ms(name).map(Duration::from_millis)
     }
 
     fn call(

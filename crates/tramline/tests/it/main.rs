@@ -8,6 +8,7 @@ mod deploy;
 mod dev;
 mod edge;
 mod functions;
+mod openapi;
 mod operations;
 mod scaffold;
 mod serve;

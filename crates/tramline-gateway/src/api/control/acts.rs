@@ -1,11 +1,13 @@
 //! What people do to many runs, to dead letters, and to understand what does not move.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use tramline_core::status::RunStatus;
 use uuid::Uuid;
 
 use super::{Millis, rfc3339};
+use crate::openapi::kinds::StatusWord;
 
 /// A change of what a filter names.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,24 +42,26 @@ pub struct DeadLetterFilter {
 }
 
 /// Why something does not move.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Why {
     /// The run's id or the queue's name.
     pub subject: String,
     /// The run's status.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<StatusWord>")]
     pub status: Option<RunStatus>,
     /// The most important first.
     pub reasons: Vec<WhyReason>,
 }
 
 /// One reason.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct WhyReason {
     /// A stable word, such as `timer_overdue`.
     pub code: String,
     /// From when on.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "Option<jiff::Timestamp>")]
     pub since: Option<Millis>,
     /// For people.
     pub sentence: String,

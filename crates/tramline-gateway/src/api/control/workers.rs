@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tramline_core::status::RunStatus;
@@ -81,7 +82,7 @@ pub struct NewArtifact {
 }
 
 /// An artifact of a run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[allow(missing_docs)]
 pub struct Artifact {
     pub artifact_id: Uuid,
@@ -93,6 +94,7 @@ pub struct Artifact {
     pub metadata: Value,
     pub validated: bool,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "Option<jiff::Timestamp>")]
     pub created_at: Option<Millis>,
 }
 

@@ -2,9 +2,12 @@
 //! the background, and served stale for a bounded time while the issuer cannot be reached.
 
 mod keys;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jsonwebtoken::Algorithm;
@@ -54,6 +57,9 @@ struct Known {
     asked_at: Option<Instant>,
 }
 
+/// Tells the time; tests have one of their own.
+type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
+
 /// How a token stands to the keys that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
@@ -72,11 +78,17 @@ pub(crate) struct IssuerKeys {
     known: RwLock<Known>,
     /// Held while a fetch runs.
     fetching: Arc<Mutex<()>>,
+    clock: Clock,
 }
 
 impl IssuerKeys {
     pub(crate) fn new(issuer: &Issuer) -> Arc<Self> {
+        Self::with_clock(issuer, Box::new(Instant::now))
+    }
+
+    fn with_clock(issuer: &Issuer, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
+            clock,
             rules: TokenRules {
                 roles: issuer.roles.clone(),
                 issuers: vec![issuer.issuer.clone()],
@@ -89,6 +101,10 @@ impl IssuerKeys {
         })
     }
 
+    fn age(&self, at: Instant) -> Duration {
+        (self.clock)().saturating_duration_since(at)
+    }
+
     pub(crate) fn is(&self, issuer: &str) -> bool {
         self.rules.issuers.iter().any(|own| own == issuer)
     }
@@ -96,14 +112,14 @@ impl IssuerKeys {
     /// The keys, while they are not too old to be believed.
     pub(crate) fn keys(&self) -> Option<Arc<KeySet>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let age = known.fetched_at?.elapsed();
+        let age = self.age(known.fetched_at?);
         known.keys.clone().filter(|_| age < KEY_SET_STALE_MAX)
     }
 
     fn need(&self, algorithm: Algorithm, kid: Option<&str>) -> Need {
         let keys = self.keys();
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let asked = known.asked_at.map(|at| at.elapsed());
+        let asked = known.asked_at.map(|at| self.age(at));
         let may_ask = |pause| asked.is_none_or(|asked| asked >= pause);
         match keys {
             None if may_ask(KEY_SET_RETRY) => Need::Keys,
@@ -116,7 +132,7 @@ impl IssuerKeys {
                 }
             }
             Some(_) => {
-                let is_old = known.fetched_at.is_none_or(|at| at.elapsed() >= KEY_SET_FRESH);
+                let is_old = known.fetched_at.is_none_or(|at| self.age(at) >= KEY_SET_FRESH);
                 if is_old && may_ask(KEY_SET_RETRY) {
                     Need::Renewal
                 } else {
@@ -156,7 +172,7 @@ impl IssuerKeys {
         self.known
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .asked_at = Some(Instant::now());
+            .asked_at = Some((self.clock)());
         let issuer = self.rules.issuers.first().cloned().unwrap_or_default();
         let fetched = match tokio::time::timeout(KEY_SET_FETCH_TIMEOUT, (self.source)()).await {
             Ok(fetched) => fetched,
@@ -167,7 +183,7 @@ impl IssuerKeys {
             Ok(keys) => {
                 let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
                 known.keys = Some(Arc::new(keys));
-                known.fetched_at = Some(Instant::now());
+                known.fetched_at = Some((self.clock)());
             }
             Err(reason) => tracing::warn!(issuer, reason, "key set not fetched"),
         }

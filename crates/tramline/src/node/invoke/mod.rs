@@ -28,6 +28,7 @@ const ATTEMPT: HeaderName = HeaderName::from_static("x-tramline-attempt");
 const GENERATION: HeaderName = HeaderName::from_static("x-tramline-generation");
 const FENCE: HeaderName = HeaderName::from_static("x-tramline-fence");
 const PERIOD: HeaderName = HeaderName::from_static("x-tramline-period");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Calls functions through the host.
 pub struct HostInvoker {
@@ -82,6 +83,11 @@ impl HostInvoker {
             .and_then(|due| jiff::Timestamp::from_millisecond(due).ok())
         {
             headers.insert(PERIOD, text(&due.to_string()));
+        }
+        if let Some(trace) = &call.trace {
+            // every attempt is a span of its own; these bits of a random id are never all zero
+            let span = Uuid::new_v4().as_u64_pair().1;
+            headers.insert(TRACEPARENT, text(&trace.child(span).to_string()));
         }
         headers
     }
