@@ -164,8 +164,9 @@ async fn the_header_of_a_stranger_is_no_header() {
     let bytes = format!("PROXY TCP4 203.0.113.7 127.0.0.1 4000 80\r\n{REQUEST}");
     let answer = exchange(&gate, [127, 0, 0, 2], bytes.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    let headers = headers_in(&exchange(&gate, [127, 0, 0, 2], REQUEST.as_bytes()).await);
-    assert_eq!(headers["x-real-ip"], json!(["127.0.0.2"]));
+    // Another one: each may have one connection, and the first is counted until the server has taken note of its end.
+    let headers = headers_in(&exchange(&gate, [127, 0, 0, 3], REQUEST.as_bytes()).await);
+    assert_eq!(headers["x-real-ip"], json!(["127.0.0.3"]));
 }
 
 #[tokio::test]

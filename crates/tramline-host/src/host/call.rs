@@ -254,7 +254,7 @@ pub fn overdue(worker: &Arc<Worker>) {
     Function::retire(worker, "wall_clock");
     let (home, worker) = (worker.home().clone(), Arc::clone(worker));
     home.spawn(async move {
-        if worker.answers(ANSWER_WAIT).await == Some(false) && worker.alive() {
+        if worker.hangs(ANSWER_WAIT).await {
             worker
                 .kill_for_limit("it did not react after a call went over its time (an endless loop?)".into());
         }

@@ -123,7 +123,7 @@ fn over_hard_limit(worker: &Arc<Worker>, limits: &Limits, with_files: bool) -> O
 fn ping(worker: &Arc<Worker>, limits: &Limits) {
     let (worker, timeout) = (Arc::clone(worker), Duration::from_millis(limits.hang_ms));
     tokio::spawn(async move {
-        if worker.answers(timeout).await == Some(false) && worker.alive() {
+        if worker.hangs(timeout).await {
             worker.kill_for_limit(format!(
                 "it did not react for {} ms (an endless loop?)",
                 timeout.as_millis()

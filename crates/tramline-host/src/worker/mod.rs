@@ -45,6 +45,8 @@ const SOCKET_POLL: Duration = Duration::from_millis(2);
 const WARM_UPS: usize = 3;
 /// Between asking a process to end and killing it. Deno ends at once; only a function's own signal listener delays it.
 const TERM_GRACE: Duration = Duration::from_millis(500);
+/// After a ping whose connection broke, how long the process may take to end.
+const ENDING: Duration = Duration::from_secs(2);
 /// An answer of the bootstrap itself (an error text with its stack) is short.
 const CONTROL_MAX_BYTES: usize = 64 << 10;
 
@@ -217,17 +219,20 @@ impl Worker {
         &self.home
     }
 
-    /// Whether the event loop answers within `timeout`. None when another ping is under way.
-    pub async fn answers(&self, timeout: Duration) -> Option<bool> {
+    /// Whether it lives and its event loop does not come round within `timeout`. False when another ping is under way.
+    pub async fn hangs(&self, timeout: Duration) -> bool {
         if self.pinged.swap(true, Ordering::AcqRel) {
-            return None;
+            return false;
         }
         self.cpu.pinged_at(self.pid());
-        let answered = tokio::time::timeout(timeout, self.control("/ping"))
-            .await
-            .is_ok_and(|sent| sent);
+        let hangs = match tokio::time::timeout(timeout, self.control("/ping")).await {
+            Ok(true) => false,
+            // A process that is ending breaks its connections before its end is known, and has reasons of its own.
+            Ok(false) => tokio::time::timeout(ENDING, self.wait()).await.is_err(),
+            Err(_) => true,
+        };
         self.pinged.store(false, Ordering::Release);
-        Some(answered)
+        hangs && self.alive()
     }
 
     /// Whether the event loop comes round, however long that takes; false when the connection breaks.

@@ -45,7 +45,10 @@ async fn a_crash_fails_its_calls_and_the_next_call_works() {
     let project = Project::new().function("crash", source).function("hello", HELLO);
     let host = project.host().await;
     let crashed = within("an answer", host.call("crash", get("/crash"), context())).await;
-    assert!(matches!(&crashed, Err(CallError::WorkerError { message }) if message.contains("exit code 7")));
+    assert!(
+        matches!(&crashed, Err(CallError::WorkerError { message }) if message.contains("exit code 7")),
+        "{crashed:?}"
+    );
     let response = within("an answer", host.call("crash", get("/crash/fine"), context()))
         .await
         .unwrap();
