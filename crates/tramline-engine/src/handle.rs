@@ -206,7 +206,12 @@ impl Engine {
                 load_jobs,
                 own.clone(),
             )),
-            tokio::spawn(maintenance::run(db.clone(), chore_jobs, own.clone())),
+            tokio::spawn(maintenance::run(
+                db.clone(),
+                chore_jobs,
+                own.clone(),
+                shared.changes.subscribe(),
+            )),
             tokio::spawn(discovery::run(
                 db.clone(),
                 node,

@@ -1,6 +1,9 @@
 -- The public face of the ledger: security-invoker views. Plain INSERT, UPDATE and RETURNING work on ops.runs; an UPDATE of a run that
 -- the engine drives becomes a command, because only the owner changes a run.
 
+-- Objects laid one over the other: later keys win.
+create aggregate tramline.merged(jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
+
 create view ops.runs with (security_invoker = true) as
 select r.run_id, r.kind, r.target, r.version, r.executor,
        case when p.status = 'queued' and p.run_at > now() then 'scheduled'
@@ -10,10 +13,7 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
             when r.scheduled_at > now() then 'scheduled'
             else 'queued' end as status,
        r.queue,
-       coalesce(p.priority, (select x.priority from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.priority is not null
-                  order by x.generation desc, x.seq desc limit 1), r.priority) as priority,
-       coalesce((select x.input from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.input is not null
-                  order by x.generation desc, x.seq desc limit 1), r.input) as input, r.context,
+       coalesce(p.priority, m.priority, r.priority) as priority, coalesce(m.input, r.input) as input, r.context,
        e.output, e.error, e.error_step, r.correlation_id, r.concurrency_key, r.source, r.created_by, r.triggered_by,
        r.parent_run_id, r.root_run_id, r.project_id, r.env, r.git_sha, r.git_ref, r.function_name,
        coalesce(p.attempt, e.attempt, 0) as attempt, greatest(coalesce(e.generation, 1), coalesce(m.generation, 1)) as generation,
@@ -21,21 +21,24 @@ select r.run_id, r.kind, r.target, r.version, r.executor,
             else coalesce(case when e.generation >= coalesce(m.generation, 1) then e.claimed_by end, m.node) end as claimed_by,
        r.queued_at, r.scheduled_at,
        case when p.run_id is not null then case when p.status in ('claimed', 'running') then p.started_at end
-            else coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end,
-                (select x.at from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard and x.status = 'running'
-                  order by x.generation desc, x.seq limit 1)) end as started_at,
+            else coalesce(case when e.generation >= coalesce(m.generation, 1) then e.started_at end, m.running_at) end as started_at,
        case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as finished_at,
        case when e.generation >= coalesce(m.generation, 1) then e.finished_at end as completed_at,
        -- later keys win; what was said once stays said
-       coalesce(r.metadata, '{}') || coalesce((
-         select jsonb_object_agg(k.key, k.value order by x.generation, x.seq) from tramline.all_marks x
-           cross join lateral jsonb_each(case when jsonb_typeof(x.metadata) = 'object' then x.metadata end) k
-          where x.run_id = r.run_id and x.shard = r.shard), '{}') || coalesce(e.metadata, '{}') as metadata
+       coalesce(r.metadata, '{}') || coalesce(m.metadata, '{}') || coalesce(e.metadata, '{}') as metadata
   from tramline.all_runs r
   left join lateral (select * from tramline.all_ends x where x.run_id = r.run_id and x.shard = r.shard
                       order by x.generation desc limit 1) e on true
-  left join lateral (select x.generation, x.status, x.node from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard
-                        and x.priority is null order by x.generation desc, x.seq desc limit 1) m on true
+  -- All that the marks say, in one look: each look costs a plan for every day. What nobody selects is not made.
+  left join lateral (
+    select (array_agg(x.generation order by x.generation desc, x.seq desc) filter (where x.priority is null))[1] as generation,
+           (array_agg(x.status order by x.generation desc, x.seq desc) filter (where x.priority is null))[1] as status,
+           (array_agg(x.node order by x.generation desc, x.seq desc) filter (where x.priority is null))[1] as node,
+           (array_agg(x.priority order by x.generation desc, x.seq desc) filter (where x.priority is not null))[1] as priority,
+           (array_agg(x.input order by x.generation desc, x.seq desc) filter (where x.input is not null))[1] as input,
+           (array_agg(x.at order by x.generation desc, x.seq) filter (where x.status = 'running'))[1] as running_at,
+           tramline.merged(x.metadata order by x.generation, x.seq) filter (where jsonb_typeof(x.metadata) = 'object') as metadata
+      from tramline.all_marks x where x.run_id = r.run_id and x.shard = r.shard) m on true
   left join lateral (select * from ops.pull_runs x where r.executor = 'pull' and x.run_id = r.run_id limit 1) p on true;
 
 create view ops.run_steps with (security_invoker = true) as

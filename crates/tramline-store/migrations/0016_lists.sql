@@ -44,6 +44,13 @@ begin
         order by x.enqueued_xid desc, x.run_id desc limit p_most)) r;
 end $$;
 
+-- One run by its id. The plan is made once: it holds all days that are kept, and making it takes longer than reading one of them.
+create function ops.get_run(p_run_id uuid) returns setof ops.runs language plpgsql stable rows 1
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set jit = off as $$
+begin
+  return query select * from ops.runs r where r.run_id = p_run_id;
+end $$;
+
 -- The newest runs by their ids: of a status, of a target, of a user, before a run (the last of the page before). At most 1,000.
 -- Runs of a status that is not an end are first looked for among the newest 1,000 runs, then where such runs are named; behind more than
 -- that many others of the same place the list may end early.

@@ -57,6 +57,8 @@ grant execute on all functions in schema tramline to tramline_engine;
 grant execute on all functions in schema ops to service_role, tramline_api, tramline_engine;
 -- The API takes runs by the thousand; ops.enqueue, which it may call as well, is the same for one.
 grant execute on function tramline.enqueue_many(uuid[], text[], jsonb[], text[], jsonb[]) to tramline_api;
+-- What the view shows to whoever may read it.
+grant execute on function ops.get_run(uuid) to authenticated, tramline_dashboard;
 -- Pure helpers that views, defaults and policies call with the caller's rights.
-grant execute on function tramline.tail_bits(uuid), tramline.shard_of(uuid), tramline.key_bits(text), tramline.key_shard(text),
+grant execute on function tramline.merged(jsonb), tramline.tail_bits(uuid), tramline.shard_of(uuid), tramline.key_bits(text), tramline.key_shard(text),
   tramline.with_tail_bits(uuid, int), tramline.uuid_at(timestamptz), tramline.uuid_v7() to authenticated, service_role, tramline_api, tramline_dashboard;

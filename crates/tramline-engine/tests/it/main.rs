@@ -25,6 +25,7 @@ mod recorder;
 mod resting;
 mod retries;
 mod schedules;
+mod start;
 mod support;
 mod timers;
 mod torture;

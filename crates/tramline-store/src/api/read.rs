@@ -116,11 +116,12 @@ fn run(r: &Row) -> RunRow {
 /// When the database cannot be reached.
 pub async fn get_run(db: &Db, run_id: Uuid) -> Result<Option<RunRow>, StoreError> {
     let client = db.get().await?;
+    let statement = client
+        .prepare_cached(&format!("select {COLUMNS} from ops.get_run($1)"))
+        .await
+        .map_err(|e| StoreError::query("get run", e))?;
     let row = client
-        .query_opt(
-            &format!("select {COLUMNS} from ops.runs where run_id = $1"),
-            &[&run_id],
-        )
+        .query_opt(&statement, &[&run_id])
         .await
         .map_err(|e| StoreError::query("get run", e))?;
     Ok(row.as_ref().map(run))
