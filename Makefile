@@ -2,12 +2,12 @@
 # tramline itself fetches the pinned Deno and, where the system has no Postgres 15 or newer, a pinned Postgres, by npm.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture bench fmt lint ci clean prerequisites
+.PHONY: help run test torture churn bench fmt lint ci clean prerequisites
 
 # what `make run` starts; another project: make run PROJECT=path/to/it
 PROJECT ?= examples/crm
 
-# how long `make torture` goes on, with how many nodes; SEED repeats the workload and the faults of another time
+# how long `make torture` and `make churn` go on, the former with how many nodes; SEED repeats the workload and the faults of another time
 MINUTES ?= 10
 NODES ?= 3
 
@@ -15,6 +15,7 @@ help:
 	@echo "make run     build tramline and run examples/crm (PROJECT=… for another)"
 	@echo "make test    run the whole test suite"
 	@echo "make torture a mixed workload under random faults (MINUTES=10 NODES=3 SEED=…)"
+	@echo "make churn   deploys, crashes and ends of functions, counting what is left of them (MINUTES=10)"
 	@echo "make bench   measure on this machine, beside the peers; writes bench/results/latest.json"
 	@echo "make lint    what CI checks before the tests"
 	@echo "make fmt     format the code"
@@ -36,6 +37,10 @@ test: prerequisites
 torture: prerequisites
 	TRAMLINE_TORTURE_MINUTES=$(MINUTES) TRAMLINE_TORTURE_NODES=$(NODES) $(if $(SEED),TRAMLINE_TORTURE_SEED=$(SEED)) \
 	  cargo test --package tramline-engine --test it torture::for_a_chosen_time -- --exact --ignored --nocapture
+
+churn: prerequisites
+	TRAMLINE_CHURN_MINUTES=$(MINUTES) \
+	  cargo test --package tramline-host --test it churn::host_that_lives_through_churn -- --exact --ignored --nocapture
 
 lint: prerequisites
 	cargo fmt --check

@@ -75,7 +75,7 @@ impl Minter {
 
 /// The caller's claims with the role always named.
 fn claims_of(caller: Option<&Caller>) -> Claims {
-    let mut claims = caller.map(|caller| caller.claims.clone()).unwrap_or_default();
+    let mut claims = caller.map(|caller| (*caller.claims).clone()).unwrap_or_default();
     let role = caller.map_or("anon", |caller| caller.role.as_str());
     claims.insert("role".into(), role.into());
     claims

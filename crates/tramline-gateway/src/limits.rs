@@ -127,6 +127,10 @@ pub const KEY_SET_RETRY: Duration = Duration::from_secs(5);
 pub const KEY_SET_UNKNOWN_KID_PAUSE: Duration = Duration::from_secs(30);
 /// Clock difference forgiven in `exp`, `nbf` and `iat`, in seconds.
 pub const TOKEN_LEEWAY_S: u64 = 30;
+/// Tokens that are remembered once they are verified: with the next one some megabytes.
+pub const REMEMBERED_TOKENS_MAX: usize = 2_048;
+/// Longest token that is remembered; those of users have some hundred bytes.
+pub const REMEMBERED_TOKEN_BYTES_MAX: usize = 2_048;
 /// Life of a token minted for the REST and auth backends; only the start of a request is checked, so short.
 pub const INTERNAL_TOKEN_LIFE_S: i64 = 120;
 /// Shortest HMAC secret.

@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt as _;
 
 use crate::access::Entry;
@@ -18,6 +19,7 @@ use crate::body::{Body, BodyCut, GuardedBody, boxed, full};
 use crate::config::MetricsAccess;
 use crate::cors::{Cors, preflight_answer};
 use crate::error::{Fault, Shape};
+use crate::functions::CallError;
 use crate::limits::{API_BODY_MAX, HEADERS_MAX, UPLOAD_BODY_MAX};
 use crate::management;
 use crate::metrics::RouteClass;
@@ -43,7 +45,7 @@ pub(crate) async fn answer(
     let is_http1 = request.version() < Version::HTTP_2;
     let answered = match screen(&mut request).and_then(|()| count(&shared, &visit, class, &request)) {
         Err(fault) => fault.into_response(shape(class), visit.request_id).into(),
-        Ok(()) => dispatch(&shared, &visit, class, request).await,
+        Ok(()) => attend(&shared, &visit, class, request).await,
     };
     let status = answered.response.status().as_u16();
     let mut entry = entry;
@@ -172,6 +174,38 @@ fn is_plain_path(path: &str) -> bool {
     lower
         .split('/')
         .all(|segment| !matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
+}
+
+/// Answers a request where it belongs: what is only passed on stays on the thread of its connection; what may take long there,
+/// or asks the database, would hold up the thread's other connections.
+async fn attend(
+    shared: &Arc<Shared>,
+    visit: &Visit,
+    class: RouteClass,
+    request: Request<Incoming>,
+) -> Answered {
+    let stays = match class {
+        RouteClass::Health => true,
+        RouteClass::Functions => proxy::is_passed_on(shared, &request),
+        _ => false,
+    };
+    if stays {
+        return dispatch(shared, visit, class, request).await;
+    }
+    let (own, its) = (Arc::clone(shared), visit.clone());
+    let answering = async move { dispatch(&own, &its, class, request).await };
+    let answering = shared.tasks.spawn_on(answering, &shared.home);
+    // When the client goes away this is dropped, and everything done for it ends.
+    match AbortOnDropHandle::new(answering).await {
+        Ok(answered) => answered,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // the process ends
+            Err(_) => Fault::call(&CallError::Stopping)
+                .into_response(shape(class), visit.request_id)
+                .into(),
+        },
+    }
 }
 
 async fn dispatch(shared: &Shared, visit: &Visit, class: RouteClass, request: Request<Incoming>) -> Answered {

@@ -32,6 +32,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LOG_ENV: &str = "TRAMLINE_LOG";
 /// `json` for log collectors.
 const LOG_FORMAT_ENV: &str = "TRAMLINE_LOG_FORMAT";
+/// Threads for blocking work: reading the sources of functions, looking up hosts, starting a database. Each keeps memory of its
+/// own while it waits for more; what is beyond waits for one.
+const BLOCKING_THREADS: usize = 16;
 /// Blocking work that is left after the command (a download that nobody waits for) may not hold up the end.
 const RUNTIME_STOP: Duration = Duration::from_millis(200);
 
@@ -91,6 +94,7 @@ fn run(cli: Cli) -> Done {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|error| Failure::new(Exit::Failure, format!("failed to start threads: {error}")))?;
     let done = runtime.block_on(dispatch(cli));

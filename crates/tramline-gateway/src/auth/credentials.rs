@@ -1,12 +1,15 @@
 //! Who calls: bearer tokens and API keys, with the platform's rewrite of opaque keys to role tokens.
 
+use std::sync::Arc;
+
 use http::header::{AUTHORIZATION, ORIGIN, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::jwks::Issuer;
+use super::remembered::Remembered;
 use super::secret::{SecretHash, is_one_of};
-use super::token::{Claims, TokenError, TokenRules, Verifier};
+use super::token::{Claims, Signer, TokenError, TokenRules, Verifier};
 use crate::config::Keys;
 
 /// The header in which clients send their API key.
@@ -35,7 +38,7 @@ pub(crate) struct Caller {
     pub(crate) role: String,
     /// The `sub` claim.
     pub(crate) subject: Option<String>,
-    pub(crate) claims: Claims,
+    pub(crate) claims: Arc<Claims>,
     /// `Bearer <role token>` that stands for an API key; none when the caller sent a token in `Authorization`.
     pub(crate) rewritten: Option<HeaderValue>,
 }
@@ -45,7 +48,7 @@ impl Caller {
         self.role == "service_role"
     }
 
-    fn new(claims: Claims, rewritten: Option<HeaderValue>) -> Self {
+    fn new(claims: Arc<Claims>, rewritten: Option<HeaderValue>) -> Self {
         let role = claims
             .get("role")
             .and_then(Value::as_str)
@@ -70,6 +73,7 @@ enum KeyKind {
 /// Resolves credentials.
 pub(crate) struct Credentials {
     verifier: Verifier,
+    remembered: Remembered,
     publishable: Vec<SecretHash>,
     secret: Vec<SecretHash>,
     anon: RoleToken,
@@ -78,7 +82,7 @@ pub(crate) struct Credentials {
 
 /// The token that an opaque key is exchanged for, verified once at start.
 struct RoleToken {
-    claims: Claims,
+    claims: Arc<Claims>,
     header: HeaderValue,
 }
 
@@ -88,11 +92,14 @@ impl RoleToken {
         let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| TokenError::Malformed("not a header value"))?;
         header.set_sensitive(true);
-        Ok(Self { claims, header })
+        Ok(Self {
+            claims: Arc::new(claims),
+            header,
+        })
     }
 
     fn caller(&self) -> Caller {
-        Caller::new(self.claims.clone(), Some(self.header.clone()))
+        Caller::new(Arc::clone(&self.claims), Some(self.header.clone()))
     }
 }
 
@@ -111,6 +118,7 @@ impl Credentials {
             publishable: hashes(&keys.publishable_keys),
             secret: hashes(&keys.secret_keys),
             verifier,
+            remembered: Remembered::default(),
             anon,
             service,
         })
@@ -118,6 +126,9 @@ impl Credentials {
 
     /// Fetches what [`Self::resolve`] needs to know of other issuers' keys; it itself never waits.
     pub(crate) async fn prepare(&self, headers: &HeaderMap) {
+        if !self.verifier.has_issuers() {
+            return;
+        }
         let apikey = single(headers, &APIKEY, "apikey").ok().flatten();
         let bearer = bearer(headers).ok().flatten();
         if let Some(token) = bearer.or(apikey).filter(|token| !token.starts_with("sb_")) {
@@ -139,7 +150,7 @@ impl Credentials {
     fn resolve_any(&self, headers: &HeaderMap) -> Result<Caller, AuthFailure> {
         let apikey = single(headers, &APIKEY, "apikey")?.filter(|key| !key.is_empty());
         match bearer(headers)? {
-            Some(token) if !token.starts_with("sb_") => Ok(Caller::new(self.verifier.verify(token)?, None)),
+            Some(token) if !token.starts_with("sb_") => Ok(Caller::new(self.verify(token)?, None)),
             Some(opaque) => {
                 // As on the platform, a known key in `apikey` decides over one in `Authorization`.
                 let kind = self.kind(opaque).ok_or(AuthFailure::UnknownKey)?;
@@ -153,7 +164,7 @@ impl Credentials {
                     Ok(self.by_key(kind))
                 }
                 Some(token) => {
-                    let claims = self.verifier.verify(token)?;
+                    let claims = self.verify(token)?;
                     let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
                         .map_err(|_| AuthFailure::NotBearer)?;
                     header.set_sensitive(true);
@@ -161,6 +172,18 @@ impl Credentials {
                 }
             },
         }
+    }
+
+    fn verify(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+        if let Some(claims) = self.remembered.find(token, jsonwebtoken::get_current_timestamp()) {
+            return Ok(claims);
+        }
+        let (claims, signer) = self.verifier.verify_signed(token)?;
+        let claims = Arc::new(claims);
+        if signer == Signer::Project {
+            self.remembered.keep(token, &claims);
+        }
+        Ok(claims)
     }
 
     fn kind(&self, key: &str) -> Option<KeyKind> {

@@ -4,6 +4,7 @@ mod credentials;
 mod guard;
 mod jwks;
 mod link;
+mod remembered;
 mod secret;
 mod token;
 mod webhook;

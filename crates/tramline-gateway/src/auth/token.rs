@@ -115,6 +115,15 @@ fn take_apart(token: &str) -> Result<Parsed, TokenError> {
     })
 }
 
+/// Whose key a token was signed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signer {
+    /// The secret that stands as long as the node runs.
+    Project,
+    /// Keys that come and go.
+    Issuer,
+}
+
 /// Verifies tokens against the project's secret and the keys of issuers.
 pub struct Verifier {
     secret: DecodingKey,
@@ -134,7 +143,7 @@ impl Verifier {
 
     /// Fetches the key that a token names where it is not known yet; [`Self::verify`] itself never waits.
     pub async fn prepare(&self, token: &str) {
-        if self.issuers.is_empty() {
+        if !self.has_issuers() {
             return;
         }
         let Ok(parsed) = take_apart(token) else { return };
@@ -146,14 +155,25 @@ impl Verifier {
         }
     }
 
+    /// Whether tokens of others than the project may be acceptable.
+    pub(super) fn has_issuers(&self) -> bool {
+        !self.issuers.is_empty()
+    }
+
     /// The claims of an acceptable token.
     ///
     /// # Errors
     /// The first reason why the token is refused.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        self.verify_signed(token).map(|(claims, _)| claims)
+    }
+
+    /// The same, with who signed it.
+    pub(super) fn verify_signed(&self, token: &str) -> Result<(Claims, Signer), TokenError> {
         let parsed = take_apart(token)?;
         if parsed.algorithm != Algorithm::HS256 {
-            return self.verify_by_issuer(token, parsed);
+            let claims = self.verify_by_issuer(token, parsed)?;
+            return Ok((claims, Signer::Issuer));
         }
         if parsed.signature_bytes != SIGNATURE_BYTES {
             return Err(TokenError::Signature);
@@ -161,7 +181,7 @@ impl Verifier {
         check_dates(&parsed.claims)?;
         check_signature(token, &self.secret, Algorithm::HS256)?;
         check_claims(&parsed.claims, &self.rules)?;
-        Ok(parsed.claims)
+        Ok((parsed.claims, Signer::Project))
     }
 
     fn verify_by_issuer(&self, token: &str, parsed: Parsed) -> Result<Claims, TokenError> {

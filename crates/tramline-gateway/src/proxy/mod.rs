@@ -9,28 +9,23 @@ mod edge;
 pub(crate) mod headers;
 mod idempotency;
 mod kept;
+mod record;
 mod waiting;
-
-use std::sync::Arc;
-use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
-use crate::access::CLIENT_GONE;
 use crate::answer::Answered;
 use crate::auth::{self, Caller, Guard, GuardAuth, Preflight};
 use crate::body::{Body, BodyCut, BodyWatch, GuardedBody, boxed, empty, full};
-use crate::config::InvocationObserver;
 use crate::cors::preflight_answer;
 use crate::error::{Fault, SB_ERROR_CODE, Shape};
-use crate::functions::{CallContext, CallError, Invocation};
-use crate::metrics::Metrics;
+use crate::functions::{CallContext, CallError};
 use crate::server::{Shared, Visit};
-use crate::trace::TraceId;
 
+pub(crate) use self::record::Record;
 pub(crate) use self::waiting::Waiting;
 
 /// The prefix of all functions.
@@ -49,6 +44,14 @@ fn split(path: &str) -> (&str, &str) {
         .unwrap_or_default()
         .trim_start_matches('/');
     below.split_once('/').unwrap_or((below, ""))
+}
+
+/// Whether a request is only passed on: nothing of it is read whole, and nobody but the function asked.
+pub(crate) fn is_passed_on(shared: &Shared, request: &Request<Incoming>) -> bool {
+    let name = function_name(request.uri().path());
+    let guards = shared.guards();
+    let auth = guards.get(name).map(|guard| guard.auth);
+    !matches!(auth, Some(GuardAuth::Webhook | GuardAuth::SignedLink)) && !shared.has_edge(name)
 }
 
 /// Answers a request below [`PREFIX`].
@@ -354,56 +357,4 @@ pub(crate) fn strip_prefix(uri: &Uri, prefix: &str) -> Result<Uri, Fault> {
     format!("/{path}{query}")
         .parse()
         .map_err(|_| Fault::invalid_url())
-}
-
-/// Tells the observer when the invocation is over, however it ends: it is dropped with the answer's body.
-pub(crate) struct Record {
-    observer: Option<InvocationObserver>,
-    metrics: Arc<Metrics>,
-    function: String,
-    request_id: Uuid,
-    run_id: Option<Uuid>,
-    trace: Option<TraceId>,
-    method: Method,
-    status: u16,
-    error_code: Option<&'static str>,
-    started_at: i64,
-    started: Instant,
-}
-
-impl Record {
-    fn new(shared: &Shared, visit: &Visit, function: &str, method: &Method) -> Self {
-        Self {
-            observer: shared.invocations.clone(),
-            metrics: Arc::clone(&shared.metrics),
-            function: function.to_owned(),
-            request_id: visit.request_id,
-            run_id: None,
-            trace: visit.trace,
-            method: method.clone(),
-            status: CLIENT_GONE,
-            error_code: None,
-            started_at: jiff::Timestamp::now().as_millisecond(),
-            started: Instant::now(),
-        }
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        self.metrics.invoked(&self.function, self.status);
-        if let Some(observer) = &self.observer {
-            observer(Invocation {
-                function: std::mem::take(&mut self.function),
-                request_id: self.request_id,
-                run_id: self.run_id,
-                trace: self.trace,
-                method: self.method.clone(),
-                status: self.status,
-                error_code: self.error_code,
-                started_at: self.started_at,
-                duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            });
-        }
-    }
 }

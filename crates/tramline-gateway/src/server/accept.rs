@@ -29,6 +29,8 @@ pub(super) fn bind(address: SocketAddr, shared_port: bool) -> std::io::Result<Tc
 
 /// Accepts until the stop, and then what the kernel has accepted already: closing the socket would reset it.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener, local: SocketAddr) {
+    // Where the runtime is dropped without a stop, this goes with it, and then nobody else would end the lanes.
+    let abandoned = shared.lanes.guard();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -46,6 +48,7 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener, local: Socke
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
         take(&shared, stream, peer, local);
     }
+    abandoned.disarm();
 }
 
 fn take(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
@@ -56,7 +59,15 @@ fn take(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: Socket
     if !shared.proxies.contains(peer.ip()) && !slot.assign(peer.ip()) {
         return refusal::too_many(shared, &stream);
     }
-    shared
-        .tasks
-        .spawn(connection::serve(Arc::clone(shared), stream, peer, local, slot));
+    // Small streamed pieces must not wait for each other's acknowledgement.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "nodelay not set");
+    }
+    match stream.into_std() {
+        Ok(stream) => {
+            let served = connection::serve(Arc::clone(shared), stream, peer, local, slot);
+            shared.tasks.spawn_on(served, shared.lanes.next());
+        }
+        Err(error) => tracing::warn!(%error, "connection not handed to its thread"),
+    }
 }

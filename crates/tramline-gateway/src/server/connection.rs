@@ -32,18 +32,18 @@ const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 /// All streams of a connection together.
 const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
-/// Serves a connection. Its task is dropped with the node at the latest.
+/// Serves a connection on the lane where this is polled. Its task is dropped with the node at the latest.
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     peer: SocketAddr,
     local: SocketAddr,
     mut slot: Slot,
 ) {
-    // Small streamed pieces must not wait for each other's acknowledgement.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "nodelay not set");
-    }
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "connection not taken over by its thread"),
+    };
     // Boxed: a handshake needs much room, and a connection that waits for its client none of it.
     let arriving = Box::pin(arrival::receive(&shared, stream, peer, local, &mut slot));
     let arrived = tokio::select! {
@@ -95,6 +95,7 @@ async fn speak(shared: &Arc<Shared>, arrival: Arrival, slot: Slot) -> hyper::Res
         }
         let Some(left) = berth.take() else { return Ok(()) };
         let until = Instant::from_std(activity.idle_since()) + shared.limits.keep_alive;
+        shared.parked.notify_one();
         let waiting = &shared.metrics.waiting;
         waiting.fetch_add(1, Ordering::Relaxed);
         let next = tokio::select! {
@@ -212,7 +213,9 @@ impl Session {
 /// Resolves when there has been no request for this long.
 async fn quiet(activity: &Activity, time: Duration) {
     loop {
-        tokio::time::sleep(time).await;
+        // A request that is in flight, or ended a moment ago, tells nobody: look again soon enough.
+        let due = Instant::from_std(activity.idle_since()) + time;
+        tokio::time::sleep_until(due.max(Instant::now() + time / 4)).await;
         if activity.is_quiet_for(time) {
             return;
         }

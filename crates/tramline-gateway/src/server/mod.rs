@@ -6,9 +6,11 @@ mod arrival;
 mod berth;
 mod connection;
 mod io;
+mod lanes;
 mod proxy_header;
 mod refusal;
 mod slots;
+mod spare_memory;
 mod tls;
 mod wire;
 
@@ -18,13 +20,15 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub(crate) use self::activity::{Activity, InFlight, Taking};
+use self::lanes::Lanes;
 use self::slots::Slots;
 use self::tls::Tls;
 pub use self::tls::{TlsError, TlsFiles};
@@ -75,6 +79,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// No threads for its connections.
+    #[error("start the gateway's threads")]
+    Threads(#[source] std::io::Error),
 }
 
 /// The gateway; see [`Gateway::start`].
@@ -122,6 +129,11 @@ pub(crate) struct Shared {
     pub(crate) invocations: Option<InvocationObserver>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slots: Arc<Slots>,
+    lanes: Lanes,
+    /// A connection was put aside.
+    parked: Notify,
+    /// The runtime in which the gateway was started: for what does not belong on a lane.
+    pub(crate) home: Handle,
     /// No new requests are wanted, but they are served.
     pub(crate) leave: CancellationToken,
     left_at: OnceLock<Instant>,
@@ -149,6 +161,12 @@ impl Shared {
         edges.get(function).cloned()
     }
 
+    /// Whether a function has rules.
+    pub(crate) fn has_edge(&self, function: &str) -> bool {
+        let edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+        edges.contains_key(function)
+    }
+
     /// The CORS of a function.
     pub(crate) fn cors_of(&self, function: &str) -> Arc<Cors> {
         let own = self.function_cors.read().unwrap_or_else(PoisonError::into_inner);
@@ -165,6 +183,7 @@ fn shared_each(cors: BTreeMap<String, Cors>) -> Arc<BTreeMap<String, Arc<Cors>>>
 }
 
 /// What one request knows about itself.
+#[derive(Clone)]
 pub(crate) struct Visit {
     pub(crate) request_id: Uuid,
     /// The id as a header.
@@ -192,12 +211,16 @@ impl Gateway {
         let tls = config.tls.map(Tls::load).transpose()?.map(Arc::new);
         let listener = accept::bind(address, config.shared_port).map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
+        let lanes = Lanes::start().map_err(StartError::Threads)?;
         let metrics = Arc::<Metrics>::default();
         let shared = Arc::new(Shared {
             slots: Slots::new(
                 config.limits.connections_max,
                 config.limits.connections_per_ip_max,
             ),
+            lanes,
+            parked: Notify::new(),
+            home: Handle::current(),
             rates: Rates::new(&config.limits, Arc::clone(&metrics)),
             limits: config.limits,
             credentials,
@@ -240,6 +263,7 @@ impl Gateway {
         shared
             .tasks
             .spawn(accept::run(Arc::clone(&shared), listener, local));
+        shared.tasks.spawn(spare_memory::give_back(Arc::clone(&shared)));
         if let Some(tls) = &shared.tls {
             shared.tasks.spawn(Arc::clone(tls).follow(shared.stop.clone()));
         }
@@ -314,5 +338,6 @@ impl GatewayHandle {
         }
         self.shared.kill.cancel();
         self.shared.tasks.wait().await;
+        self.shared.lanes.end();
     }
 }

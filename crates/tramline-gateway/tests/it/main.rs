@@ -18,6 +18,7 @@ mod health;
 mod idempotency;
 mod issuers;
 mod jwt;
+mod lanes;
 mod management;
 mod operations;
 mod peers;

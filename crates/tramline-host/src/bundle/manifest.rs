@@ -32,13 +32,16 @@ pub struct Manifest {
     pub deno: String,
     /// By registry and name.
     pub dependencies: Vec<Dependency>,
+    pub node: NodeNames,
 }
 
 impl Manifest {
-    pub fn of(dependencies: Vec<Dependency>) -> Manifest {
+    /// Of a bundle with this text.
+    pub fn of(dependencies: Vec<Dependency>, bundle: &[u8]) -> Manifest {
         Manifest {
             deno: DENO_VERSION.to_owned(),
             dependencies,
+            node: NodeNames::in_bundle(bundle),
         }
     }
 
@@ -52,6 +55,48 @@ impl Manifest {
         std::fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
         std::fs::rename(&fresh, path)
     }
+}
+
+/// The modules of Node that a bundle names, of those which a worker changes before it loads a function. They take time and
+/// memory, so the others do without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeNames {
+    /// `http` and its like: the function may listen through it.
+    pub http: bool,
+    /// `os`, which tells of the machine.
+    pub os: bool,
+}
+
+impl NodeNames {
+    pub fn in_bundle(bundle: &[u8]) -> NodeNames {
+        let text = String::from_utf8_lossy(bundle);
+        NodeNames {
+            http: ["http", "https", "http2"].iter().any(|name| names(&text, name)),
+            os: names(&text, "os"),
+        }
+    }
+}
+
+/// Whether a module stands there as imports and `require` name it. One that is named without being loaded only costs time.
+fn names(bundle: &str, module: &str) -> bool {
+    bundle.match_indices(module).any(|(at, word)| {
+        let short = bundle[..at].strip_suffix("node:");
+        let before = short.unwrap_or(&bundle[..at]);
+        let Some(quote) = before.chars().next_back().filter(|c| matches!(c, '"' | '\'')) else {
+            return false;
+        };
+        bundle[at + word.len()..].starts_with(quote)
+            && (short.is_some() || is_loaded(&before[..before.len() - 1]))
+    })
+}
+
+/// Whether what stands before a text loads the module of that name. Bundlers number their `require`.
+fn is_loaded(before: &str) -> bool {
+    let called = before.trim_end().strip_suffix('(').unwrap_or(before);
+    let word = called.trim_end().trim_end_matches(|c: char| c.is_ascii_digit());
+    ["require", "import", "from", "getBuiltinModule"]
+        .iter()
+        .any(|loads| word.ends_with(loads))
 }
 
 /// The packages of a lock file of Deno (version 5), sorted; none when there is no such file.

@@ -7,11 +7,14 @@
 mod glob;
 mod importmap;
 mod manifest;
+mod npmrc;
 mod plan;
 mod rewrite;
 mod run;
 mod scan;
 mod shelf;
+mod shims;
+mod twins;
 mod upload;
 mod version;
 
@@ -25,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::sandbox::Sandbox;
 use crate::types::FunctionSpec;
+use manifest::NodeNames;
 pub use manifest::{Dependency, Registry};
 use plan::Plan;
 use shelf::{find, place, private_folder, store};
@@ -32,6 +36,8 @@ pub use upload::{Bundled, SourceFiles, Upload, read_sources};
 
 /// More at a time would only compete for the processors.
 const BUNDLES_AT_ONCE: usize = 2;
+/// Functions whose sources are read at one moment: a start with hundreds of them needs no thread for each.
+const READS_AT_ONCE: usize = 4;
 
 /// Why a function has no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +48,13 @@ pub enum BundleError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}: {reason}", path.display())]
     ImportMap { path: PathBuf, reason: String },
+    #[error("{} line {line}: {reason}", path.display())]
+    Npmrc {
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        reason: String,
+    },
     #[error("{} imports {specifier:?}, which is outside the project; import a file of the project or a package", file.display())]
     Outside { file: PathBuf, specifier: String },
     #[error("{} is not a source file of the project (it is outside, a link that leads outside, or a file of secrets)", path.display())]
@@ -78,7 +91,7 @@ pub enum BundleError {
         file: PathBuf,
         output: String,
     },
-    #[error("the import {specifier:?} in {} cannot be resolved: the npm registry has no {package}, or cannot be reached from here\n{output}", file.display())]
+    #[error("the import {specifier:?} in {} cannot be resolved: the npm registry has no {package}, cannot be reached from here, or wants another token (.npmrc)\n{output}", file.display())]
     Package {
         specifier: String,
         package: String,
@@ -110,6 +123,14 @@ pub struct Bundle {
     pub sources: Arc<BTreeSet<PathBuf>>,
     /// The packages in it, as they were resolved.
     pub dependencies: Arc<Vec<Dependency>>,
+    pub node: NodeNames,
+}
+
+/// What there is of a function's bundle.
+enum Looked {
+    Made(Bundle),
+    /// Nothing; the folder it is to lie in.
+    New(PathBuf, Box<Plan>),
 }
 
 /// Makes and finds bundles.
@@ -127,6 +148,7 @@ pub struct Bundler {
 /// Who bundles now.
 #[derive(Debug)]
 struct Turns {
+    reads: Semaphore,
     any: Semaphore,
     /// Held by a bundling that may have to fetch esbuild: two at once get into each other's way.
     first: tokio::sync::Mutex<()>,
@@ -157,6 +179,7 @@ impl Bundler {
             children,
             sandbox,
             turns: Arc::new(Turns {
+                reads: Semaphore::new(READS_AT_ONCE),
                 any: Semaphore::new(BUNDLES_AT_ONCE),
                 first: tokio::sync::Mutex::new(()),
             }),
@@ -186,15 +209,10 @@ impl Bundler {
         if let Some(deployed) = &spec.deployed {
             return version::bundle(self, &spec.name, deployed).await;
         }
-        let plan = {
-            let (this, spec) = (Arc::clone(self), spec.clone());
-            blocking(move || Plan::read(&this.project, &this.state_dir, &spec)).await?
+        let (folder, plan) = match self.look(spec).await? {
+            Looked::Made(bundle) => return Ok(bundle),
+            Looked::New(folder, plan) => (folder, Arc::new(*plan)),
         };
-        let folder = self.private_folder(&spec.name).await?;
-        if let Some(bundle) = find(&folder, &plan) {
-            return Ok(bundle);
-        }
-        let plan = Arc::new(plan);
         // an empty hash is as deep as any other
         let parent = place(&folder, &plan, "")
             .entry
@@ -216,6 +234,22 @@ impl Bundler {
         .await?;
         tracing::info!(function = %spec.name, version = %bundle.sha256, "bundled");
         Ok(bundle)
+    }
+
+    /// Reads the function's sources, and whether their bundle was made before.
+    async fn look(self: &Arc<Self>, spec: &FunctionSpec) -> Result<Looked, BundleError> {
+        // the semaphore is never closed
+        let _turn = self.turns.reads.acquire().await;
+        let (this, spec) = (Arc::clone(self), spec.clone());
+        blocking(move || {
+            let plan = Plan::read(&this.project, &this.state_dir, &spec)?;
+            let folder = private_folder(&this.folder().join(&spec.name))?;
+            Ok(match find(&folder, &plan) {
+                Some(bundle) => Looked::Made(bundle),
+                None => Looked::New(folder, Box::new(plan)),
+            })
+        })
+        .await
     }
 
     /// Runs the bundler on a copy of the sources: the copy, which goes away with its handle, and the bundle in it.

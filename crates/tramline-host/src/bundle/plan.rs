@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 use tramline_core::deploy::{FILES_MAX, SOURCES_MAX_BYTES};
 
 use super::importmap::{ImportMap, Target, alias_of, join};
-use super::rewrite::SHIMS;
-use super::{BundleError, glob, scan};
+use super::shims::{SHIMS, fetched_for};
+use super::{BundleError, glob, npmrc, scan};
 use crate::deno::DENO_VERSION;
 use crate::types::FunctionSpec;
 
 /// Raise when the way bundles are made changes: older bundles are then made anew.
-const BUNDLER_REVISION: &str = "3";
+const BUNDLER_REVISION: &str = "4";
 /// What the scan reads as source. Other reachable files (JSON, text, WebAssembly) are taken along unread.
 const SOURCE_EXTENSIONS: &[&str] = &["ts", "tsx", "js", "jsx", "mjs", "mts", "cjs", "cts"];
 
@@ -29,8 +29,8 @@ pub struct Plan {
     pub config: String,
     /// The function's own import map, and the one that it names if it does.
     pub maps: Vec<PathBuf>,
-    /// The function's own `.npmrc`.
-    pub npmrc: Option<Vec<u8>>,
+    /// What the function's own `.npmrc` says of registries.
+    pub npmrc: Option<String>,
     /// Absolute paths of all files that were read.
     pub sources: Arc<BTreeSet<PathBuf>>,
     /// Imports that Deno fetches, as it sees them, each with who wants it.
@@ -88,11 +88,8 @@ impl Plan {
                 };
                 let target = map.resolve(&specifier, &file).ok_or_else(outside)?;
                 let mut fetch = |value: &str| {
-                    if ["http:", "https:", "jsr:", "npm:"]
-                        .iter()
-                        .any(|s| value.starts_with(s))
-                    {
-                        remote.entry(value.to_owned()).or_insert_with(|| Origin {
+                    for fetched in fetched_for(value) {
+                        remote.entry(fetched.to_owned()).or_insert_with(|| Origin {
                             specifier: specifier.clone(),
                             file: project.join(&file),
                         });
@@ -132,12 +129,13 @@ impl Plan {
         }
         let static_files = read_static(&mut reader, spec)?;
         let config = map.generate(&aliases).to_string();
-        let npmrc = entry.parent().map(|folder| project.join(folder).join(".npmrc"));
-        let npmrc = npmrc.and_then(|path| std::fs::read(path).ok());
+        let npmrc = read_npmrc(&mut reader, &entry, spec)?;
+        let (npmrc_path, npmrc) = npmrc.unzip();
         let sources = files
             .keys()
             .chain(static_files.keys())
             .chain(&map_path)
+            .chain(&npmrc_path)
             .map(|path| project.join(path))
             .collect();
         let mut plan = Plan {
@@ -165,7 +163,7 @@ impl Plan {
         part(DENO_VERSION.as_bytes());
         part(self.entry.as_os_str().as_encoded_bytes());
         part(self.config.as_bytes());
-        part(self.npmrc.as_deref().unwrap_or_default());
+        part(self.npmrc.as_deref().unwrap_or_default().as_bytes());
         for (name, text) in SHIMS {
             part(name.as_bytes());
             part(text.as_bytes());
@@ -178,7 +176,25 @@ impl Plan {
     }
 }
 
-fn is_source(path: &Path) -> bool {
+/// The nearest of the function's folder and the one above, which may hold one for all functions.
+fn read_npmrc(
+    reader: &mut Reader,
+    entry: &Path,
+    spec: &FunctionSpec,
+) -> Result<Option<(PathBuf, String)>, BundleError> {
+    for folder in entry.ancestors().skip(1).take(2) {
+        let path = folder.join(npmrc::NAME);
+        if let Some(bytes) = reader.read(&path)? {
+            let text = String::from_utf8_lossy(&bytes);
+            let lines = npmrc::checked(&reader.project.join(&path), &text, &spec.env)?;
+            return Ok(Some((path, lines)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether imports are looked for in it.
+pub fn is_source(path: &Path) -> bool {
     path.extension()
         .and_then(|e| e.to_str())
         .is_some_and(|e| SOURCE_EXTENSIONS.contains(&e))

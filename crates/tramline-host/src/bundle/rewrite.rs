@@ -4,6 +4,9 @@
 //! the npm registry, which is the one registry that is reachable nearly everywhere and mirrored by companies. What has
 //! no twin there and no shim here is left to Deno, which fetches it from where it says.
 
+use super::shims::std_module;
+use super::twins;
+
 /// What a specifier becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rewrite {
@@ -15,36 +18,13 @@ pub enum Rewrite {
     Shim(&'static str),
 }
 
-/// Our own modules: name and text.
-pub const SHIMS: &[(&str, &str)] = &[
-    ("empty.ts", include_str!("shims/empty.ts")),
-    ("std_async.ts", include_str!("shims/std_async.ts")),
-    ("std_base64.ts", include_str!("shims/std_base64.ts")),
-    ("std_base64url.ts", include_str!("shims/std_base64url.ts")),
-    ("std_crypto.ts", include_str!("shims/std_crypto.ts")),
-    ("std_encoding.ts", include_str!("shims/std_encoding.ts")),
-    ("std_hex.ts", include_str!("shims/std_hex.ts")),
-    ("std_http_server.ts", include_str!("shims/std_http_server.ts")),
-    ("std_http_status.ts", include_str!("shims/std_http_status.ts")),
-    ("std_path.ts", include_str!("shims/std_path.ts")),
-    ("std_uuid.ts", include_str!("shims/std_uuid.ts")),
-];
-
-/// Packages whose npm name differs from the one in JSR or on deno.land/x.
-const TWINS: &[(&str, &str)] = &[
-    ("@hono/hono", "hono"),
-    ("@openai/openai", "openai"),
-    ("@panva/jose", "jose"),
-    ("@valibot/valibot", "valibot"),
-    ("@zod/zod", "zod"),
-];
-const DENO_LAND_X: &[(&str, &str)] = &[
-    ("hono", "hono"),
-    ("jose", "jose"),
-    ("nanoid", "nanoid"),
-    ("oak", "@oakserver/oak"),
-    ("postgresjs", "postgres"),
-    ("zod", "zod"),
+/// Hosts that serve packages of npm by their names.
+const CDNS: &[&str] = &[
+    "https://cdn.skypack.dev/",
+    "https://esm.run/",
+    "https://esm.sh/",
+    "https://ga.jspm.io/npm:",
+    "https://unpkg.com/",
 ];
 
 /// Where `specifier` (not a relative one) is taken from.
@@ -64,18 +44,19 @@ pub fn rewrite(specifier: &str) -> Rewrite {
         };
     }
     if let Some(path) = plain.strip_prefix("https://deno.land/x/") {
-        return deno_land_x(path);
+        let Some((name, tail)) = split_package(path) else {
+            return Rewrite::Keep;
+        };
+        let (version, file) = tail.split_once('/').unwrap_or((tail, ""));
+        return twins::of_deno_land_x(name, version, file);
     }
-    for host in ["https://esm.sh/", "https://cdn.skypack.dev/", "https://esm.run/"] {
+    for host in CDNS {
         if let Some(path) = plain.strip_prefix(host) {
             return cdn(path);
         }
     }
-    match plain
-        .strip_prefix("https://cdn.jsdelivr.net/npm/")
-        .and_then(|path| path.strip_suffix("/+esm"))
-    {
-        Some(path) => cdn(path),
+    match plain.strip_prefix("https://cdn.jsdelivr.net/npm/") {
+        Some(path) => cdn(path.strip_suffix("/+esm").unwrap_or(path)),
         None => Rewrite::Keep,
     }
 }
@@ -93,13 +74,7 @@ fn jsr(package: &str) -> Rewrite {
         let sub = tail.split_once('/').map_or("mod", |(_, sub)| sub);
         return std_module(&format!("{module}/{sub}"));
     }
-    if name.starts_with("@supabase/") {
-        return Rewrite::To(format!("npm:{name}{tail}"));
-    }
-    match TWINS.iter().find(|(jsr, _)| *jsr == name) {
-        Some((_, npm)) => Rewrite::To(format!("npm:{npm}{tail}")),
-        None => Rewrite::Keep,
-    }
+    twins::of_jsr(name, tail)
 }
 
 /// `path` is below the host: an optional build number, the package, its version, a sub-path or a build target.
@@ -121,6 +96,7 @@ fn cdn(path: &str) -> Rewrite {
         return Rewrite::Keep;
     };
     let (version, sub) = tail.split_once('/').unwrap_or((tail, ""));
+    let version = version.replacen("@v", "@", 1);
     let target = sub.split('/').next().unwrap_or("");
     let is_target = matches!(target, "deno" | "denonext" | "esnext" | "node") || target.starts_with("es20");
     match sub {
@@ -146,41 +122,4 @@ fn split_package(text: &str) -> Option<(&str, &str)> {
     };
     let end = text[from..].find(['@', '/']).map_or(text.len(), |i| from + i);
     (end > from).then(|| text.split_at(end))
-}
-
-fn deno_land_x(path: &str) -> Rewrite {
-    let Some((name, tail)) = split_package(path) else {
-        return Rewrite::Keep;
-    };
-    let (version, module) = tail.split_once('/').unwrap_or((tail, ""));
-    let entry = matches!(module, "" | "mod.ts" | "mod.js" | "index.ts");
-    match DENO_LAND_X.iter().find(|(x, _)| *x == name) {
-        Some((_, npm)) if entry => Rewrite::To(format!("npm:{npm}{}", version.replacen("@v", "@", 1))),
-        _ => Rewrite::Keep,
-    }
-}
-
-/// A module of Deno's standard library: its path without the version.
-fn std_module(path: &str) -> Rewrite {
-    let path = path.trim_end_matches(".ts");
-    if let Some(module) = path.strip_prefix("node/") {
-        return Rewrite::To(format!("node:{module}"));
-    }
-    let shim = match path {
-        "http/server" => "std_http_server.ts",
-        "http/status" | "http/http_status" => "std_http_status.ts",
-        "dotenv/load" => "empty.ts",
-        "encoding/base64" => "std_base64.ts",
-        "encoding/base64url" => "std_base64url.ts",
-        "encoding/hex" => "std_hex.ts",
-        "encoding/mod" => "std_encoding.ts",
-        "async/mod" | "async/delay" | "async/deadline" => "std_async.ts",
-        "crypto/mod" | "crypto/crypto" | "crypto/timing_safe_equal" | "crypto/timing-safe-equal" => {
-            "std_crypto.ts"
-        }
-        "uuid/mod" => "std_uuid.ts",
-        "path/mod" | "path/posix/mod" | "path/posix" => "std_path.ts",
-        _ => return Rewrite::Keep,
-    };
-    Rewrite::Shim(shim)
 }

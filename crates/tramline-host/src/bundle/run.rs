@@ -8,9 +8,9 @@ use tokio::net::unix::pipe::Receiver;
 
 use super::importmap::SHIM_FOLDER;
 use super::manifest::{self, Dependency};
-use super::plan::{Origin, Plan};
-use super::rewrite::SHIMS;
-use super::{BundleError, Bundler};
+use super::plan::{Origin, Plan, is_source};
+use super::shims::SHIMS;
+use super::{BundleError, Bundler, npmrc, scan};
 use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
 use crate::sandbox::{Files, Jail, Tcp};
 
@@ -51,14 +51,17 @@ const PASSED_ON: &[&str] = &[
 /// Writes the copy.
 pub fn stage(plan: &Plan, stage: &Path) -> Result<(), BundleError> {
     for (path, bytes) in &plan.files {
-        write(&stage.join(path), bytes)?;
+        match std::str::from_utf8(bytes).ok().filter(|_| is_source(path)) {
+            Some(text) => write(&stage.join(path), scan::with_attributes(text).as_bytes())?,
+            None => write(&stage.join(path), bytes)?,
+        }
     }
     for (name, text) in SHIMS {
         write(&stage.join(SHIM_FOLDER).join(name), text.as_bytes())?;
     }
     write(&stage.join(CONFIG), plan.config.as_bytes())?;
     if let Some(npmrc) = &plan.npmrc {
-        write(&stage.join(".npmrc"), npmrc)?;
+        write(&stage.join(npmrc::NAME), npmrc.as_bytes())?;
     }
     write(&stage.join("home").join(".npmrc"), registries().as_bytes())
 }

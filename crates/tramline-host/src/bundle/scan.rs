@@ -3,8 +3,44 @@
 //! This is no parser. It finds `from "x"`, `import "x"` and `import("x")` wherever they stand, also inside comments and
 //! strings: a specifier too many only adds an unused alias, one too few breaks the bundle.
 
+use std::borrow::Cow;
+
 /// The specifiers in `source`, in order, with repetitions.
 pub fn specifiers(source: &str) -> Vec<&str> {
+    found(source).into_iter().map(|(text, _)| text).collect()
+}
+
+/// `source` with today's word for import attributes (`with { type: "json" }`) in the place of the older one (`assert`),
+/// which Deno no longer reads. Lines and columns stay as they are.
+pub fn with_attributes(source: &str) -> Cow<'_, str> {
+    const OLD: &str = "assert";
+    const NEW: &str = "with  ";
+    let bytes = source.as_bytes();
+    let begins = |at: usize, text: &str| {
+        bytes
+            .get(at..)
+            .is_some_and(|rest| rest.starts_with(text.as_bytes()))
+    };
+    let places = found(source).into_iter().filter_map(|(_, end)| {
+        let at = skip_blank(bytes, end);
+        // `import x from "x" assert {`
+        if begins(at, OLD) && begins(skip_blank(bytes, at + OLD.len()), "{") {
+            return Some(at);
+        }
+        // `import("x", { assert: {`
+        let brace = begins(at, ",").then(|| skip_blank(bytes, at + 1))?;
+        let word = begins(brace, "{").then(|| skip_blank(bytes, brace + 1))?;
+        (begins(word, OLD) && begins(skip_blank(bytes, word + OLD.len()), ":")).then_some(word)
+    });
+    let mut changed = Cow::Borrowed(source);
+    for at in places {
+        changed.to_mut().replace_range(at..at + OLD.len(), NEW);
+    }
+    changed
+}
+
+/// The specifiers, and where the literal of each ends.
+fn found(source: &str) -> Vec<(&str, usize)> {
     let bytes = source.as_bytes();
     let mut found = Vec::new();
     let mut at = 0;
@@ -26,7 +62,7 @@ pub fn specifiers(source: &str) -> Vec<&str> {
             rest = skip_blank(bytes, rest + 1);
         }
         if let Some((text, end)) = literal(source, rest) {
-            found.push(text);
+            found.push((text, end));
             at = end;
         }
     }

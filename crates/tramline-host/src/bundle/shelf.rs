@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::{Dependency, Manifest};
+use super::manifest::{Manifest, NodeNames};
 use super::plan::Plan;
 use super::run::Made;
 use super::{Bundle, BundleError};
@@ -53,7 +53,9 @@ fn index(folder: &Path, plan: &Plan) -> PathBuf {
 pub fn find(folder: &Path, plan: &Plan) -> Option<Bundle> {
     let sha256 = std::fs::read_to_string(index(folder, plan)).ok()?;
     let mut bundle = place(folder, plan, sha256.trim());
-    bundle.dependencies = Arc::new(Manifest::read(&manifest(folder, &bundle)).ok()?.dependencies);
+    let known = Manifest::read(&manifest(folder, &bundle)).ok()?;
+    bundle.dependencies = Arc::new(known.dependencies);
+    bundle.node = known.node;
     bundle.entry.is_file().then_some(bundle)
 }
 
@@ -80,12 +82,13 @@ pub fn place(folder: &Path, plan: &Plan, sha256: &str) -> Bundle {
         has_static_files,
         sources: Arc::clone(&plan.sources),
         dependencies: Arc::default(),
+        node: NodeNames::default(),
     }
 }
 
 /// Puts a bundle that was just made in its place.
 pub fn store(folder: &Path, plan: &Plan, made: &Made) -> Result<Bundle, BundleError> {
-    let dependencies: Vec<Dependency> = made.dependencies.clone();
+    let dependencies = made.dependencies.clone();
     let made = made.file.as_path();
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -107,7 +110,8 @@ pub fn store(folder: &Path, plan: &Plan, made: &Made) -> Result<Bundle, BundleEr
         });
     }
     let mut bundle = place(folder, plan, &hex::encode(Sha256::digest(&text)));
-    bundle.dependencies = Arc::new(dependencies.clone());
+    let known = Manifest::of(dependencies, &text);
+    bundle.node = known.node;
     let parent = bundle.entry.parent().unwrap_or(folder);
     std::fs::create_dir_all(parent).map_err(failed(parent))?;
     if bundle.has_static_files {
@@ -133,9 +137,8 @@ pub fn store(folder: &Path, plan: &Plan, made: &Made) -> Result<Bundle, BundleEr
     std::fs::write(made, &text).map_err(failed(made))?;
     std::fs::rename(made, &bundle.entry).map_err(failed(&bundle.entry))?;
     let manifest = manifest(folder, &bundle);
-    Manifest::of(dependencies)
-        .write(&manifest)
-        .map_err(failed(&manifest))?;
+    known.write(&manifest).map_err(failed(&manifest))?;
+    bundle.dependencies = Arc::new(known.dependencies);
     forget_old(folder);
     // last: whoever finds it finds a complete bundle
     let index = index(folder, plan);

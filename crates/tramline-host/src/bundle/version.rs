@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use tramline_core::deploy::check_paths;
 
+use super::manifest::NodeNames;
 use super::shelf::forget_old;
 use super::{Bundle, BundleError, Bundler, blocking};
 use crate::types::{Deployed, Package};
@@ -18,9 +19,10 @@ pub(super) async fn bundle(
     deployed: &Deployed,
 ) -> Result<Bundle, BundleError> {
     let folder = bundler.private_folder(name).await?;
-    let bundle = place(&folder, deployed);
+    let mut bundle = place(&folder, deployed);
     let entry = bundle.entry.clone();
-    if blocking(move || Ok(touch(&entry))).await? {
+    if let Some(node) = blocking(move || Ok(touch(&entry))).await? {
+        bundle.node = node;
         return Ok(bundle);
     }
     let failed = |reason: String| BundleError::Version {
@@ -35,6 +37,7 @@ pub(super) async fn bundle(
     if hex::encode(Sha256::digest(&package.bundle)) != deployed.sha256 {
         return Err(failed("its bundle is not the one that was deployed".to_owned()));
     }
+    bundle.node = NodeNames::in_bundle(&package.bundle);
     let sandbox = Arc::clone(&bundler.sandbox);
     let (deployed, kept) = (deployed.clone(), bundle.clone());
     blocking(move || {
@@ -59,6 +62,7 @@ fn place(folder: &Path, deployed: &Deployed) -> Bundle {
         has_static_files: deployed.has_static_files,
         sources: Arc::default(),
         dependencies: Arc::clone(&deployed.dependencies),
+        node: NodeNames::default(),
     }
 }
 
@@ -67,14 +71,13 @@ fn own_folder(folder: &Path, deployed: &Deployed) -> PathBuf {
     folder.join(format!("{}-{key}", deployed.sha256))
 }
 
-/// Whether it is here; then it counts as new, so that an old version that is active again is kept.
-fn touch(entry: &Path) -> bool {
+/// The modules of Node that it names, if it is here; then it counts as new, so that an old version that is active again is
+/// kept.
+fn touch(entry: &Path) -> Option<NodeNames> {
     // a file that cannot be opened is fetched again
-    let Ok(file) = std::fs::File::options().append(true).open(entry) else {
-        return false;
-    };
+    let file = std::fs::File::options().append(true).open(entry).ok()?;
     let _ = file.set_modified(SystemTime::now());
-    true
+    Some(NodeNames::in_bundle(&std::fs::read(entry).ok()?))
 }
 
 fn store(folder: &Path, deployed: &Deployed, package: &Package, bundle: &Bundle) -> Result<(), BundleError> {

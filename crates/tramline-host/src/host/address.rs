@@ -16,48 +16,59 @@ use crate::types::{Body, CallContext, CallError};
 const CONTEXT_HEADER: HeaderName = HeaderName::from_static("x-tramline-context");
 const DEPTH_HEADER: HeaderName = HeaderName::from_static("x-tramline-depth");
 
-/// The path of a call, as its caller gave it, and its context.
+/// Two ids, a number and a token.
+const CONTEXT_BYTES: usize = 256;
+/// Longest path that Deno reads, with what is written before it.
+const PATH_BYTES_MAX: usize = 65_534;
+
+/// What a function is told of one call.
 pub struct Address {
-    path: PathAndQuery,
-    context: String,
+    /// What stands before the path.
+    prefix: String,
 }
 
 impl Address {
-    pub fn of(request: &Request<Body>, ctx: &CallContext) -> Address {
-        let path = request.uri().path_and_query();
+    /// Leaves nothing but the path in the request's own address.
+    pub fn of(request: &mut Request<Body>, ctx: &CallContext) -> Result<Address, CallError> {
+        let prefix = context(request.headers(), ctx);
+        let uri = request.uri();
+        let path = uri.path_and_query();
         let path = path.filter(|path| path.as_str().starts_with('/')).cloned();
-        Address {
-            path: path.unwrap_or_else(|| PathAndQuery::from_static("/")),
-            context: context(request.headers(), ctx),
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        if prefix.len() + path.as_str().len() > PATH_BYTES_MAX {
+            return Err(CallError::WorkerError {
+                message: format!(
+                    "the request's path is too long: {PATH_BYTES_MAX} bytes are allowed, with the call's own"
+                ),
+            });
         }
+        if uri.authority().is_some() || uri.path_and_query() != Some(&path) {
+            *request.uri_mut() = Uri::from(path);
+        }
+        Ok(Address { prefix })
     }
 
-    /// Writes it for a worker that reads it in the one or the other place.
-    pub fn write(&self, request: &mut Request<Body>, has_node_server: bool) -> Result<(), CallError> {
-        let bad = |what: &str| CallError::WorkerError {
-            message: format!("the request's {what} is too long"),
-        };
-        let path = match has_node_server {
-            true => {
-                let context = HeaderValue::from_str(&self.context).map_err(|_| bad("context"))?;
-                request.headers_mut().insert(CONTEXT_HEADER, context);
-                self.path.clone()
-            }
-            false => {
-                request.headers_mut().remove(CONTEXT_HEADER);
-                let text = format!("/{}{}", self.context, self.path);
-                PathAndQuery::try_from(text).map_err(|_| bad("path"))?
-            }
-        };
-        *request.uri_mut() = Uri::from(path);
-        Ok(())
+    /// What is to be written before the path for a worker that reads it in the one or the other place.
+    pub fn prefix(&self, request: &mut Request<Body>, has_node_server: bool) -> Result<&str, CallError> {
+        let headers = request.headers_mut();
+        if !has_node_server {
+            headers.remove(CONTEXT_HEADER);
+            return Ok(&self.prefix);
+        }
+        let context = self.prefix.trim_start_matches('/');
+        let context = HeaderValue::from_str(context).map_err(|_| CallError::WorkerError {
+            message: "what it is told of its call is not a header value".into(),
+        })?;
+        headers.insert(CONTEXT_HEADER, context);
+        Ok("")
     }
 }
 
 fn context(headers: &HeaderMap, ctx: &CallContext) -> String {
     let depth = headers.get(DEPTH_HEADER).and_then(|depth| depth.to_str().ok());
     let token = ctx.call_token.as_deref();
-    let mut text = String::with_capacity(256);
+    let mut text = String::with_capacity(CONTEXT_BYTES);
+    text.push('/');
     for part in [ctx.run_id.as_deref(), depth, token, Some(&ctx.request_id)] {
         text.push('~');
         match part {

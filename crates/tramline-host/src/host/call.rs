@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::address::Address;
 use super::bounded::Bound;
@@ -63,8 +67,8 @@ impl Host {
         let deadline = begun + Duration::from_millis(wall_ms);
         let mut request = request;
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-        let address = Address::of(&request, &ctx);
         prepare(&mut request, &ctx)?;
+        let address = Address::of(&mut request, &ctx)?;
         let mut deadline = deadline;
         for _ in 0..ATTEMPTS {
             // anew for each attempt: an edit may have put another in its place
@@ -74,8 +78,8 @@ impl Host {
             }
             let claim = tokio::time::timeout_at(deadline, claim(inner, &function));
             let claim = claim.await.map_err(|_| CallError::IdleTimeout)??;
-            address.write(&mut request, claim.worker.has_node_server())?;
-            match tokio::time::timeout_at(deadline, claim.worker.send(request)).await {
+            let prefix = address.prefix(&mut request, claim.worker.has_node_server())?;
+            match tokio::time::timeout_at(deadline, claim.worker.send(request, prefix)).await {
                 Ok(Ok(response)) => {
                     return Ok(answer(
                         response,
@@ -126,7 +130,7 @@ impl Drop for Fresh {
         let permit = self.permit.take();
         let worker = Arc::clone(&self.worker);
         Function::retire(&worker, "early_drop");
-        tokio::spawn(async move {
+        self.worker.home().spawn(async move {
             worker.wait().await;
             drop(permit);
         });
@@ -147,7 +151,14 @@ async fn claim(inner: &Arc<Inner>, function: &Arc<Function>) -> Result<Claim, Ca
     }
     let permit = tokio::time::timeout(FRESH_WAIT, Arc::clone(&inner.fresh).acquire_owned());
     let permit = permit.await.map_err(|_| CallError::Overloaded)?.ok();
-    let worker = function.fresh(inner).await?;
+    // Where the host lives, and not where the call came from: the process is read there until it ends.
+    let (starting, home) = (Arc::clone(function), Arc::clone(inner));
+    let start = inner.home.spawn(async move { starting.fresh(&home).await });
+    let worker = AbortOnDropHandle::new(start).await.unwrap_or_else(|error| {
+        Err(CallError::WorkerError {
+            message: format!("starting it failed: {error}"),
+        })
+    })?;
     let fresh = Fresh {
         worker: Arc::clone(&worker),
         permit,
@@ -209,31 +220,40 @@ fn strip(headers: &mut HeaderMap) {
     headers.remove("keep-alive");
 }
 
-fn answer(mut response: Response<Reply>, bound: Bound, upgrade: Option<OnUpgrade>) -> Response<Body> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let function = hyper::upgrade::on(&mut response);
-        if let Some(client) = upgrade {
-            tokio::spawn(async move {
-                if let (Ok(function), Ok(client)) = tokio::join!(function, client) {
-                    let (mut function, mut client) = (TokioIo::new(function), TokioIo::new(client));
-                    let talk = tokio::io::copy_bidirectional(&mut function, &mut client);
-                    let _ = tokio::time::timeout_at(bound.deadline, talk).await;
-                }
-                // the claim lives as long as the two ends talk
-                drop(bound);
-            });
-        }
-        return response.map(|_| Body::new(Empty::new().map_err(|never| match never {})));
+fn answer(response: Response<Reply>, bound: Bound, upgrade: Option<OnUpgrade>) -> Response<Body> {
+    let (mut head, reply) = response.into_parts();
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        strip(&mut head.headers);
+        return Response::from_parts(head, Body::new(bound.around(reply)));
     }
-    strip(response.headers_mut());
-    response.map(|reply| Body::new(bound.around(reply)))
+    if let (Some(client), Some(function)) = (upgrade, reply.into_upgraded()) {
+        tokio::spawn(async move {
+            if let Ok(client) = client.await {
+                let talk = join(function, TokioIo::new(client));
+                let _ = tokio::time::timeout_at(bound.deadline, talk).await;
+            }
+            // the claim lives as long as the two ends talk
+            drop(bound);
+        });
+    }
+    Response::from_parts(head, Body::new(Empty::new().map_err(|never| match never {})))
+}
+
+/// Passes everything on between a function that has upgraded its connection, with what it has said already, and its client.
+async fn join(
+    (mut function, said): (UnixStream, Bytes),
+    mut client: TokioIo<Upgraded>,
+) -> std::io::Result<()> {
+    client.write_all(&said).await?;
+    tokio::io::copy_bidirectional(&mut function, &mut client).await?;
+    Ok(())
 }
 
 /// A call went over its time: the instance gets no new calls, and is killed if it does not even react.
 pub fn overdue(worker: &Arc<Worker>) {
-    let worker = Arc::clone(worker);
-    Function::retire(&worker, "wall_clock");
-    tokio::spawn(async move {
+    Function::retire(worker, "wall_clock");
+    let (home, worker) = (worker.home().clone(), Arc::clone(worker));
+    home.spawn(async move {
         if worker.answers(ANSWER_WAIT).await == Some(false) && worker.alive() {
             worker
                 .kill_for_limit("it did not react after a call went over its time (an endless loop?)".into());

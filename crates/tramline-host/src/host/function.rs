@@ -214,7 +214,8 @@ impl Function {
         }
         // a task of its own: the start goes on when the call that caused it is dropped
         let (this, inner) = (Arc::clone(self), Arc::clone(inner));
-        let start = tokio::spawn(async move {
+        let home = inner.home.clone();
+        let start = home.spawn(async move {
             let mut gate = this.gate.lock().await;
             match this.instances.pick() {
                 Some((worker, _)) => Ok(worker),
@@ -234,7 +235,8 @@ impl Function {
             return;
         }
         let (this, inner) = (Arc::clone(self), Arc::clone(inner));
-        tokio::spawn(async move {
+        let home = inner.home.clone();
+        home.spawn(async move {
             let Ok(mut gate) = this.gate.try_lock() else {
                 return;
             };
@@ -395,8 +397,8 @@ impl Function {
         if !worker.retire() {
             return;
         }
-        let worker = Arc::clone(worker);
-        tokio::spawn(async move {
+        let (home, worker) = (worker.home().clone(), Arc::clone(worker));
+        home.spawn(async move {
             let _ = tokio::time::timeout(RETIRED_MAX, worker.until_idle()).await;
             worker.unload(reason, UNLOAD_MAX).await;
             worker.end().await;

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,8 @@ struct Inner {
     stopping: CancellationToken,
     fresh: Arc<Semaphore>,
     starts: Starts,
+    /// Where processes are started and followed. Calls may come from other runtimes, which end before the host does.
+    home: Handle,
     /// One task per process.
     children: TaskTracker,
 }
@@ -192,6 +195,7 @@ impl Host {
             stopping,
             fresh: Arc::new(Semaphore::new(FRESH_MAX)),
             starts: Starts::default(),
+            home: Handle::current(),
             children,
         });
         let host = Host { inner };

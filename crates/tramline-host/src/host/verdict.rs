@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::types::{AnswerCut, CallError};
-use crate::worker::{HEAD_BYTES_MAX, HEADERS_MAX, Worker};
+use crate::worker::{Broken, HEAD_BYTES_MAX, HEADERS_MAX, Worker};
 
 /// After a broken connection, how long its process may take to end or to answer.
 const WAIT: Duration = Duration::from_secs(2);
@@ -17,8 +17,8 @@ enum Verdict {
 }
 
 /// Before the answer began.
-pub async fn of_call(worker: &Worker, error: &hyper::Error) -> CallError {
-    if error.is_parse() {
+pub async fn of_call(worker: &Worker, error: &Broken) -> CallError {
+    if let Broken::Malformed(_) = error {
         return CallError::WorkerError {
             message: format!(
                 "the head of its answer cannot be read ({error}); {HEADERS_MAX} headers in {} KB are allowed",

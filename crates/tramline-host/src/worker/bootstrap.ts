@@ -1,11 +1,8 @@
 // The program of every worker. It binds its socket and warms the HTTP stack before it knows which function it will be;
 // the first POST tells it. Nothing of the function runs before that, and whatever the host trusts (the nonce of log
 // frames and of control requests) lives in closures and in built-ins captured here, where the function cannot reach it.
+// Modules of Node are loaded where they are needed: `node:http`, `node:util` and `node:url` take 3 MB of every instance.
 import { AsyncLocalStorage } from "node:async_hooks";
-import { Server as NodeServer } from "node:http";
-import { dirname } from "node:path";
-import { fileURLToPath } from "node:url";
-import { formatWithOptions, inspect } from "node:util";
 
 type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
 // The address that a call came with, or for a Node server the context that stood in its headers. What it says is taken
@@ -34,6 +31,10 @@ const encode = encoder.encode.bind(encoder);
 const subarray = Function.prototype.call.bind(Uint8Array.prototype.subarray) as (b: Uint8Array, a: number) => Uint8Array;
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const define = Object.defineProperty;
+const inspect = Deno.inspect;
+type Format = (args: unknown[], options: Deno.InspectOptions) => string;
+// what Deno's own console formats with; another version of Deno may hide it
+const inspectArgs: Format = (Deno as any)[(Deno as any).internal]?.inspectArgs ?? await formatOfNode();
 // a function may replace what these read, but must not see the host's nonce pass through it
 const requestGetter = (name: string) =>
   Function.prototype.call.bind(Object.getOwnPropertyDescriptor(Request.prototype, name)!.get!);
@@ -44,6 +45,11 @@ const getHeader = Function.prototype.call.bind(Headers.prototype.get) as (h: Hea
 const calls = new AsyncLocalStorage<Call>();
 const currentCall = calls.getStore.bind(calls);
 const withCall = calls.run.bind(calls);
+
+async function formatOfNode(): Promise<Format> {
+  const { formatWithOptions } = await import("node:util");
+  return (args, options) => formatWithOptions(options, ...args);
+}
 
 const later = globalThis.setTimeout;
 let nonce = "";
@@ -122,7 +128,7 @@ function installConsole() {
   const say = (level: string, args: unknown[]) => {
     let text: string;
     try {
-      text = formatWithOptions({ depth: 6, colors: false }, ...args);
+      text = inspectArgs(args, { depth: 6, colors: false });
     } catch (error) {
       text = "cannot format this entry: " + describe(error);
     }
@@ -141,7 +147,7 @@ function installConsole() {
     dir: (item, options) => say("info", [inspect(item, options)]),
     dirxml: (...args) => say("info", args),
     table: (data) => say("info", [data]),
-    trace: (...args) => say("debug", [new Error(formatWithOptions({}, ...args)).stack]),
+    trace: (...args) => say("debug", [new Error(inspectArgs(args, { colors: false })).stack]),
     assert: (ok, ...args) => {
       if (!ok) say("error", ["Assertion failed", ...args]);
     },
@@ -200,11 +206,18 @@ function waitUntil<T>(promise: Promise<T>): Promise<T> {
   return promise;
 }
 
+// The platform runs models itself; there are none here, and a function that wants one shall learn it by name.
+class NoModel {
+  constructor(model: unknown) {
+    throw new Error(`Supabase.ai has no models here (${String(model)}); call the API of a provider instead`);
+  }
+}
+
 function installGlobals(entry: string) {
   // packages written for Node read files beside themselves; in a bundle all of them are one file
-  const file = fileURLToPath(entry);
+  const file = decodeURIComponent(new URL(entry).pathname);
   define(globalThis, "__filename", { value: file, writable: true, configurable: true });
-  define(globalThis, "__dirname", { value: dirname(file), writable: true, configurable: true });
+  define(globalThis, "__dirname", { value: slice(file, 0, file.lastIndexOf("/")), writable: true, configurable: true });
   // they would keep data between functions: one database for all workers that share this program
   for (const name of ["localStorage", "sessionStorage", "caches"]) {
     delete (globalThis as Record<string, unknown>)[name];
@@ -212,6 +225,7 @@ function installGlobals(entry: string) {
   // the arguments tell where the socket is
   define(Deno, "args", { value: [], configurable: true });
   define(globalThis, "EdgeRuntime", { value: { waitUntil }, writable: true, configurable: true });
+  define(globalThis, "Supabase", { value: { ai: { Session: NoModel } }, writable: true, configurable: true });
   globalThis.addEventListener("unhandledrejection", (event) => {
     event.preventDefault();
     frame("uncaught", "unhandled rejection: " + describe(event.reason));
@@ -285,11 +299,34 @@ function installServe() {
   define(Deno, "serve", { value: serve, writable: true, configurable: true, enumerable: true });
 }
 
+// Many packages ask Node's `os` for the machine, to name it in a header. They are told of a machine without a face; what it
+// really is needs a permission that functions do not have.
+async function installOs() {
+  const { default: os } = await import("node:os");
+  const folder = slice(socket, 0, socket.lastIndexOf("/"));
+  const told: Record<string, () => unknown> = {
+    hostname: () => "localhost",
+    release: () => "0.0.0",
+    version: () => "",
+    homedir: () => folder,
+    cpus: () => [],
+    totalmem: () => 0,
+    freemem: () => 0,
+    networkInterfaces: () => ({}),
+    loadavg: () => [0, 0, 0],
+    uptime: () => performance.now() / 1000,
+    userInfo: () => ({ uid: -1, gid: -1, username: "function", homedir: folder, shell: null }),
+  };
+  for (const [name, value] of Object.entries(told)) define(os, name, { value, writable: true, configurable: true, enumerable: true });
+  define(Deno, "hostname", { value: told.hostname, writable: true, configurable: true, enumerable: true });
+}
+
 let nodeListening: Promise<unknown> | null = null;
 
 // A server of Node's http module (express and its like) asks for a port; it gets a second socket, and the host sends the
 // calls there. The first one to listen is the function's.
-function installNodeServe() {
+async function installNodeServe() {
+  const { Server: NodeServer } = await import("node:http");
   const listen = NodeServer.prototype.listen;
   const emit = NodeServer.prototype.emit;
   NodeServer.prototype.listen = function (this: any, ...args: any[]) {
@@ -311,7 +348,7 @@ function installNodeServe() {
 
 // --- serving ----------------------------------------------------------------------------------------------------
 
-type Boot = { path: string; env: Record<string, string>; nonce: string; revoke: string[] };
+type Boot = { path: string; env: Record<string, string>; nonce: string; revoke: string[]; node: { http: boolean; os: boolean } };
 
 async function boot(message: Boot): Promise<Response> {
   nonce = message.nonce;
@@ -321,7 +358,8 @@ async function boot(message: Boot): Promise<Response> {
   installGlobals(message.path);
   installUrl();
   installServe();
-  installNodeServe();
+  if (message.node.os) await installOs();
+  if (message.node.http) await installNodeServe();
   let module: Record<string, any>;
   try {
     const loading = import(message.path);

@@ -1,59 +1,34 @@
-//! HTTP/1.1 to one worker over its unix socket: kept-alive connections, streaming both ways, and a connection that is
-//! closed the moment its caller goes away (which is what aborts the function's `request.signal`).
+//! Kept-alive connections to one worker over its unix socket. A connection belongs to one call at a time, and is closed the
+//! moment its caller goes away, which is what aborts the function's `request.signal`.
+//!
+//! A socket belongs to the runtime in which it was opened: only its threads are told of what comes. Calls come from several
+//! runtimes (the gateway's threads each have their own), so each keeps connections of its own, and a call never wakes another
+//! thread.
 
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
+use http_body::{Frame, SizeHint};
 use tokio::net::UnixStream;
-use tokio::task::AbortHandle;
+use tokio::runtime::{Handle, Id};
 
+use super::exchange::{Broken, Connection, Exchange, Outgoing, Sent};
+use super::wire::Framing;
 use crate::types::{Body, BoxError};
 
-/// Headers of one answer, as many as the gateway takes of a request.
-pub const HEADERS_MAX: usize = 100;
-/// Bytes of an answer's head; also what is read of its body at a time, so it bounds the memory of a slow reader.
-pub const HEAD_BYTES_MAX: usize = 400 << 10;
-/// Idle connections kept per worker; more are only opened while more calls are in flight.
+/// Idle connections kept per worker and runtime; more are only opened while more calls are in flight.
 const IDLE_MAX: usize = 64;
 
 /// Connections to one socket.
 #[derive(Debug)]
 pub struct Connections {
     socket: PathBuf,
-    idle: Mutex<Vec<Connection>>,
-}
-
-/// One connection, owned by one call at a time. Dropping it closes it, whatever is in flight.
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Body>,
-    driver: Closer,
-}
-
-#[derive(Debug)]
-struct Closer(Option<AbortHandle>);
-
-impl Closer {
-    /// Lets the connection live on by itself: it was upgraded and belongs to both ends now.
-    fn disarm(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Closer {
-    fn drop(&mut self) {
-        if let Some(driver) = &self.0 {
-            driver.abort();
-        }
-    }
+    /// There are a handful of runtimes.
+    idle: Mutex<Vec<(Id, Vec<Connection>)>>,
 }
 
 /// Why a request got no response.
@@ -66,7 +41,7 @@ pub enum SendError {
         reason: String,
     },
     #[error("the worker's connection broke: {0}")]
-    Broken(hyper::Error),
+    Broken(Broken),
 }
 
 impl Connections {
@@ -77,125 +52,98 @@ impl Connections {
         })
     }
 
-    /// Sends a request and returns the response as soon as its headers are there.
-    pub async fn send(self: &Arc<Self>, mut request: Request<Body>) -> Result<Response<Reply>, SendError> {
+    /// Sends a request, with `prefix` in front of its path, and returns the response as soon as its headers are there.
+    pub async fn send(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        prefix: &str,
+    ) -> Result<Response<Reply>, SendError> {
+        let mut outgoing = Outgoing::new(request, prefix);
         loop {
             let reused = self.take_idle();
-            let fresh = reused.is_none();
-            let mut connection = match reused {
+            let is_fresh = reused.is_none();
+            let connection = match reused {
                 Some(connection) => connection,
-                None => match self.connect().await {
-                    Ok(connection) => connection,
-                    Err(reason) => {
-                        return Err(SendError::Unsent {
-                            request: Box::new(request),
-                            reason,
-                        });
-                    }
+                None => match UnixStream::connect(&self.socket).await {
+                    Ok(stream) => Connection::new(stream, Handle::current().id()),
+                    Err(error) => return Err(unsent(outgoing, &error)),
                 },
             };
-            match connection.sender.try_send_request(request).await {
-                Ok(response) => return Ok(self.reply(connection, response)),
-                Err(mut error) => match error.take_message() {
-                    // it never left: the idle connection had just been closed by the other side
-                    Some(unsent) if !fresh => request = unsent,
-                    Some(unsent) => {
-                        let reason = error.into_error().to_string();
-                        return Err(SendError::Unsent {
-                            request: Box::new(unsent),
-                            reason,
-                        });
-                    }
-                    None => return Err(SendError::Broken(error.into_error())),
-                },
+            match Exchange::begin(connection, outgoing).await {
+                Sent::Answered(head, exchange) => {
+                    let mut reply = Reply {
+                        framing: head.framing,
+                        keeps: head.keeps,
+                        exchange: Some(exchange),
+                        home: Arc::clone(self),
+                    };
+                    reply.settle();
+                    return Ok(head.response.map(|()| reply));
+                }
+                // it never left: the idle connection had just been closed by the other side
+                Sent::Unsent(unsent, _) if !is_fresh => outgoing = unsent,
+                Sent::Unsent(request, error) => return Err(unsent(request, &error)),
+                Sent::Broken(broken) => return Err(SendError::Broken(broken)),
             }
         }
-    }
-
-    fn reply(self: &Arc<Self>, mut connection: Connection, response: Response<Incoming>) -> Response<Reply> {
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            connection.driver.disarm();
-            return response.map(|body| Reply {
-                body,
-                connection: None,
-                home: Arc::clone(self),
-            });
-        }
-        response.map(|body| {
-            let mut reply = Reply {
-                body,
-                connection: Some(connection),
-                home: Arc::clone(self),
-            };
-            if reply.body.is_end_stream() {
-                reply.give_back();
-            }
-            reply
-        })
     }
 
     fn take_idle(&self) -> Option<Connection> {
+        let here = Handle::current().id();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = idle.pop() {
-            if connection.sender.is_ready() {
+        let (_, own) = idle.iter_mut().find(|(runtime, _)| *runtime == here)?;
+        while let Some(connection) = own.pop() {
+            if connection.is_quiet() {
                 return Some(connection);
             }
         }
         None
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| error.to_string())?;
-        let mut protocol = Builder::new();
-        protocol.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
-        let (sender, driver) = protocol
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| error.to_string())?;
-        // its errors reach the caller through the sender or the body
-        let driver = tokio::spawn(async move {
-            let _ = driver.with_upgrades().await;
-        });
-        Ok(Connection {
-            sender,
-            driver: Closer(Some(driver.abort_handle())),
-        })
-    }
-
-    fn put_idle(&self, connection: Connection) {
+    fn put_idle(&self, runtime: Id, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX {
-            idle.push(connection);
+        match idle.iter_mut().find(|(known, _)| *known == runtime) {
+            Some((_, own)) if own.len() < IDLE_MAX => own.push(connection),
+            Some(_) => {}
+            None => idle.push((runtime, vec![connection])),
         }
+    }
+}
+
+fn unsent(outgoing: Outgoing, error: &std::io::Error) -> SendError {
+    SendError::Unsent {
+        request: Box::new(outgoing.into_request()),
+        reason: error.to_string(),
     }
 }
 
 /// A response's body. Its connection is used again once it was read to the end, and closed when it was not.
 #[derive(Debug)]
 pub struct Reply {
-    body: Incoming,
-    connection: Option<Connection>,
+    framing: Framing,
+    keeps: bool,
+    /// None when the body is over.
+    exchange: Option<Exchange>,
     home: Arc<Connections>,
 }
 
 impl Reply {
-    fn give_back(&mut self) {
-        let Some(mut connection) = self.connection.take() else {
-            return;
-        };
-        if connection.sender.is_ready() {
-            self.home.put_idle(connection);
+    /// The connection after an upgrade, with what has come on it already.
+    pub fn into_upgraded(self) -> Option<(UnixStream, Bytes)> {
+        Some(self.exchange?.into_upgraded())
+    }
+
+    /// Gives the connection back when the body is over.
+    fn settle(&mut self) {
+        if !self.framing.is_over() {
             return;
         }
-        // the driver has yet to see that both directions are done (a request body may still be on its way)
-        let home = Arc::clone(&self.home);
-        tokio::spawn(async move {
-            if connection.sender.ready().await.is_ok() {
-                home.put_idle(connection);
-            }
-        });
+        if let Some(exchange) = self.exchange.take()
+            && self.keeps
+            && let Some(connection) = exchange.into_quiet()
+        {
+            self.home.put_idle(connection.runtime, connection);
+        }
     }
 }
 
@@ -207,20 +155,37 @@ impl http_body::Body for Reply {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None))
-            || (matches!(polled, Poll::Ready(Some(Ok(_)))) && self.body.is_end_stream())
-        {
-            self.give_back();
+        let this = &mut *self;
+        let Some(exchange) = &mut this.exchange else {
+            return Poll::Ready(None);
+        };
+        let piece = ready!(exchange.poll_piece(cx, &mut this.framing));
+        match piece {
+            Ok(Some(piece)) => {
+                this.settle();
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Ok(None) => {
+                this.settle();
+                this.exchange = None;
+                Poll::Ready(None)
+            }
+            Err(broken) => {
+                this.exchange = None;
+                Poll::Ready(Some(Err(broken.into())))
+            }
         }
-        polled.map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.exchange.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match (&self.exchange, self.framing.left()) {
+            (None, _) => SizeHint::with_exact(0),
+            (Some(_), Some(left)) => SizeHint::with_exact(left),
+            (Some(_), None) => SizeHint::default(),
+        }
     }
 }

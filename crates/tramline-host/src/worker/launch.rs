@@ -92,6 +92,8 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std:
         "--no-remote",
         "--cached-only",
         "--deny-import",
+        // its own user, which is nobody's: packages ask for it to find a home folder
+        "--allow-sys=uid,gid",
         "--unstable-no-legacy-abort",
     ]
     .map(OsString::from)

@@ -5,8 +5,10 @@
 
 mod connections;
 mod cpu;
+mod exchange;
 mod launch;
 mod slot;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,12 +19,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-pub use connections::{HEAD_BYTES_MAX, HEADERS_MAX, Reply, SendError};
+pub use connections::{Reply, SendError};
 pub use cpu::CpuOfCalls;
+pub use exchange::Broken;
 pub use launch::{Profile, WorkerConfig, write_bootstrap};
 pub use slot::RunDir;
+pub use wire::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 use crate::bundle::Bundle;
 use crate::logs::{Tag, read_console, read_raw};
@@ -86,6 +91,8 @@ pub struct Worker {
     pinged: AtomicBool,
     cpu: Cpu,
     slot: Slot,
+    /// Where it was started.
+    home: Handle,
 }
 
 impl Worker {
@@ -119,6 +126,7 @@ impl Worker {
             pinged: AtomicBool::new(false),
             cpu: Cpu::default(),
             slot,
+            home: Handle::current(),
         };
         let ready = async {
             // the socket's file exists a moment before anybody listens on it
@@ -129,7 +137,7 @@ impl Worker {
                     "/",
                     Body::new(Empty::new().map_err(|never| match never {})),
                 );
-                match worker.connections.send(request).await {
+                match worker.connections.send(request, "").await {
                     Ok(response) => {
                         // only a body read to its end gives the connection back
                         let _ = response.into_body().collect().await;
@@ -163,12 +171,13 @@ impl Worker {
             "env": env,
             "nonce": self.nonce,
             "revoke": revoke,
+            "node": bundle.node,
         });
         let body = Full::new(Bytes::from(message.to_string())).map_err(|never| match never {});
         let answer = async {
             match self
                 .connections
-                .send(request(Method::POST, "/", Body::new(body)))
+                .send(request(Method::POST, "/", Body::new(body)), "")
                 .await
             {
                 Ok(response) => Ok((response.status(), text_of(response).await)),
@@ -197,9 +206,15 @@ impl Worker {
         self.node.get().is_some()
     }
 
-    /// Sends a call's request.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Reply>, SendError> {
-        self.node.get().unwrap_or(&self.connections).send(request).await
+    /// Sends a call's request, with `prefix` in front of its path.
+    pub async fn send(&self, request: Request<Body>, prefix: &str) -> Result<Response<Reply>, SendError> {
+        let connections = self.node.get().unwrap_or(&self.connections);
+        connections.send(request, prefix).await
+    }
+
+    /// The runtime for what is done for it beside its calls, which may come from one that ends earlier.
+    pub fn home(&self) -> &Handle {
+        &self.home
     }
 
     /// Whether the event loop answers within `timeout`. None when another ping is under way.
@@ -235,7 +250,7 @@ impl Worker {
             path,
             Body::new(Empty::new().map_err(|never| match never {})),
         );
-        match self.connections.send(request).await {
+        match self.connections.send(request, "").await {
             Ok(response) => response.into_body().collect().await.is_ok(),
             Err(_) => false,
         }

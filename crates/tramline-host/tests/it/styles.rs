@@ -189,7 +189,7 @@ async fn the_end_of_an_instance_is_told_with_its_reason() {
         Deno.serve(async (req) => {
             if (req.url.endsWith('/slow')) await new Promise((r) => setTimeout(r, 600));
             if (req.url.endsWith('/grow')) {
-                for (let i = 0; i < 16; i++) kept.push(new Uint8Array(8 << 20).fill(1));
+                for (let i = 0; i < 17; i++) kept.push(new Uint8Array(8 << 20).fill(1));
                 await new Promise((r) => setTimeout(r, 2_500));
             }
             return new Response('here'); });";
@@ -277,5 +277,22 @@ async fn events_stream_as_they_are_made_and_end_with_their_reader() {
         while answer(&host, "sse", "/sse/open").await.1 != "0" {}
     })
     .await;
+    stop(&host).await;
+}
+
+/// As packages for AI and for AWS do when they are loaded.
+#[tokio::test(flavor = "multi_thread")]
+async fn packages_that_ask_for_the_machine_learn_nothing_of_it_and_load() {
+    let source = "import os from 'node:os'; import { createRequire } from 'node:module';
+        const required = createRequire(import.meta.url)('os');
+        const told = [os.hostname(), required.hostname(), os.release(), os.cpus().length, typeof process.geteuid(), os.platform()];
+        told.push(os.homedir().startsWith('/'));
+        Deno.serve(() => Response.json(told));";
+    let project = Project::new().function("machine", source);
+    let host = project.host().await;
+    assert_eq!(
+        call(&host, "machine").await,
+        ok(r#"["localhost","localhost","0.0.0",0,"number","linux",true]"#)
+    );
     stop(&host).await;
 }

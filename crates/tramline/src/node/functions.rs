@@ -8,20 +8,24 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, Response};
 use tokio::sync::broadcast::error::RecvError;
 use tramline_gateway::{
-    Body, CallContext, CallError, CallOrigin, CallTokens, Dependency, Followed, FunctionInfo, Functions,
-    LogLine,
+    Body, CallContext, CallError, CallTokens, Dependency, Followed, FunctionInfo, Functions, LogLine,
 };
 use tramline_host::{FunctionState, Host, Registry};
+
+use super::call_tokens::ReusedTokens;
 
 /// Adapts the host to the gateway's trait.
 pub struct HostedFunctions {
     host: Host,
-    call_tokens: Arc<CallTokens>,
+    call_tokens: ReusedTokens,
 }
 
 impl HostedFunctions {
     pub fn new(host: Host, call_tokens: Arc<CallTokens>) -> Self {
-        Self { host, call_tokens }
+        Self {
+            host,
+            call_tokens: ReusedTokens::new(call_tokens),
+        }
     }
 }
 
@@ -42,15 +46,12 @@ impl Functions for HostedFunctions {
     ) -> BoxFuture<'static, Result<Response<Body>, CallError>> {
         let (host, name) = (self.host.clone(), name.to_owned());
         let wall_ms = self.host.wall_ms(&name).unwrap_or(context.wall_ms);
-        let origin = CallOrigin {
-            function: name.clone(),
-            run: context.run_id.as_deref().and_then(|run| run.parse().ok()),
-        };
+        let call_token = self.call_tokens.issue(&name, context.run_id.as_deref(), wall_ms);
         let context = tramline_host::CallContext {
             run_id: context.run_id,
             request_id: context.request_id,
             wall_ms,
-            call_token: Some(self.call_tokens.issue(&origin, wall_ms)),
+            call_token: Some(call_token),
         };
         async move { host.call(&name, request, context).await.map_err(call_error) }.boxed()
     }

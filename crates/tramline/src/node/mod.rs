@@ -2,6 +2,7 @@
 //!
 //! `dev` and `serve` differ in where the database comes from and what they print; what runs is the same.
 
+mod call_tokens;
 pub mod control;
 pub mod database;
 pub mod deploy;
@@ -220,6 +221,7 @@ impl Node {
         let exit = |error: &StartError| match error {
             StartError::PortInUse { .. } => Exit::Refused,
             StartError::Listen { .. } | StartError::Config(_) | StartError::Tls(_) => Exit::Usage,
+            StartError::Threads(_) => Exit::Failure,
         };
         let started = Gateway::start(gateway).await;
         let gateway = started.map_err(|error| crate::exit::Failure::of(exit(&error), &error))?;

@@ -4,3 +4,5 @@ export function serve(handler: Handler, options: Record<string, unknown> = {}): 
   return Deno.serve({ ...options }, handler).finished;
 }
 export const serveTls = serve;
+// before version 0.131 the address came first
+export const listenAndServe = (_address: unknown, handler: Handler): Promise<void> => serve(handler);

@@ -1,0 +1,101 @@
+//! On which threads requests are answered, and how long these live.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use http::Response;
+use tokio::time::timeout;
+use tramline_gateway::{EdgeRules, Edges, Guard, GuardAuth, full};
+
+use crate::support::*;
+
+/// `<name> <number>` of the thread that asks.
+fn this_thread() -> String {
+    let thread = std::thread::current();
+    let task = std::fs::read_link("/proc/thread-self").unwrap();
+    let number = task.file_name().unwrap().to_str().unwrap();
+    format!("{} {number}", thread.name().unwrap_or("-"))
+}
+
+/// A gateway whose functions and backend answer with their thread.
+async fn telling() -> Gate {
+    let gate = gate(|config| {
+        for name in ["passed-on", "kept"] {
+            config.guards.insert(name.into(), Guard::new(GuardAuth::Public));
+        }
+        let kept = EdgeRules {
+            keep_answers: Some(Duration::from_secs(60)),
+            ..EdgeRules::default()
+        };
+        config.edges = Edges::from([("kept".to_owned(), kept)]);
+        config.rest = Some(Router::new().fallback(|| async { this_thread() }));
+    })
+    .await;
+    for name in ["passed-on", "kept"] {
+        gate.functions
+            .on(name, |_, _| async { Ok(Response::new(full(this_thread()))) });
+    }
+    gate
+}
+
+async fn thread_of(gate: &Gate, path: &str) -> String {
+    let token = role_token("anon");
+    let bearer = format!("Bearer {token}");
+    let reply = gate.get(path, &[("authorization", &bearer)]).await;
+    assert_eq!(reply.status, 200, "{path}");
+    String::from_utf8(reply.body.to_vec()).unwrap()
+}
+
+/// Waits until a thread of this process is gone.
+async fn until_gone(thread: &str) {
+    let number = thread.split_whitespace().last().unwrap();
+    let path = PathBuf::from("/proc/self/task").join(number);
+    let gone = async {
+        while path.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("the thread ends");
+}
+
+#[tokio::test]
+async fn only_calls_that_are_passed_on_stay_on_the_thread_of_their_connection() {
+    let gate = telling().await;
+    let on_lane = |thread: &str| thread.starts_with("gateway-");
+    let passed_on = thread_of(&gate, "/functions/v1/passed-on").await;
+    assert!(on_lane(&passed_on), "{passed_on}");
+    for path in ["/functions/v1/kept", "/rest/v1/x"] {
+        let thread = thread_of(&gate, path).await;
+        assert!(!on_lane(&thread), "{path}: {thread}");
+    }
+}
+
+#[tokio::test]
+async fn threads_end_with_their_gateway() {
+    let gate = telling().await;
+    let thread = thread_of(&gate, "/functions/v1/passed-on").await;
+    timeout(PATIENCE, gate.handle.stop(PATIENCE)).await.unwrap();
+    until_gone(&thread).await;
+}
+
+#[tokio::test]
+async fn threads_end_with_the_runtime_of_a_gateway_that_nobody_stopped() {
+    let thread = tokio::task::spawn_blocking(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        // its handle outlives the runtime
+        let (gate, thread) = runtime.block_on(async {
+            let gate = telling().await;
+            let thread = thread_of(&gate, "/functions/v1/passed-on").await;
+            (gate, thread)
+        });
+        drop(runtime);
+        (gate, thread)
+    });
+    let (gate, thread) = thread.await.unwrap();
+    until_gone(&thread).await;
+    drop(gate);
+}

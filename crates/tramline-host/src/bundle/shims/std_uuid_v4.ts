@@ -1,0 +1,2 @@
+import { v4 } from "./std_uuid.ts";
+export const { generate, validate } = v4;
