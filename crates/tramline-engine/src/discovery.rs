@@ -6,20 +6,23 @@
 //! connection breaks, the owned shards are scanned anew from their low-water marks.
 
 mod bodies;
+mod scan;
 mod sweep;
 mod tick;
 mod wake;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
-use tramline_store::discovery::{Cursor, Header, PAGE, Reader};
-use tramline_store::{Db, NIL, StoreError};
+use tramline_store::discovery::{Cursor, Header, Reader};
+use tramline_store::shards::LIMITS_CHANGED;
+use tramline_store::tidy::Changes;
+use tramline_store::{Db, StoreError};
 use uuid::Uuid;
 
 use crate::config::EngineConfig;
@@ -28,6 +31,7 @@ use crate::message::{Discovered, Message};
 
 use crate::trouble::FlushTrouble;
 pub(crate) use bodies::{Bodies, Kept};
+pub(crate) use scan::Scan;
 pub(crate) use wake::Wake;
 
 /// Priority classes.
@@ -48,15 +52,8 @@ const POLL_REST: Duration = Duration::from_secs(1);
 
 /// A change of what is to be read.
 pub(crate) enum Assign {
-    /// Scan the unfinished runs of a shard from this transaction on (`None` = all), then follow it. Nothing is recorded of
-    /// runs that are not visible in `untouched`.
-    Take {
-        shard: u16,
-        /// With which it was taken.
-        epoch: i64,
-        low_xid: Option<u64>,
-        untouched: Option<Snapshot>,
-    },
+    /// Read what is unfinished in these shards, then follow them.
+    Take(Vec<Scan>),
     Drop {
         shard: u16,
     },
@@ -71,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) polls: AtomicU64,
     pub(crate) trouble: FlushTrouble,
     pub(crate) bodies: Bodies,
+    /// What maintenance looks for, as long as discovery rests and sees it anyway.
+    pub(crate) changes: watch::Sender<Option<Changes>>,
 }
 
 /// Position of one class.
@@ -145,20 +144,17 @@ pub(crate) async fn run(
         if !std::mem::take(&mut first) {
             shared.rescans.fetch_add(1, Ordering::Relaxed);
         }
-        // After a break: positions of the old server start mean nothing now, and a mark counts only as it is stored.
         if out.send(Message::Rescan).await.is_err() {
             return;
         }
-        for (shard, epoch) in &shards {
-            let scanned = match discovery.reader.stored_mark(*shard).await {
-                Ok(low) => discovery.scan((*shard, *epoch), low, None).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = scanned {
-                tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
+        // Shards that hold much, to be read one by one.
+        let mut large: VecDeque<Scan> = match discovery.scan_again(&shards).await {
+            Ok(rest) => rest.into(),
+            Err(error) => {
+                tracing::warn!(error = %words_of(&error), "scan of the shards broke off; connecting again");
                 continue 'connect;
             }
-        }
+        };
         let mut idle_since = Instant::now();
         let mut pause = POLL_MIN;
         let mut polled_at: Option<Instant> = None;
@@ -184,7 +180,11 @@ pub(crate) async fn run(
                 Ok(false)
             } else {
                 polled_at = Some(began);
-                discovery.poll(own).await
+                if rests {
+                    discovery.glance(own).await
+                } else {
+                    discovery.poll(own).await
+                }
             };
             // Reading takes at most half of a connection's time: what comes meanwhile comes in one read.
             let rest = if discovery.is_paging() {
@@ -235,7 +235,16 @@ pub(crate) async fn run(
                     continue 'connect;
                 }
             }
+            // After the tick: no shard waits until all that hold much have been read.
+            if let Some(scan) = large.pop_front() {
+                if let Err(error) = discovery.scan(vec![scan]).await {
+                    tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
+                    continue 'connect;
+                }
+                (idle_since, pause) = (Instant::now(), POLL_MIN);
+            }
             let wait = match found {
+                _ if !large.is_empty() => Duration::ZERO,
                 Ok(true) => rest,
                 _ if skip => early.unwrap_or_default(),
                 _ => pause.max(rest),
@@ -245,16 +254,21 @@ pub(crate) async fn run(
                 biased;
                 change = assign.recv() => match change {
                     None => return,
-                    Some(Assign::Take { shard, epoch, low_xid, untouched }) => {
-                        shards.insert(shard, epoch);
-                        if let Err(error) = discovery.scan((shard, epoch), low_xid, untouched.as_ref()).await {
-                            tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
-                            continue 'connect;
+                    Some(Assign::Take(scans)) => {
+                        shards.extend(scans.iter().map(|scan| (scan.shard, scan.epoch)));
+                        large.retain(|scan| shards.get(&scan.shard) == Some(&scan.epoch));
+                        match discovery.scan(scans).await {
+                            Ok(rest) => large.extend(rest),
+                            Err(error) => {
+                                tracing::warn!(error = %words_of(&error), "scan of shards broke off; connecting again");
+                                continue 'connect;
+                            }
                         }
                     }
                     Some(Assign::Drop { shard }) => {
                         shards.remove(&shard);
                         discovery.shards.remove(&shard);
+                        large.retain(|scan| scan.shard != shard);
                     }
                 },
                 () = woken => {
@@ -282,6 +296,8 @@ impl Discovery {
         let told = move |channel: &str| {
             if channel == own {
                 wake.wake()
+            } else if channel == LIMITS_CHANGED {
+                wake.limits.notify_one()
             } else {
                 wake.shards.notify_one()
             }
@@ -311,75 +327,6 @@ impl Discovery {
             swept: HashMap::new(),
             rolling: None,
         })
-    }
-
-    /// Delivers the unfinished runs of a shard, and all that is open of it, then follows it from a snapshot taken before.
-    async fn scan(
-        &mut self,
-        (shard, epoch): (u16, i64),
-        low_xid: Option<u64>,
-        untouched: Option<&Snapshot>,
-    ) -> Result<(), StoreError> {
-        let (before, now) = self.reader.snapshot().await?;
-        let now = (now, Instant::now());
-        let limits = self.reader.limit_state(shard).await?;
-        self.deliver(Discovered {
-            scan: Some(epoch),
-            limits: Some((shard, limits)),
-            ..Discovered::default()
-        })
-        .await;
-        // The cursor is exclusive; the mark itself must be read.
-        let from = low_xid.unwrap_or(0).saturating_sub(1);
-        for priority in 0..CLASSES {
-            let (mut xid, mut after) = (from, Uuid::max());
-            if low_xid.is_none() {
-                (xid, after) = (0, NIL);
-            }
-            loop {
-                let bodies = self.shared.bodies.are_wanted();
-                let headers = self
-                    .reader
-                    .unfinished(shard, priority, xid, after, untouched, bodies)
-                    .await?;
-                let full = headers.len() as i64 >= PAGE;
-                if let Some(last) = headers.last() {
-                    (xid, after) = (last.xid, last.run_id);
-                }
-                let (known, fresh): (Vec<_>, Vec<_>) = headers
-                    .into_iter()
-                    .partition(|h| untouched.is_none_or(|untouched| untouched.sees(h.xid)));
-                for (headers, past) in [(known, true), (fresh, false)] {
-                    self.deliver(Discovered {
-                        headers,
-                        past,
-                        scan: Some(epoch),
-                        now: Some(now),
-                        ..Discovered::default()
-                    })
-                    .await;
-                }
-                if !full {
-                    break;
-                }
-            }
-        }
-        let headers = self.reader.parked(shard).await?;
-        let commands = self.reader.open_commands(shard).await?;
-        self.deliver(Discovered {
-            headers,
-            commands,
-            past: true,
-            scan: Some(epoch),
-            now: Some(now),
-            scanned: Some(shard),
-            ..Discovered::default()
-        })
-        .await;
-        // What lies before has been delivered just now.
-        self.swept.insert(shard, before.xmin);
-        self.shards.insert(shard, before);
-        Ok(())
     }
 
     /// Delivers runs that this node has enqueued. A tick will deliver them too: until it has, whatever becomes of them is

@@ -207,7 +207,13 @@ impl Engine {
                 load_jobs,
                 own.clone(),
             )),
-            tokio::spawn(maintenance::run(db.clone(), chore_jobs, own.clone())),
+            tokio::spawn(maintenance::run(
+                db.clone(),
+                chore_jobs,
+                own.clone(),
+                shared.changes.subscribe(),
+                wake.clone(),
+            )),
             tokio::spawn(discovery::run(
                 db.clone(),
                 node,

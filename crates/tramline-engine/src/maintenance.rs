@@ -2,24 +2,31 @@
 //! definitions that were inserted by SQL.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tramline_core::Millis;
 use tramline_core::definition;
 use tramline_core::schedule::{Due, Patterns};
 use tramline_store::schedules::RuleRow;
+use tramline_store::tidy::Changes;
+use tramline_store::timers::WindowStart;
 use tramline_store::{Db, StoreError, api, calendars, limits, retention, schedules, tidy, timers};
 use uuid::Uuid;
 
+use crate::discovery::Wake;
 use crate::flushing::words_of;
 use crate::message::{Calendars, Message, ScheduleNews};
 
 /// Timers of one shard kept in memory; the others stay in the database until these have fired.
 pub(crate) const TIMER_WINDOW: i64 = 1_000;
-/// How often changes of schedules and new definitions are looked for.
+/// Windows that are read by one statement: some megabytes of timers.
+const WINDOWS_MAX: usize = 16;
+/// How often changes of schedules and limits, and new definitions, are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So long what discovery has seen counts as a look: it looks every second while it rests, and never when it does not.
+const SEEN_FOR: Duration = Duration::from_millis(1_500);
 /// At which of the looks between two tidyings retention is applied: not while a node starts.
 const RETENTION_AT: u32 = 60;
 /// Every so many looks claims of pull queues that ran out are taken back: a claim does that for its own queue, so this is for
@@ -55,8 +62,14 @@ struct Told {
     changes: Option<i64>,
 }
 
-/// Runs until the channel closes.
-pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Sender<Message>) {
+/// Runs until the channel closes. `seen` tells what discovery sees while it rests, `wake` what it is told.
+pub(crate) async fn run(
+    db: Db,
+    mut chores: mpsc::Receiver<Chore>,
+    out: mpsc::Sender<Message>,
+    mut seen: watch::Receiver<Option<Changes>>,
+    wake: Arc<Wake>,
+) {
     let mut told = Told::default();
     let mut limits = None;
     let mut turn = 0u32;
@@ -64,6 +77,7 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
     // Beside the loop, because timers must not wait for it; it ends with the loop.
     let mut retention = tokio::task::JoinSet::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut seen_at: Option<Instant> = None;
     loop {
         tokio::select! {
             chore = chores.recv() => match chore {
@@ -72,6 +86,7 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
                     // Shards come one by one: what is asked about all of them is read once.
                     let mut next = Some(first);
                     let mut asked = false;
+                    let mut windows = Vec::new();
                     while let Some(chore) = next {
                         match chore {
                             Chore::Shards { owned, fresh, asked: number } => {
@@ -83,23 +98,35 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
                                     return;
                                 }
                             }
-                            Chore::Timers { shard, after } => {
-                                if !read_timers_at_last(&db, shard, after, &out).await {
-                                    return;
-                                }
-                            }
+                            Chore::Timers { shard, after } => windows.push((shard, after)),
                         }
                         next = chores.try_recv().ok();
                     }
+                    for windows in windows.chunks(WINDOWS_MAX) {
+                        if !read_timers_at_last(&db, windows, &out).await {
+                            return;
+                        }
+                    }
                     if asked {
-                        report(look_at_schedules(&db, &mut told, &out).await);
+                        match schedules::changes(&db).await {
+                            Ok(changes) => report(look_at_schedules(&db, &mut told, changes, &out).await),
+                            Err(error) => report(Err(error)),
+                        }
                     }
                 }
             },
+            Ok(()) = seen.changed() => {
+                let now = *seen.borrow_and_update();
+                if let Some(now) = now {
+                    seen_at = Some(Instant::now());
+                    take_in(&db, now, &mut told, &mut limits, &out).await;
+                }
+            }
+            () = wake.limits.notified() => look_for_changes(&db, &mut told, &mut limits, &out).await,
             _ = look.tick() => {
-                report(look_at_schedules(&db, &mut told, &out).await);
-                report(read_rules(&db, &mut limits, false, &out).await);
-                report(compile_submitted(&db).await);
+                if seen_at.is_none_or(|at| at.elapsed() >= SEEN_FOR) {
+                    look_for_changes(&db, &mut told, &mut limits, &out).await;
+                }
                 if turn.is_multiple_of(CLAIMS_EVERY) {
                     report(tidy::return_expired_claims(&db).await.map(|_| ()));
                 }
@@ -123,14 +150,38 @@ pub(crate) async fn run(db: Db, mut chores: mpsc::Receiver<Chore>, out: mpsc::Se
     }
 }
 
-/// Reads a window however often the database has to be asked; false when nobody waits for it any more.
-async fn read_timers_at_last(
+async fn look_for_changes(
     db: &Db,
-    shard: u16,
-    after: Option<(Millis, Uuid)>,
+    told: &mut Told,
+    limits: &mut Option<(i64, i64)>,
     out: &mpsc::Sender<Message>,
-) -> bool {
-    while let Err(error) = read_timers(db, shard, after, out).await {
+) {
+    match tidy::changes(db).await {
+        Ok(now) => take_in(db, now, told, limits, out).await,
+        Err(error) => report(Err(error)),
+    }
+}
+
+/// Reads what has changed since the last look.
+async fn take_in(
+    db: &Db,
+    now: Changes,
+    told: &mut Told,
+    limits: &mut Option<(i64, i64)>,
+    out: &mpsc::Sender<Message>,
+) {
+    report(look_at_schedules(db, told, now.schedules, out).await);
+    if *limits != Some(now.limits) {
+        report(read_rules(db, limits, now.limits, false, out).await);
+    }
+    if now.submitted {
+        report(compile_submitted(db).await);
+    }
+}
+
+/// Reads windows however often the database has to be asked; false when nobody waits for them any more.
+async fn read_timers_at_last(db: &Db, windows: &[WindowStart], out: &mpsc::Sender<Message>) -> bool {
+    while let Err(error) = read_timers(db, windows, out).await {
         tracing::warn!(error = %words_of(&error), "timers cannot be read; trying again");
         tokio::time::sleep(Duration::from_millis(200)).await;
         if out.is_closed() {
@@ -164,29 +215,31 @@ fn report(result: Result<(), StoreError>) {
 
 async fn read_timers(
     db: &Db,
-    shard: u16,
-    after: Option<(Millis, Uuid)>,
+    windows: &[WindowStart],
     out: &mpsc::Sender<Message>,
 ) -> Result<(), StoreError> {
-    let timers = timers::window(db, shard, after, TIMER_WINDOW).await?;
-    let complete = (timers.len() as i64) < TIMER_WINDOW;
-    let _ = out
-        .send(Message::Timers {
-            shard,
-            timers,
-            complete,
-        })
-        .await;
+    let found = timers::windows(db, windows, TIMER_WINDOW).await?;
+    for ((shard, _), timers) in windows.iter().zip(found) {
+        let complete = (timers.len() as i64) < TIMER_WINDOW;
+        let _ = out
+            .send(Message::Timers {
+                shard: *shard,
+                timers,
+                complete,
+            })
+            .await;
+    }
     Ok(())
 }
 
 /// Tells the driver of the schedules when something has changed: three statements for any number of them.
-async fn look_at_schedules(db: &Db, told: &mut Told, out: &mpsc::Sender<Message>) -> Result<(), StoreError> {
-    if told.owned.is_empty() {
-        return Ok(());
-    }
-    let changes = schedules::changes(db).await?;
-    if told.changes == Some(changes) {
+async fn look_at_schedules(
+    db: &Db,
+    told: &mut Told,
+    changes: i64,
+    out: &mpsc::Sender<Message>,
+) -> Result<(), StoreError> {
+    if told.owned.is_empty() || told.changes == Some(changes) {
         return Ok(());
     }
     let calendars: Calendars = Arc::new(calendars::read(db).await?);
@@ -205,25 +258,33 @@ async fn look_at_schedules(db: &Db, told: &mut Told, out: &mpsc::Sender<Message>
     Ok(())
 }
 
-/// Hands the limits over when they changed, or when they were asked for.
+/// Hands the limits over; `fingerprint` was read before them.
 async fn read_rules(
     db: &Db,
     known: &mut Option<(i64, i64)>,
+    fingerprint: (i64, i64),
     asked: bool,
     out: &mpsc::Sender<Message>,
 ) -> Result<(), StoreError> {
-    let now = limits::fingerprint(db).await?;
-    if asked || *known != Some(now) {
-        let rules = limits::rules(db).await?;
-        *known = Some(now);
-        let _ = out.send(Message::Rules { rules, asked }).await;
-    }
+    let rules = limits::rules(db).await?;
+    *known = Some(fingerprint);
+    let _ = out.send(Message::Rules { rules, asked }).await;
     Ok(())
+}
+
+/// The same for a driver that has asked.
+async fn answer_rules(
+    db: &Db,
+    known: &mut Option<(i64, i64)>,
+    out: &mpsc::Sender<Message>,
+) -> Result<(), StoreError> {
+    let fingerprint = limits::fingerprint(db).await?;
+    read_rules(db, known, fingerprint, true, out).await
 }
 
 /// Reads them until the database answers; false when the driver is gone.
 async fn read_rules_at_last(db: &Db, known: &mut Option<(i64, i64)>, out: &mpsc::Sender<Message>) -> bool {
-    while let Err(error) = read_rules(db, known, true, out).await {
+    while let Err(error) = answer_rules(db, known, out).await {
         tracing::warn!(error = %words_of(&error), "limits cannot be read; trying again");
         tokio::time::sleep(Duration::from_millis(200)).await;
         if out.is_closed() {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tramline_core::ownership::{Move, Observer, ShardRow};
-use tramline_store::shards::{Beat, Keeper};
+use tramline_store::shards::{Beat, Keeper, Taken};
 use tramline_store::{Db, StoreError};
 use uuid::Uuid;
 
-use crate::discovery::{Assign, Wake};
+use crate::discovery::{Assign, Scan, Wake};
 use crate::flushing::words_of;
 use crate::message::Message;
 
@@ -34,6 +34,15 @@ pub(crate) enum Ask {
     HandOver(oneshot::Sender<()>),
     /// Release what is left and sign off; answered when it is done, and the task ends.
     Leave(oneshot::Sender<()>),
+}
+
+/// A shard to be taken, if it is still as it was seen.
+struct Wanted {
+    shard: u16,
+    epoch: i64,
+    beat: i64,
+    /// Nobody owned it.
+    clean: bool,
 }
 
 /// What the task holds.
@@ -180,6 +189,7 @@ impl Ownership {
                 Ok(())
             };
         }
+        let mut wanted = Vec::new();
         for step in moves {
             match step {
                 Move::Take {
@@ -187,31 +197,12 @@ impl Ownership {
                     epoch,
                     beat,
                     clean,
-                } => {
-                    let Some(taken) = keeper.take(shard, epoch, beat).await? else {
-                        continue;
-                    };
-                    tracing::debug!(shard, epoch = taken.epoch, clean, "took a shard");
-                    held.owned.insert(shard, taken.epoch);
-                    let _ = self
-                        .out
-                        .send(Message::Acquired {
-                            shard,
-                            epoch: taken.epoch,
-                            low_xid: taken.low_xid,
-                            unclean: !clean,
-                        })
-                        .await;
-                    let _ = self
-                        .assign
-                        .send(Assign::Take {
-                            shard,
-                            epoch: taken.epoch,
-                            low_xid: taken.low_xid,
-                            untouched: taken.untouched,
-                        })
-                        .await;
-                }
+                } => wanted.push(Wanted {
+                    shard,
+                    epoch,
+                    beat,
+                    clean,
+                }),
                 Move::Release { shard } => {
                     if let Some(epoch) = held.owned.get(&shard).copied() {
                         self.let_go(&mut held.going, shard, epoch).await;
@@ -219,7 +210,51 @@ impl Ownership {
                 }
             }
         }
+        self.take(held, wanted).await
+    }
+
+    /// Takes shards: all at once, and those whose rows somebody holds by themselves, when the others are under way.
+    async fn take(&self, held: &mut Held, mut wanted: Vec<Wanted>) -> Result<(), StoreError> {
+        let Some(keeper) = held.keeper.as_ref().filter(|_| !wanted.is_empty()) else {
+            return Ok(());
+        };
+        let sighted: Vec<(u16, i64, i64)> = wanted.iter().map(|w| (w.shard, w.epoch, w.beat)).collect();
+        let taken = keeper.take_many(&sighted).await?;
+        let got: HashSet<u16> = taken.iter().map(|taken| taken.shard).collect();
+        self.begin(&mut held.owned, taken, &wanted).await;
+        wanted.retain(|wanted| !got.contains(&wanted.shard));
+        for one in &wanted {
+            let taken = keeper.take(one.shard, one.epoch, one.beat).await?;
+            self.begin(&mut held.owned, Vec::from_iter(taken), &wanted).await;
+        }
         Ok(())
+    }
+
+    /// Shards are this node's from now on: the driver is told first, then they are read.
+    async fn begin(&self, owned: &mut HashMap<u16, i64>, taken: Vec<Taken>, wanted: &[Wanted]) {
+        if taken.is_empty() {
+            return;
+        }
+        let mut scans = Vec::with_capacity(taken.len());
+        for taken in taken {
+            let clean = wanted.iter().any(|w| w.shard == taken.shard && w.clean);
+            tracing::debug!(shard = taken.shard, epoch = taken.epoch, clean, "took a shard");
+            owned.insert(taken.shard, taken.epoch);
+            let acquired = Message::Acquired {
+                shard: taken.shard,
+                epoch: taken.epoch,
+                low_xid: taken.low_xid,
+                unclean: !clean,
+            };
+            let _ = self.out.send(acquired).await;
+            scans.push(Scan {
+                shard: taken.shard,
+                epoch: taken.epoch,
+                low_xid: taken.low_xid,
+                untouched: taken.untouched,
+            });
+        }
+        let _ = self.assign.send(Assign::Take(scans)).await;
     }
 
     /// Asks the driver to let go of a shard; the task goes on beating meanwhile.

@@ -83,6 +83,16 @@ create table tramline.timers (
 ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 -- A run that is loaded looks for its own timers; a million others may be waiting.
 create index timers_by_run on tramline.timers (run_id);
+-- The next timers of shards after a position each, in order: p_limit of them, and those that share the last one's time and run. Read in the
+-- order of the key alone: for many shards the planner would rather read and sort all that waits.
+create function tramline.timer_windows(p_shards int[], p_due_at timestamptz[], p_run_ids uuid[], p_limit bigint)
+returns table (shard int, due_at timestamptz, run_id uuid, kind text, step text, attempt int) language sql stable
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
+  select u.shard, t.due_at, t.run_id, t.kind, t.step, t.attempt
+    from unnest(p_shards, p_due_at, p_run_ids) as u(shard, due_at, run_id)
+   cross join lateral (select * from tramline.timers t where t.shard = u.shard and (t.due_at, t.run_id) > (u.due_at, u.run_id)
+                        order by t.due_at, t.run_id fetch first (p_limit) rows with ties) t
+$$;
 
 -- A run that the low-water mark may pass although no timer or wait names it.
 create table tramline.parked (

@@ -12,6 +12,17 @@ create table tramline.target_limits (
 );
 create sequence tramline.limit_revision;
 
+-- A change of a limit or a pause is told to all owners: a queue that was paused starts nothing for another second.
+create function tramline.tell_limits() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_notify('tramline:limits', '');
+  return null;
+end $$;
+create trigger tell_limits after insert or update or delete on tramline.target_limits
+  for each statement execute function tramline.tell_limits();
+create trigger tell_limits after insert or update or delete on tramline.queues
+  for each statement execute function tramline.tell_limits();
+
 -- Runs that have their place: inserted before the first call, deleted with the end. What a new owner finds here is occupied.
 create table tramline.limit_claims (
   shard int not null,

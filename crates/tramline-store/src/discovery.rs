@@ -3,8 +3,14 @@
 //! snapshot is valid for one server start only: after a restart of Postgres transaction ids can be used again.
 
 mod rest;
+mod scan;
+mod sql;
+mod sweep;
 
-pub use rest::channel;
+pub use rest::{Glance, channel};
+pub use scan::{FEW, Overview, Place};
+pub use sql::{SETTINGS, Sql};
+pub use sweep::Swept;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -13,14 +19,9 @@ use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
-use crate::limits::LimitState;
 use crate::rows::{JsonText, Xid, millis, millis_up};
 use crate::runs::{Body, Known, body_of};
 use crate::{Db, NIL, StoreError};
-
-mod sql;
-
-pub use sql::{SETTINGS, Sql};
 
 /// Rows of one page of one shard and class: large enough that a backlog is read at full speed, small enough that an
 /// urgent run waits for milliseconds only.
@@ -76,7 +77,7 @@ pub struct Cursor {
     /// Position: the last row read, or `(xmax of the last snapshot, nil)`.
     pub xid: u64,
     pub run_id: Uuid,
-    /// The end of a tick that is read in pages; `None` = the snapshot of this statement.
+    /// The end of a tick that is read in pages; `None` = the snapshot of this statement. A scan has none.
     pub upto: Option<Snapshot>,
 }
 
@@ -87,14 +88,6 @@ pub struct Page {
     /// The database's clock.
     pub now: Millis,
     pub headers: Vec<Header>,
-}
-
-/// What a look of the sweep found.
-#[derive(Debug)]
-pub struct Swept {
-    pub headers: Vec<Header>,
-    /// Where the next page begins; `None` = there is none.
-    pub next: Option<(u64, Uuid)>,
 }
 
 /// A request to the owner of a run.
@@ -116,8 +109,10 @@ pub struct Command {
 pub struct Reader {
     client: Client,
     poll: Statement,
+    glance: Statement,
     late: Statement,
     commands: Statement,
+    overview: Statement,
     unfinished: Statement,
     unnamed: Statement,
     named: Statement,
@@ -147,14 +142,27 @@ impl Reader {
             let client = &client;
             async move { client.prepare(&sql).await.map_err(|e| StoreError::query(what, e)) }
         };
+        // All are sent before the first is answered: a node that starts waits for one round trip.
+        let (poll, glance, late, commands, overview, unfinished, unnamed, named) = tokio::try_join!(
+            prepare("discovery poll", sql.poll),
+            prepare("discovery glance", sql.glance),
+            prepare("discovery late", sql.late),
+            prepare("discovery commands", sql.commands),
+            prepare("discovery overview", sql.overview),
+            prepare("discovery unfinished", sql.unfinished),
+            prepare("discovery sweep", sql.unnamed),
+            prepare("discovery of named runs", sql.named),
+        )?;
         Ok(Self {
-            poll: prepare("discovery poll", sql.poll).await?,
-            late: prepare("discovery late", sql.late).await?,
-            commands: prepare("discovery commands", sql.commands).await?,
-            unfinished: prepare("discovery unfinished", sql.unfinished).await?,
-            unnamed: prepare("discovery sweep", sql.unnamed).await?,
-            named: prepare("discovery of named runs", sql.named).await?,
             client,
+            poll,
+            glance,
+            late,
+            commands,
+            overview,
+            unfinished,
+            unnamed,
+            named,
         })
     }
 
@@ -279,152 +287,22 @@ impl Reader {
             .map_err(|e| StoreError::query("discovery commands", e))?;
         rows.iter().map(command).collect()
     }
-
-    /// All open commands of a shard: what a new owner begins with.
-    ///
-    /// # Errors
-    /// When the connection broke.
-    pub async fn open_commands(&self, shard: u16) -> Result<Vec<Command>, StoreError> {
-        let rows = self
-            .client
-            .query(
-                "select command_id, shard, subject_kind, subject_id, generation, verb, args, actor, reason, xid::text
-                   from tramline.commands where shard = $1 order by xid, command_id",
-                &[&i32::from(shard)],
-            )
-            .await
-            .map_err(|e| StoreError::query("open commands", e))?;
-        rows.iter().map(command).collect()
-    }
-
-    /// One page of the unfinished runs of a shard and class after a position: what a new owner scans from the low-water
-    /// mark on. Of runs that are not visible in `untouched` nothing is recorded, so nothing is looked up. With `bodies` small
-    /// ones are read, too.
-    ///
-    /// # Errors
-    /// When the connection broke.
-    pub async fn unfinished(
-        &self,
-        shard: u16,
-        priority: u8,
-        xid: u64,
-        after: Uuid,
-        untouched: Option<&Snapshot>,
-        bodies: bool,
-    ) -> Result<Vec<Header>, StoreError> {
-        let rows = self
-            .client
-            .query(
-                &self.unfinished,
-                &[
-                    &i32::from(shard),
-                    &i16::from(priority),
-                    &xid.to_string(),
-                    &after,
-                    &PAGE,
-                    &untouched.map(Snapshot::to_string),
-                    &bodies,
-                ],
-            )
-            .await
-            .map_err(|e| StoreError::query("discovery unfinished", e))?;
-        Ok(rows.iter().map(|r| with_body(r, 0)).collect())
-    }
-
-    /// Looks at one page of runs after a position, enqueued before a transaction that every tick has passed. Those that have
-    /// not ended and that no timer and no parked row names must be known to the owner: the sweep hands them over.
-    ///
-    /// # Errors
-    /// When the connection broke.
-    pub async fn unnamed(
-        &self,
-        shard: u16,
-        priority: u8,
-        xid: u64,
-        after: Uuid,
-        before: u64,
-    ) -> Result<Swept, StoreError> {
-        let (shard, priority) = (i32::from(shard), i16::from(priority));
-        let rows = self
-            .client
-            .query(
-                &self.unnamed,
-                &[
-                    &shard,
-                    &priority,
-                    &xid.to_string(),
-                    &after,
-                    &PAGE,
-                    &before.to_string(),
-                ],
-            )
-            .await
-            .map_err(|e| StoreError::query("discovery sweep", e))?;
-        let last = rows.last().map(|r| header(r, 0));
-        Ok(Swept {
-            next: last
-                .filter(|_| rows.len() as i64 >= PAGE)
-                .map(|h| (h.xid, h.run_id)),
-            headers: rows
-                .iter()
-                .filter(|r| r.get::<_, bool>(7))
-                .map(|r| header(r, 0))
-                .collect(),
-        })
-    }
-
-    /// The low-water mark of a shard as it is stored. A mark that was committed is safe after a crash of the server; one
-    /// that is only remembered is not, because transaction ids beyond the last commit are given out again.
-    ///
-    /// # Errors
-    /// When the connection broke.
-    pub async fn stored_mark(&self, shard: u16) -> Result<Option<u64>, StoreError> {
-        let row = self
-            .client
-            .query_opt(
-                "select low_xid::text from tramline.shards
-                  where shard = $1 and system_id = (select system_identifier from pg_control_system())
-                    and low_xid <= pg_snapshot_xmax(pg_current_snapshot())",
-                &[&i32::from(shard)],
-            )
-            .await
-            .map_err(|e| StoreError::query("stored mark", e))?;
-        row.and_then(|r| r.get::<_, Option<String>>(0))
-            .map(|text| parse_xid(&text))
-            .transpose()
-    }
-
-    /// What is recorded about the limit keys of a shard.
-    ///
-    /// # Errors
-    /// When the connection broke.
-    pub async fn limit_state(&self, shard: u16) -> Result<LimitState, StoreError> {
-        crate::limits::state(&self.client, shard).await
-    }
-
-    /// Headers of the runs that a `parked` row names: the low-water mark may have passed them, or their priority is not that
-    /// of their row any more.
-    ///
-    /// # Errors
-    /// When the connection broke.
-    pub async fn parked(&self, shard: u16) -> Result<Vec<Header>, StoreError> {
-        let rows = self
-            .client
-            .query(
-                "select r.run_id, r.shard, coalesce((select m.priority from tramline.all_marks m where m.run_id = r.run_id and m.shard = r.shard
-                          and m.priority is not null order by m.generation desc, m.seq desc limit 1), r.priority),
-                        r.scheduled_at, r.enqueued_xid, r.is_foreign,
-                        tramline.gate_of(r.queue, r.limit_key, r.concurrency_key)
-                   from tramline.parked p join tramline.all_runs r on r.run_id = p.run_id and r.shard = p.shard where p.shard = $1",
-                &[&i32::from(shard)],
-            )
-            .await
-            .map_err(|e| StoreError::query("parked runs", e))?;
-        Ok(rows.iter().map(|r| header(r, 0)).collect())
-    }
 }
 
 impl Cursor {
+    /// The start of a scan at a low-water mark; `None` = at the beginning.
+    pub fn from_mark(shard: u16, priority: u8, low_xid: Option<u64>) -> Self {
+        // A position is exclusive, and the mark itself must be read.
+        let (xid, run_id) = low_xid.map_or((0, NIL), |low| (low.saturating_sub(1), Uuid::max()));
+        Self {
+            shard,
+            priority,
+            xid,
+            run_id,
+            upto: None,
+        }
+    }
+
     /// The start of a tick after a snapshot.
     pub fn after(shard: u16, priority: u8, last: &Snapshot) -> Self {
         Self {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
-use tokio_postgres::Client;
 use tokio_postgres::types::Json;
+use tokio_postgres::{Client, Row};
 use tramline_core::Millis;
 use tramline_core::limit::{Bucket, Limit, Rule};
 use uuid::Uuid;
@@ -75,35 +75,40 @@ pub struct LimitState {
     pub buckets: Vec<(String, Bucket)>,
 }
 
-pub(crate) async fn state(client: &Client, shard: u16) -> Result<LimitState, StoreError> {
-    let shard = i32::from(shard);
+/// By shard, those of which something is recorded.
+pub(crate) async fn states(client: &Client, shards: &[i32]) -> Result<HashMap<u16, LimitState>, StoreError> {
     let claims = client
         .query(
-            "select run_id, limit_key from tramline.limit_claims where shard = $1 order by started_at, run_id",
-            &[&shard],
+            "select shard, run_id, limit_key from tramline.limit_claims where shard = any ($1) order by started_at, run_id",
+            &[&shards],
         )
         .await
         .map_err(|e| StoreError::query("limit claims", e))?;
-    let states = client
+    let buckets = client
         .query(
-            "select limit_key, state from tramline.limits where shard = $1 and expires_at > now()",
-            &[&shard],
+            "select shard, limit_key, state from tramline.limits where shard = any ($1) and expires_at > now()",
+            &[&shards],
         )
         .await
         .map_err(|e| StoreError::query("limit states", e))?;
-    let bucket = |state: Value| {
-        serde_json::from_value(state).map_err(|e| StoreError::Decode {
+    let mut states: HashMap<u16, LimitState> = HashMap::new();
+    for row in &claims {
+        let claim = (row.get(1), row.get(2));
+        states.entry(shard_at(row)).or_default().claims.push(claim);
+    }
+    for row in &buckets {
+        let bucket = serde_json::from_value(row.get(2)).map_err(|e| StoreError::Decode {
             what: "the state of a limit",
             reason: e.to_string(),
-        })
-    };
-    Ok(LimitState {
-        claims: claims.iter().map(|r| (r.get(0), r.get(1))).collect(),
-        buckets: states
-            .iter()
-            .map(|r| Ok((r.get(0), bucket(r.get(1))?)))
-            .collect::<Result<_, StoreError>>()?,
-    })
+        })?;
+        let state = states.entry(shard_at(row)).or_default();
+        state.buckets.push((row.get(1), bucket));
+    }
+    Ok(states)
+}
+
+fn shard_at(row: &Row) -> u16 {
+    u16::try_from(row.get::<_, i32>(0)).unwrap_or_default()
 }
 
 /// All rules by scope: `queue:<name>` and `target:<name>`.

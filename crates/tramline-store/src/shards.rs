@@ -1,7 +1,7 @@
 //! Ownership of shards, as rows: taken by compare-and-set, kept by beats, never by a clock.
 
-use tokio_postgres::Client;
 use tokio_postgres::types::Json;
+use tokio_postgres::{Client, Row};
 use tramline_core::ownership::{NodeRow, ShardRow};
 use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
@@ -11,6 +11,10 @@ use crate::{Db, StoreError};
 
 /// The epoch of a shard's first owner.
 const FIRST_EPOCH: i64 = 1;
+
+/// What a take answers of each shard.
+const TAKEN: &str = "s.shard, s.epoch, s.low_xid::text, s.system_id, (select system_identifier from pg_control_system()), \
+    pg_snapshot_xmax(pg_current_snapshot())::text, case when s.released_epoch = s.epoch - 1 then s.released::text end";
 
 /// A shard that was taken.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ pub struct Taken {
 
 /// Channel on which nodes are told that shards are free.
 pub const SHARDS_FREE: &str = "tramline:shards";
+/// Channel on which nodes hear that a limit has changed; the schema's triggers send it.
+pub const LIMITS_CHANGED: &str = "tramline:limits";
 
 /// What a heartbeat says of one shard.
 #[derive(Debug, Clone, Copy)]
@@ -226,48 +232,44 @@ impl Keeper {
     /// # Errors
     /// When the connection broke.
     pub async fn take(&self, shard: u16, epoch: i64, beat: i64) -> Result<Option<Taken>, StoreError> {
+        let sql = format!(
+            "update tramline.shards s set owner = $2, epoch = s.epoch + 1, beat = 0
+              where s.shard = $1 and s.epoch = $3 and s.beat = $4 returning {TAKEN}"
+        );
         let row = self
             .client
-            .query_opt(
-                "update tramline.shards s set owner = $2, epoch = s.epoch + 1, beat = 0
-                  where s.shard = $1 and s.epoch = $3 and s.beat = $4
-                 returning s.epoch, s.low_xid::text, s.system_id,
-                   (select system_identifier from pg_control_system()), pg_snapshot_xmax(pg_current_snapshot())::text,
-                   case when s.released_epoch = s.epoch - 1 then s.released::text end",
-                &[&i32::from(shard), &self.node, &epoch, &beat],
-            )
+            .query_opt(&sql, &[&i32::from(shard), &self.node, &epoch, &beat])
             .await
             .map_err(|e| StoreError::query("take shard", e));
-        let row = match row {
+        match row {
             // A backend of the old owner holds the row (it is stopped, or in its last flush): another time.
-            Err(error) if error.sqlstate() == Some("55P03") => return Ok(None),
-            row => row?,
-        };
-        let Some(row) = row else { return Ok(None) };
-        let low: Option<u64> = row.get::<_, Option<String>>(1).and_then(|t| t.parse().ok());
-        let same_cluster = row.get::<_, Option<i64>>(2) == Some(row.get::<_, i64>(3));
-        let now_xmax: u64 = row.get::<_, String>(4).parse().unwrap_or(u64::MAX);
-        // A mark of another cluster, or of a future that was lost, hides runs: then everything unfinished is scanned.
-        let is_valid = |xid: u64| same_cluster && xid <= now_xmax;
-        let low_xid = low.filter(|low| is_valid(*low));
-        let epoch = row.get(0);
-        let released = row
-            .get::<_, Option<&str>>(5)
-            .map(parse_snapshot)
-            .transpose()?
-            .filter(|released| is_valid(released.xmax));
-        // The first owner of all: before it there was nobody who could record anything. (Transaction ids of data begin at 3.)
-        let nothing = (epoch == FIRST_EPOCH).then_some(Snapshot {
-            xmin: 1,
-            xmax: 1,
-            in_progress: Vec::new(),
-        });
-        Ok(Some(Taken {
-            shard,
-            epoch,
-            low_xid,
-            untouched: released.or(nothing),
-        }))
+            Err(error) if error.sqlstate() == Some("55P03") => Ok(None),
+            row => row?.as_ref().map(taken).transpose(),
+        }
+    }
+
+    /// The same for many shards, as (shard, epoch, beat), in one statement. It waits for no lock: a shard whose row somebody
+    /// holds is not among the answers, and is taken by itself.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn take_many(&self, sighted: &[(u16, i64, i64)]) -> Result<Vec<Taken>, StoreError> {
+        let shards: Vec<i32> = sighted.iter().map(|s| i32::from(s.0)).collect();
+        let epochs: Vec<i64> = sighted.iter().map(|s| s.1).collect();
+        let beats: Vec<i64> = sighted.iter().map(|s| s.2).collect();
+        let sql = format!(
+            "with free as materialized (
+               select s.shard from tramline.shards s join unnest($1::int[], $3::bigint[], $4::bigint[]) as m(shard, epoch, beat)
+                   on m.shard = s.shard and m.epoch = s.epoch and m.beat = s.beat
+                order by s.shard for update of s skip locked)
+             update tramline.shards s set owner = $2, epoch = s.epoch + 1, beat = 0 from free where free.shard = s.shard returning {TAKEN}"
+        );
+        let rows = self
+            .client
+            .query(&sql, &[&shards, &self.node, &epochs, &beats])
+            .await
+            .map_err(|e| StoreError::query("take shards", e))?;
+        rows.iter().map(taken).collect()
     }
 
     /// Gives shards up, so that another node may take them at once.
@@ -298,4 +300,31 @@ impl Keeper {
             .map_err(|e| StoreError::query("deregister node", e))?;
         Ok(())
     }
+}
+
+/// Reads [`TAKEN`].
+fn taken(row: &Row) -> Result<Taken, StoreError> {
+    let low: Option<u64> = row.get::<_, Option<String>>(2).and_then(|t| t.parse().ok());
+    let same_cluster = row.get::<_, Option<i64>>(3) == Some(row.get::<_, i64>(4));
+    let now_xmax: u64 = row.get::<_, String>(5).parse().unwrap_or(u64::MAX);
+    // A mark of another cluster, or of a future that was lost, hides runs: then everything unfinished is scanned.
+    let is_valid = |xid: u64| same_cluster && xid <= now_xmax;
+    let epoch = row.get(1);
+    let released = row
+        .get::<_, Option<&str>>(6)
+        .map(parse_snapshot)
+        .transpose()?
+        .filter(|released| is_valid(released.xmax));
+    // The first owner of all: before it there was nobody who could record anything. (Transaction ids of data begin at 3.)
+    let nothing = (epoch == FIRST_EPOCH).then_some(Snapshot {
+        xmin: 1,
+        xmax: 1,
+        in_progress: Vec::new(),
+    });
+    Ok(Taken {
+        shard: u16::try_from(row.get::<_, i32>(0)).unwrap_or_default(),
+        epoch,
+        low_xid: low.filter(|low| is_valid(*low)),
+        untouched: released.or(nothing),
+    })
 }

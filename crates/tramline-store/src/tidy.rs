@@ -1,5 +1,7 @@
 //! Chores of the schema itself: partitions ahead of time, and small tables kept small.
 
+use tokio_postgres::Row;
+
 use crate::{Db, StoreError};
 
 /// Rows removed in one call: bounded work, the next call goes on.
@@ -18,6 +20,44 @@ pub async fn now(db: &Db) -> Result<tramline_core::Millis, StoreError> {
         .await
         .map_err(|e| StoreError::query("clock", e))?;
     Ok(crate::rows::millis(row.get::<_, jiff::Timestamp>(0)))
+}
+
+/// What nodes keep in memory and look at from time to time: when one of these is another, it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changes {
+    /// As [`crate::schedules::changes`].
+    pub schedules: i64,
+    /// As [`crate::limits::fingerprint`].
+    pub limits: (i64, i64),
+    /// Definitions wait for a node to compile them.
+    pub submitted: bool,
+}
+
+/// The columns of [`Changes`], and where they come from.
+pub(crate) const CHANGES: &str = "(select count from tramline.schedule_changes), f.revisions, f.count, \
+    exists (select from tramline.workflow_definitions d where d.status = 'submitted') from tramline.limit_fingerprint() f";
+
+impl Changes {
+    pub(crate) fn of(row: &Row, at: usize) -> Self {
+        Self {
+            schedules: row.get(at),
+            limits: (row.get(at + 1), row.get(at + 2)),
+            submitted: row.get(at + 3),
+        }
+    }
+}
+
+/// Looks for all of them: one statement.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn changes(db: &Db) -> Result<Changes, StoreError> {
+    let client = db.get().await?;
+    let row = client
+        .query_one(&format!("select {CHANGES}"), &[])
+        .await
+        .map_err(|e| StoreError::query("look for changes", e))?;
+    Ok(Changes::of(&row, 0))
 }
 
 /// Yesterday for ids that are on their way, three days ahead for a node that cannot reach the database for a weekend.

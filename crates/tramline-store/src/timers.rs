@@ -1,5 +1,7 @@
 //! Timers, read forward through a window: a million waiting ones stay in the database.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use tramline_core::Millis;
 use tramline_core::machine::TimerKind;
@@ -18,43 +20,55 @@ pub struct TimerRow {
     pub attempt: u32,
 }
 
-/// The statement of [`window`]. Parameters: shard, due time, run id, limit.
-pub const WINDOW: &str = "select due_at, run_id, kind, step, attempt from tramline.timers
-  where shard = $1 and (due_at, run_id) > ($2, $3) order by due_at, run_id fetch first ($4::bigint) rows with ties";
+/// A shard, and the position after which its timers are wanted; `None` = from the first on.
+pub type WindowStart = (u16, Option<(Millis, Uuid)>);
 
-/// The next timers of a shard after a position, in order of due time: `limit` of them, and those that share the last
-/// one's time and run (two steps of a run may wait for the same instant, and the position would lose the second).
+/// The statement of [`windows`]. Parameters: shards, due times, run ids, limit.
+pub const WINDOWS: &str =
+    "select shard, due_at, run_id, kind, step, attempt from tramline.timer_windows($1, $2, $3, $4)";
+
+/// The next timers of shards after a position each, in order of due time: `limit` of them, and those that share the last
+/// one's time and run (two steps of a run may wait for the same instant, and the position would lose the second). One list
+/// per shard, in the order in which they were asked for.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn window(
-    db: &Db,
-    shard: u16,
-    after: Option<(Millis, Uuid)>,
-    limit: i64,
-) -> Result<Vec<TimerRow>, StoreError> {
+pub async fn windows(db: &Db, wanted: &[WindowStart], limit: i64) -> Result<Vec<Vec<TimerRow>>, StoreError> {
     let client = db.get().await?;
-    let (due_at, run_id) = match after {
-        Some((due_at, run_id)) => (timestamp(due_at), run_id),
-        None => (Timestamp::UNIX_EPOCH, Uuid::nil()),
-    };
+    let shards: Vec<i32> = wanted.iter().map(|w| i32::from(w.0)).collect();
+    let due: Vec<Timestamp> = wanted
+        .iter()
+        .map(|w| w.1.map_or(Timestamp::UNIX_EPOCH, |(due_at, _)| timestamp(due_at)))
+        .collect();
+    let runs: Vec<Uuid> = wanted
+        .iter()
+        .map(|w| w.1.map_or(Uuid::nil(), |(_, run_id)| run_id))
+        .collect();
     let rows = client
-        .query(WINDOW, &[&i32::from(shard), &due_at, &run_id, &limit])
+        .query(WINDOWS, &[&shards, &due, &runs, &limit])
         .await
         .map_err(|e| StoreError::query("timers", e))?;
-    rows.iter()
-        .map(|r| {
-            let kind: String = r.get(2);
-            Ok(TimerRow {
-                due_at: millis(r.get::<_, Timestamp>(0)),
-                run_id: r.get(1),
-                kind: TimerKind::parse(&kind).ok_or(StoreError::Decode {
-                    what: "a timer kind",
-                    reason: kind,
-                })?,
-                step: r.get(3),
-                attempt: u32::try_from(r.get::<_, i32>(4)).unwrap_or_default(),
-            })
+    let mut found: HashMap<i32, Vec<TimerRow>> = HashMap::new();
+    for r in &rows {
+        let kind: String = r.get(3);
+        found.entry(r.get(0)).or_default().push(TimerRow {
+            due_at: millis(r.get::<_, Timestamp>(1)),
+            run_id: r.get(2),
+            kind: TimerKind::parse(&kind).ok_or(StoreError::Decode {
+                what: "a timer kind",
+                reason: kind,
+            })?,
+            step: r.get(4),
+            attempt: u32::try_from(r.get::<_, i32>(5)).unwrap_or_default(),
+        });
+    }
+    Ok(shards
+        .iter()
+        .map(|shard| {
+            let mut timers = found.remove(shard).unwrap_or_default();
+            // They come so; what is read next begins after the last one, which must not depend on a plan.
+            timers.sort_unstable();
+            timers
         })
-        .collect()
+        .collect())
 }

@@ -3,6 +3,7 @@
 mod hold;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +53,7 @@ struct Faults {
     cut: Mutex<Option<Cut>>,
     cuts_done: watch::Sender<u64>,
     holds: Holds,
+    sent: Mutex<BTreeMap<String, u64>>,
 }
 
 /// Forwards connections to a database until it is told to fail. It works in the runtime that started it and ends when
@@ -79,6 +81,7 @@ impl ChaosProxy {
             cut: Mutex::new(None),
             cuts_done: watch::Sender::new(0),
             holds: Holds::default(),
+            sent: Mutex::default(),
         });
         let mut accept = JoinSet::new();
         accept.spawn(accept_loop(listener, server.to_owned(), Arc::clone(&faults)));
@@ -129,6 +132,15 @@ impl ChaosProxy {
         self.faults.holds.set(statement, nth, side)
     }
 
+    /// The statements that have been executed since the start, over all connections, each with how often.
+    pub fn statements(&self) -> BTreeMap<String, u64> {
+        self.faults
+            .sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// How many replies have been cut since the start.
     pub fn cuts_done(&self) -> u64 {
         *self.faults.cuts_done.borrow()
@@ -161,6 +173,11 @@ impl Faults {
         }
         *cut = None;
         true
+    }
+
+    fn note(&self, statement: String) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        *sent.entry(statement).or_default() += 1;
     }
 
     /// Waits while stalled; false when the connection has to end.

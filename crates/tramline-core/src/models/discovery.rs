@@ -28,6 +28,8 @@ struct Guards {
     mark_waits_for_runs: bool,
     /// A scan follows the snapshot from which ticks go on (A2).
     snapshot_before_scan: bool,
+    /// No tick of other shards comes between a shard's scan and the ticks that follow it (A2).
+    followed_at_once: bool,
     /// Ids that have ended are remembered while an older read may name them (A5).
     remembers_gone: bool,
 }
@@ -37,6 +39,7 @@ const ALL: Guards = Guards {
     mark_waits_for_open: true,
     mark_waits_for_runs: true,
     snapshot_before_scan: true,
+    followed_at_once: true,
     remembers_gone: true,
 };
 
@@ -77,6 +80,8 @@ struct Owner {
     last: Option<Seen>,
     /// Its scan has been read.
     has_read: bool,
+    /// Ticks read this shard, too.
+    follows: bool,
     queue: VecDeque<Read>,
     /// The driver: runs in memory, ids that ended with the flush that ended them.
     known: BTreeSet<usize>,
@@ -108,6 +113,8 @@ enum Act {
     Look,
     Scan,
     Tick,
+    /// A tick that reads other shards only: the position is that of all.
+    TickOfOthers,
     /// The owner enqueued the run itself and reads it by its id.
     ReadNamed(usize),
     HandOver,
@@ -172,6 +179,7 @@ impl World {
             scanned: false,
         });
         self.owner.last = Some(now);
+        self.owner.follows = true;
     }
 
     fn scan(&mut self) {
@@ -290,6 +298,9 @@ impl Model for Discovery {
         }
         if !looks && !scans && owner.queue.len() < QUEUE_MAX {
             acts.push(Act::Tick);
+            if !self.0.followed_at_once && !owner.follows {
+                acts.push(Act::TickOfOthers);
+            }
             // Those that a completed tick has seen are left out.
             let last = owner.last.as_ref().map(Seen::snapshot);
             let unseen = |xid: u64| last.as_ref().is_some_and(|last| !last.sees(xid));
@@ -325,6 +336,7 @@ impl Model for Discovery {
             Act::Look => w.owner.last = Some(w.snapshot()),
             Act::Scan => w.scan(),
             Act::Tick => w.tick(self.0),
+            Act::TickOfOthers => w.owner.last = Some(w.snapshot()),
             Act::ReadNamed(run) => w.owner.queue.push_back(Read {
                 runs: vec![run],
                 tick: None,
@@ -397,6 +409,14 @@ fn a_mark_that_does_not_wait_for_what_is_in_memory_hides_it_from_the_successor()
 fn a_scan_before_its_snapshot_misses_what_commits_between() {
     breaks(
         Discovery(without(|guards| guards.snapshot_before_scan = false)),
+        &[FOUND],
+    );
+}
+
+#[test]
+fn a_tick_between_a_scan_and_its_following_misses_what_commits_between() {
+    breaks(
+        Discovery(without(|guards| guards.followed_at_once = false)),
         &[FOUND],
     );
 }

@@ -20,9 +20,10 @@ impl Discovery {
         };
         let mut shards: Vec<u16> = self.shards.keys().copied().collect();
         shards.sort_unstable();
+        let marks = self.reader.stored_marks(&shards).await?;
         let mut budget = SWEEP_PAGES;
         for shard in &shards {
-            let mark = self.reader.stored_mark(*shard).await?.unwrap_or(0);
+            let mark = marks.get(shard).copied().unwrap_or(0);
             let from = self.swept.get(shard).copied().unwrap_or(0).min(mark);
             let mut complete = true;
             for class in 0..CLASSES {

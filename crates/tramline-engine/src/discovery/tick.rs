@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 use tramline_store::discovery::{Cursor, Header, PAGE};
 use tramline_store::{NIL, StoreError};
@@ -55,12 +56,7 @@ impl Discovery {
         self.now = page.now;
         let unchanged = unless.as_ref() == Some(&page.snapshot);
         if unchanged {
-            self.deliver(Discovered {
-                now: Some(now),
-                settled: Some(self.settled()),
-                ..Discovered::default()
-            })
-            .await;
+            self.deliver_nothing(now).await;
             return Ok(strangers);
         }
         let mut fresh_runs = page.headers.iter().filter(|h| !self.own.contains(&h.xid));
@@ -135,6 +131,30 @@ impl Discovery {
         Ok(more)
     }
 
+    /// A look of an owner that rests: a poll only where something was committed since the last one. It sees for maintenance,
+    /// too, so that an idle node asks once for all that may be new.
+    pub(super) async fn glance(&mut self, enqueues: bool) -> Result<bool, StoreError> {
+        let glance = self.reader.glance().await?;
+        self.shared.changes.send_replace(Some(glance.changes));
+        if self.classes[0].last != glance.snapshot {
+            return self.poll(enqueues).await;
+        }
+        self.shared.polls.fetch_add(1, Ordering::Relaxed);
+        self.now = glance.now;
+        self.deliver_nothing((glance.now, Instant::now())).await;
+        Ok(false)
+    }
+
+    /// Nothing was committed since the last tick: that, too, says which ids need not be remembered any longer.
+    async fn deliver_nothing(&self, now: (Millis, Instant)) {
+        self.deliver(Discovered {
+            now: Some(now),
+            settled: Some(self.settled()),
+            ..Discovered::default()
+        })
+        .await;
+    }
+
     /// Runs of transactions that were in progress at the last tick of these classes and have ended since.
     async fn read_late(&self, classes: &[usize], now: &Snapshot) -> Result<Vec<Header>, StoreError> {
         let late: Vec<(usize, u64)> = classes
@@ -192,7 +212,7 @@ impl Discovery {
 }
 
 /// Where the cursors whose page was full go on.
-fn next_cursors(cursors: &[Cursor], headers: &[Header]) -> Vec<Cursor> {
+pub(super) fn next_cursors(cursors: &[Cursor], headers: &[Header]) -> Vec<Cursor> {
     let mut counts: HashMap<(u16, u8), (i64, u64, Uuid)> = HashMap::new();
     for h in headers {
         let entry = counts.entry((h.shard, h.priority)).or_insert((0, 0, NIL));

@@ -17,6 +17,8 @@ pub(crate) struct Wake {
     named: Mutex<Vec<Uuid>>,
     /// Shards are free.
     pub(crate) shards: Notify,
+    /// Limits have changed.
+    pub(crate) limits: Notify,
 }
 
 impl Wake {

@@ -268,7 +268,7 @@ async fn a_command_read_twice_is_applied_once() {
     // The first scan is held when the cancels are inserted, so it reads them, and the first tick again: nothing is recorded
     // before that has come.
     let proxy = ChaosProxy::start(db.url()).await;
-    let mut scan = proxy.hold("from tramline.limit_claims where shard", 1, Side::Before);
+    let mut scan = proxy.hold("from tramline.commands where shard", 1, Side::Before);
     let engine = engine(proxy.url(), "a", echo()).await;
     let scan = tokio::time::timeout(PATIENCE, scan.reached()).await.unwrap();
     for id in &ids {

@@ -26,6 +26,7 @@ mod recorder;
 mod resting;
 mod retries;
 mod schedules;
+mod start;
 mod support;
 mod timers;
 mod torture;

@@ -3,44 +3,49 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio_postgres::Client;
 use tramline_store::api::NewRun;
-use tramline_testkit::test_db;
+use tramline_testkit::{TestDb, test_db};
 
 use crate::support::*;
 
 /// Timers of one shard that an owner keeps in memory, and the shards.
 const WINDOWS: i64 = 16 * 1_000;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_starts_with_windows_of_its_timers_and_drives_beside_them() {
-    let db = test_db().await;
-    drop(register(&db, &["step"]).await);
-    let client = db.connect().await;
+/// What was read of timers and runs.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    rows: i64,
+    /// Pages of tables and indexes, in memory or not.
+    pages: i64,
+}
+
+async fn reads(client: &Client) -> Read {
     client
-        .batch_execute(
-            "insert into tramline.runs (run_id, shard, kind, target, source, scheduled_at)
-               select id, tramline.shard_of(id), 'function', 'step', 'test', now() + interval '1 day' + i * interval '1 millisecond'
-                 from (select tramline.uuid_v7() as id, i from generate_series(1, 200000) i offset 0) q;
-             insert into tramline.timers (shard, due_at, run_id, generation, kind)
-               select shard, scheduled_at, run_id, 1, 'start' from tramline.runs;
-             analyze",
-        )
+        .batch_execute("select pg_stat_force_next_flush()")
         .await
         .unwrap();
-    // In a transaction after theirs: an owner that had seen them has passed them, because timers name them.
+    let sql = "select coalesce(sum(t.idx_tup_fetch), 0)::bigint + coalesce(sum(t.seq_tup_read), 0)::bigint,
+                      sum(i.heap_blks_read + i.heap_blks_hit + i.idx_blks_read + i.idx_blks_hit)::bigint
+                 from pg_stat_all_tables t join pg_statio_all_tables i using (relid)
+                where t.schemaname = 'tramline' and (t.relname = 'timers' or t.relname like 'runs%')";
+    let row = client.query_one(sql, &[]).await.unwrap();
+    Read {
+        rows: row.get(0),
+        pages: row.get(1),
+    }
+}
+
+/// What a node reads that starts, drives twenty runs one after the other, and stops.
+async fn start_and_stop(db: &TestDb, client: &Client) -> Read {
+    // In a transaction after all that waits: an owner that had seen it has passed it, because timers name it.
     client
         .batch_execute(
             "update tramline.shards set low_xid = pg_current_xact_id(), system_id = (select system_identifier from pg_control_system())",
         )
         .await
         .unwrap();
-    let read = "select coalesce(sum(idx_tup_fetch + seq_tup_read), 0)::bigint from pg_stat_all_tables
-                 where schemaname = 'tramline' and (relname = 'timers' or relname like 'runs%')";
-    client
-        .batch_execute("select pg_stat_force_next_flush()")
-        .await
-        .unwrap();
-    let before: i64 = client.query_one(read, &[]).await.unwrap().get(0);
+    let before = reads(client).await;
     let engine = engine(db.url(), "a", echo()).await;
     for n in 0..20 {
         let id = engine.start_run("step", json!({ "n": n })).await.unwrap();
@@ -59,23 +64,44 @@ async fn a_node_starts_with_windows_of_its_timers_and_drives_beside_them() {
         .batch_execute(&format!("select pg_terminate_backend(pid) {theirs}"))
         .await
         .unwrap();
-    until_count(&client, &format!("select count(*) {theirs}"), 0).await;
-    let after: i64 = client.query_one(read, &[]).await.unwrap().get(0);
-    let rows = after - before;
-    assert!(rows >= 20, "nothing was counted");
-    let by_table: String = client
-        .query_one(
-            "select string_agg(concat_ws(' ', relname, seq_scan, seq_tup_read, idx_scan, idx_tup_fetch), '; ') from pg_stat_all_tables
-              where schemaname = 'tramline' and coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) > 1000",
-            &[],
-        )
-        .await
-        .unwrap()
-        .get(0);
+    until_count(client, &format!("select count(*) {theirs}"), 0).await;
+    let after = reads(client).await;
+    Read {
+        rows: after.rows - before.rows,
+        pages: after.pages - before.pages,
+    }
+}
+
+/// Makes so many timers, due one after the other over a day from tomorrow on; the first 50,000 with their runs.
+async fn waiting(client: &Client, from: i64, upto: i64) {
+    let made = format!(
+        "create temp table made as select tramline.uuid_v7() as id, now() + interval '1 day' + i * interval '80 milliseconds' as due, i
+           from generate_series({from} + 1, {upto}) i;
+         insert into tramline.runs (run_id, shard, kind, target, source, scheduled_at)
+           select id, tramline.shard_of(id), 'function', 'step', 'test', due from made where i <= 50000;
+         insert into tramline.timers (shard, due_at, run_id, generation, kind) select tramline.shard_of(id), due, id, 1, 'start' from made;
+         drop table made; analyze"
+    );
+    client.batch_execute(&made).await.unwrap();
+}
+
+/// A start reads windows of the timers: the same rows and pages whether 50,000 wait or 300,000.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_starts_with_windows_of_its_timers_and_drives_beside_them() {
+    let db = test_db().await;
+    drop(register(&db, &["step"]).await);
+    let client = db.connect().await;
+    waiting(&client, 0, 50_000).await;
+    let few = start_and_stop(&db, &client).await;
+    assert!(few.rows >= 20, "nothing was counted");
     // every window, each row of it at most twice, and the few runs
+    assert!(few.rows <= 2 * WINDOWS + 5_000, "{few:?}");
+    waiting(&client, 50_000, 300_000).await;
+    let many = start_and_stop(&db, &client).await;
+    // Indexes may be one level deeper.
     assert!(
-        rows <= 2 * WINDOWS + 5_000,
-        "{rows} rows were read, {before} before: {by_table}"
+        many.rows <= few.rows + WINDOWS / 4 && many.pages <= few.pages * 3 / 2,
+        "{many:?} of three hundred thousand, {few:?} of fifty thousand"
     );
 }
 

@@ -4,24 +4,57 @@
 //! NOTIFY only when it cannot. So there is no NOTIFY at all under load (commits with one queue up behind each other, over the
 //! whole database), and none is missed: an owner cannot begin to rest while somebody who saw it awake has not committed.
 
+use jiff::Timestamp;
+use tramline_core::Millis;
+use tramline_core::snapshot::Snapshot;
 use uuid::Uuid;
 
-use super::Reader;
+use super::{Reader, parse_snapshot};
 use crate::StoreError;
-use crate::shards::SHARDS_FREE;
+use crate::rows::millis;
+use crate::shards::{LIMITS_CHANGED, SHARDS_FREE};
+use crate::tidy::Changes;
 
 /// First half of the lock's key; the second is the hash of the owner.
 const CLASS: i32 = 0x7472_616d;
 
+/// What an owner that rests looks at.
+#[derive(Debug)]
+pub struct Glance {
+    /// There is nothing to be read while it stays the same.
+    pub snapshot: Snapshot,
+    /// The database's clock.
+    pub now: Millis,
+    /// What maintenance would ask for by itself.
+    pub changes: Changes,
+}
+
 impl Reader {
-    /// Lets this connection be told about work for this owner, and about free shards.
+    /// Looks whether anything has been committed, and what of it concerns maintenance: all that an idle node asks for.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn glance(&self) -> Result<Glance, StoreError> {
+        let row = self
+            .client
+            .query_one(&self.glance, &[])
+            .await
+            .map_err(|e| StoreError::query("discovery glance", e))?;
+        Ok(Glance {
+            snapshot: parse_snapshot(row.get(0))?,
+            now: millis(row.get::<_, Timestamp>(1)),
+            changes: Changes::of(&row, 2),
+        })
+    }
+
+    /// Lets this connection be told about work for this owner, free shards and changed limits.
     ///
     /// # Errors
     /// When the connection broke.
     pub async fn listen(&self, owner: Uuid) -> Result<(), StoreError> {
         self.client
             .batch_execute(&format!(
-                "listen \"{}\"; listen \"{SHARDS_FREE}\"",
+                "listen \"{}\"; listen \"{SHARDS_FREE}\"; listen \"{LIMITS_CHANGED}\"",
                 channel(owner)
             ))
             .await

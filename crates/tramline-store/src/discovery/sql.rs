@@ -1,6 +1,7 @@
 //! The statements of discovery.
 
 use crate::runs::BODY;
+use crate::tidy::CHANGES;
 
 /// Settings of the connection that discovers. Index ranges only: the table is partitioned and may be huge, so no plan but
 /// the index scan is ever right here.
@@ -37,7 +38,11 @@ pub struct Sql {
     pub late: String,
     /// Parameters: shards, old snapshot, new snapshot.
     pub commands: String,
-    /// Parameters: shard, priority, xid, id, page, the snapshot beyond which nothing is recorded (null = none), whether bodies
+    /// What is new to an owner that rests, and what maintenance would ask for.
+    pub glance: String,
+    /// Parameters: shards, their low-water marks, rows that are counted at most.
+    pub overview: String,
+    /// Parameters: shards, priorities, xids, ids, snapshots beyond which nothing is recorded (null = none), page, whether bodies
     /// are wanted.
     pub unfinished: String,
     /// Parameters: shard, priority, xid, id, page, the transaction up to which ticks have passed.
@@ -95,20 +100,40 @@ impl Default for Sql {
         let open = |table: &str, ends: &str, foreign: bool| {
             format!(
                 "(select {HEADER}, {foreign} as is_foreign{with_body_7} from tramline.{table} r
-                  where r.shard = $1 and r.priority = $2 and r.executor = 'engine' and (r.enqueued_xid, r.run_id) > ($3::text::xid8, $4::uuid)
-                    and (coalesce(not pg_visible_in_snapshot(r.enqueued_xid, $6::text::pg_snapshot), false)
+                  where r.shard = c.shard and r.priority = c.priority and r.executor = 'engine' and (r.enqueued_xid, r.run_id) > (c.xid, c.run_id)
+                    and (coalesce(not pg_visible_in_snapshot(r.enqueued_xid, c.untouched), false)
                          or ((select true from tramline.{ends} e where e.run_id = r.run_id and e.shard = r.shard limit 1) is null
                              and (select true from tramline.timers t where t.run_id = r.run_id and t.kind = 'start' limit 1) is null))
-                  order by r.enqueued_xid, r.run_id limit $5)"
+                  order by r.enqueued_xid, r.run_id limit $6)"
             )
         };
         let unfinished = format!(
             "select r.run_id, r.shard, r.priority, r.scheduled_at, r.xid, r.is_foreign, r.gate, {}
-               from ({} union all {} order by 5, 1 limit $5) r",
+               from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id, i.untouched::pg_snapshot as untouched
+                       from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, untouched) offset 0) c
+              cross join lateral ({} union all {} order by 5, 1 limit $6) r",
             body_names("r"),
             open("runs", "run_ends", false),
             open("runs_foreign", "run_ends_foreign", true),
         );
+        // Counted is what the index holds from the mark on, whatever became of it and whoever executes it: what a statement reads is bounded.
+        // (In the order of the discovery's index: of tables that look small the planner takes the primary key, and reads all of it.)
+        let held = |from: &str| format!("(select count(*) from (select from tramline.{from} limit $3) q)");
+        let runs = "r where r.shard = i.shard and r.priority = i.place and r.enqueued_xid >= i.low::xid8 order by r.enqueued_xid, r.run_id";
+        let overview = format!(
+            "with seen as materialized (select pg_current_snapshot()::text as snap, clock_timestamp() as at)
+             select s.snap, s.at, h.shard, h.place, h.held from seen s left join lateral (
+               select i.shard, i.place, case i.place when 4 then {} when 5 then {} when 6 then {} + {} else {} + {} end as held
+                 from (select u.shard, u.low, p.place from unnest($1::int[], $2::text[]) as u(shard, low)
+                        cross join unnest('{{0,1,2,3,4,5,6}}'::smallint[]) as p(place) offset 0) i offset 0) h on h.held > 0",
+            held("parked k where k.shard = i.shard"),
+            held("commands k where k.shard = i.shard"),
+            held("limit_claims k where k.shard = i.shard"),
+            held("limits k where k.shard = i.shard"),
+            held(&format!("runs {runs}")),
+            held(&format!("runs_foreign {runs}")),
+        );
+        let glance = format!("select pg_current_snapshot()::text, clock_timestamp(), {CHANGES}");
         // A page of runs as they come, whatever has become of them: what a statement reads does not depend on how many are named.
         let page = |table: &str, foreign: bool| {
             format!(
@@ -136,7 +161,9 @@ impl Default for Sql {
             named,
             poll,
             late,
+            glance,
             commands: commands.to_owned(),
+            overview,
             unfinished,
             unnamed,
         }

@@ -288,7 +288,7 @@ async fn a_priority_that_was_changed_is_shown_and_found_by_the_next_owner() {
             (&json!(1), &json!("queued"), &Value::Null)
         );
         let reader = Reader::connect(&w.store).await.unwrap();
-        let found = reader.parked(shard(id)).await.unwrap();
+        let found = reader.parked(&[shard(id)]).await.unwrap();
         let header = found.iter().find(|h| h.run_id == id).expect("an unfinished run");
         assert_eq!(header.priority, 1);
         let past = Loader::connect(&w.store)

@@ -1,6 +1,6 @@
 //! Discovery by the difference of snapshots: what became visible is found once, whatever commits when.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use tokio_postgres::Client;
 use tramline_core::snapshot::Snapshot;
@@ -248,7 +248,7 @@ async fn a_transaction_larger_than_a_page_is_read_to_its_end() {
     assert!(ticks.ids().await.is_empty());
 }
 
-fn foreign_in(shard: u16) -> Uuid {
+pub fn foreign_in(shard: u16) -> Uuid {
     tramline_core::ids::with_tail_bits(Uuid::new_v4(), shard)
 }
 
@@ -418,7 +418,7 @@ async fn commands_are_found_between_two_snapshots() {
     );
     assert!(reader.commands(&shards, &end, &end).await.unwrap().is_empty());
     assert_eq!(
-        verbs(&reader.open_commands(1).await.unwrap()),
+        verbs(&reader.open_commands(&[1]).await.unwrap()),
         ["cancel", "pause"]
     );
 }
@@ -429,8 +429,13 @@ async fn unfinished(reader: &Reader, xid: u64, after: Uuid) -> Vec<Header> {
     for shard in 0..SHARD_COUNT {
         let mut at = (xid, after);
         loop {
+            let cursor = Cursor {
+                xid: at.0,
+                run_id: at.1,
+                ..Cursor::from_mark(shard, CLASS, None)
+            };
             let page = reader
-                .unfinished(shard, CLASS, at.0, at.1, None, false)
+                .unfinished(&[cursor], &HashMap::new(), false)
                 .await
                 .unwrap();
             assert!(page.is_sorted_by_key(|h| (h.xid, h.run_id)));
@@ -531,7 +536,7 @@ async fn the_sweep_finds_old_unfinished_runs_that_no_row_names() {
     assert_eq!(swept.next, None);
     assert_eq!(
         reader
-            .parked(3)
+            .parked(&[3])
             .await
             .unwrap()
             .iter()

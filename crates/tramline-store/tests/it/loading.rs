@@ -161,6 +161,47 @@ async fn a_definition_is_loaded_when_it_may_be_driven() {
     );
 }
 
+/// The next timers of shard 3.
+async fn window(w: &World, after: Option<(i64, Uuid)>, limit: i64) -> Vec<timers::TimerRow> {
+    let mut windows = timers::windows(&w.store, &[(3, after)], limit).await.unwrap();
+    assert_eq!(windows.len(), 1);
+    windows.remove(0)
+}
+
+/// Windows of many shards come from one statement, each from its own position and with as many rows.
+#[tokio::test]
+async fn each_shard_has_its_window_from_its_own_position() {
+    let w = world().await;
+    let owner = Owner::of_all(&w.store).await;
+    let set = |at: i64| Row::TimerSet {
+        kind: TimerKind::Sleep,
+        step: format!("s{at}"),
+        attempt: 1,
+        due_at: NOW + at,
+    };
+    let mut ids = Vec::new();
+    for shard in [1, 2, 9] {
+        let id = w.run_in(shard).await;
+        owner.record(first(id), &[set(3), set(1), set(2)]).await;
+        ids.push(id);
+    }
+    let wanted = [(9, None), (4, None), (1, Some((NOW + 1, ids[0]))), (2, None)];
+    let found = timers::windows(&w.store, &wanted, 2).await.unwrap();
+    let due: Vec<Vec<(Uuid, i64)>> = found
+        .iter()
+        .map(|timers| timers.iter().map(|t| (t.run_id, t.due_at - NOW)).collect())
+        .collect();
+    assert_eq!(
+        due,
+        [
+            vec![(ids[2], 1), (ids[2], 2)],
+            vec![],
+            vec![(ids[0], 2), (ids[0], 3)],
+            vec![(ids[1], 1), (ids[1], 2)],
+        ]
+    );
+}
+
 #[tokio::test]
 async fn timers_are_read_forward_in_windows_that_lose_none() {
     let w = world().await;
@@ -185,17 +226,13 @@ async fn timers_are_read_forward_in_windows_that_lose_none() {
         .await;
     owner.record(first(two), &[set("x", NOW)]).await;
     let steps = |rows: &[timers::TimerRow]| rows.iter().map(|t| t.step.clone()).collect::<Vec<_>>();
-    assert_eq!(
-        steps(&timers::window(&w.store, 3, None, 10).await.unwrap()),
-        ["a", "b", "c", "d"]
-    );
+    assert_eq!(steps(&window(&w, None, 10).await), ["a", "b", "c", "d"]);
     // two steps of one run wait for the same instant; the border of a window does not fall between them
-    let window = timers::window(&w.store, 3, None, 2).await.unwrap();
-    assert_eq!(steps(&window), ["a", "b", "c"]);
-    let last = window.last().unwrap();
-    let rest = timers::window(&w.store, 3, Some((last.due_at, last.run_id)), 2)
-        .await
-        .unwrap();
+    let read = window(&w, None, 2).await;
+    assert_eq!(steps(&read), ["a", "b", "c"]);
+    let last = read.last().unwrap();
+    let after = Some((last.due_at, last.run_id));
+    let rest = window(&w, after, 2).await;
     assert_eq!(steps(&rest), ["d"]);
     assert_eq!(
         (rest[0].due_at, rest[0].kind, rest[0].attempt, rest[0].run_id),

@@ -45,6 +45,7 @@ mod resting;
 mod retention;
 mod roles;
 mod runs_view;
+mod scan;
 mod schedules;
 mod support;
 mod tenants;

@@ -1,7 +1,10 @@
 //! Shards change hands by compare-and-set, and tell their next owner from where to read.
 
+use std::collections::HashMap;
+
 use tramline_core::snapshot::Snapshot;
-use tramline_store::discovery::Reader;
+use tramline_store::SHARD_COUNT;
+use tramline_store::discovery::{Cursor, Reader};
 use tramline_store::shards::Keeper;
 use uuid::Uuid;
 
@@ -94,6 +97,77 @@ async fn of_two_takers_one_wins() {
             .await,
         8
     );
+}
+
+/// All that a node is to have it takes at once, each as it was observed; a row that somebody holds keeps none of the others
+/// waiting.
+#[tokio::test]
+async fn many_shards_are_taken_by_one_statement_each_as_it_was_observed() {
+    let w = world().await;
+    let last = Owner::of(&w.store, [1, 2, 3]).await;
+    let low = xmax(&w).await;
+    last.keeper
+        .beat(&[(1, last.epochs[&1], low), (2, last.epochs[&2], low)])
+        .await
+        .unwrap();
+    last.keeper.release(&[(1, last.epochs[&1])]).await.unwrap();
+    let node = Uuid::now_v7();
+    let next = keeper(&w.store, node).await;
+    let (rows, _) = next.observe().await.unwrap();
+    let mut sighted: Vec<(u16, i64, i64)> = rows[..8].iter().map(|r| (r.shard, r.epoch, r.beat)).collect();
+    // It has been raised since.
+    last.keeper.beat(&[(2, last.epochs[&2], low)]).await.unwrap();
+    sighted[4].1 += 1;
+    sighted[5].2 += 1;
+    let holder = w.connect().await;
+    holder
+        .batch_execute("begin; select from tramline.shards where shard = 6 for no key update")
+        .await
+        .unwrap();
+    let mut taken = next.take_many(&sighted).await.unwrap();
+    taken.sort_unstable_by_key(|taken| taken.shard);
+    let known: Vec<_> = taken
+        .iter()
+        .map(|t| (t.shard, t.epoch, t.low_xid, t.untouched.is_some()))
+        .collect();
+    assert_eq!(
+        known,
+        [
+            (0, 1, None, true),
+            (1, 2, Some(low), true),
+            (3, 2, None, false),
+            (7, 1, None, true),
+        ],
+        "the first owner, one after a release, one after a node that is gone, and the first again"
+    );
+    let mine = "select array_agg(shard order by shard) from tramline.shards where owner = $1";
+    assert_eq!(w.value::<Vec<i32>>(mine, &[&node]).await, [0, 1, 3, 7]);
+    holder.batch_execute("rollback").await.unwrap();
+    let left: Vec<_> = next
+        .take_many(&sighted)
+        .await
+        .unwrap()
+        .iter()
+        .map(|t| t.shard)
+        .collect();
+    assert_eq!(left, [6]);
+    assert!(next.take_many(&[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn of_two_takers_of_many_shards_each_shard_has_one() {
+    let w = world().await;
+    let (one, two) = (
+        keeper(&w.store, Uuid::now_v7()).await,
+        keeper(&w.store, Uuid::now_v7()).await,
+    );
+    let all: Vec<(u16, i64, i64)> = (0..SHARD_COUNT).map(|shard| (shard, 0, 0)).collect();
+    let reversed: Vec<_> = all.iter().rev().copied().collect();
+    let (a, b) = tokio::join!(one.take_many(&all), two.take_many(&reversed));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert_eq!(a.len() + b.len(), usize::from(SHARD_COUNT));
+    let epochs = "select count(*) from tramline.shards where epoch = 1";
+    assert_eq!(w.count(epochs).await, i64::from(SHARD_COUNT));
 }
 
 #[tokio::test]
@@ -242,15 +316,13 @@ async fn a_new_owner_reads_the_runs_above_its_mark() {
     let next = keeper(&w.store, Uuid::now_v7()).await;
     let mark = take(&next, 1).await.low_xid.unwrap();
     let reader = Reader::connect(&w.store).await.unwrap();
-    let read = async |xid| {
-        let page = reader
-            .unfinished(1, 2, xid, tramline_store::NIL, None, false)
-            .await
-            .unwrap();
+    let read = async |mark| {
+        let from = [Cursor::from_mark(1, 2, mark)];
+        let page = reader.unfinished(&from, &HashMap::new(), false).await.unwrap();
         page.iter().map(|h| h.run_id).collect::<Vec<_>>()
     };
-    assert_eq!(read(mark).await, [after]);
-    assert_eq!(read(0).await, [before, after]);
+    assert_eq!(read(Some(mark)).await, [after]);
+    assert_eq!(read(None).await, [before, after]);
 }
 
 /// Nothing is recorded of what the last owner could not see: its successor need not look for it.
@@ -272,8 +344,9 @@ async fn a_shard_that_was_given_up_in_order_says_what_its_owner_could_see() {
     let untouched = taken.untouched.expect("there was no owner before");
     assert!(!untouched.sees(xid(before).await));
     let reader = Reader::connect(&w.store).await.unwrap();
+    let all = [Cursor::from_mark(1, 2, None)];
     let page = reader
-        .unfinished(1, 2, 0, tramline_store::NIL, Some(&untouched), false)
+        .unfinished(&all, &HashMap::from([(1, untouched)]), false)
         .await
         .unwrap();
     assert_eq!(page.iter().map(|h| h.run_id).collect::<Vec<_>>(), [before]);
@@ -289,7 +362,7 @@ async fn a_shard_that_was_given_up_in_order_says_what_its_owner_could_see() {
     );
     assert!(!untouched.sees(xid(after).await));
     let page = reader
-        .unfinished(1, 2, 0, tramline_store::NIL, Some(&untouched), true)
+        .unfinished(&all, &HashMap::from([(1, untouched)]), true)
         .await
         .unwrap();
     assert_eq!(page.iter().map(|h| h.run_id).collect::<Vec<_>>(), [before, after]);

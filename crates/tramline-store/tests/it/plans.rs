@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tokio_postgres::Client;
 use tramline_core::snapshot::Snapshot;
-use tramline_store::discovery::{PAGE, SETTINGS, Sql};
+use tramline_store::discovery::{FEW, PAGE, SETTINGS, Sql};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -163,6 +163,20 @@ pub fn cursors(xid: u64) -> String {
     .join(",")
 }
 
+/// Arguments of a scan of one shard after a position.
+pub fn scan(shard: u16, xid: u64, after: Uuid) -> String {
+    format!(
+        "array[{shard}]::int[], array[2]::smallint[], array['{xid}']::text[], array['{after}']::uuid[], array[null]::text[], {PAGE}, true"
+    )
+}
+
+/// Arguments of an overview of all shards from a mark on.
+fn overview(low: u64) -> String {
+    let shards = array((0..16).map(|shard| shard.to_string()), "int");
+    let lows = array((0..16).map(|_| format!("'{low}'")), "text");
+    format!("{shards}, {lows}, {}", FEW + 1)
+}
+
 #[tokio::test]
 async fn a13_discovery_reads_index_ranges_and_few_pages_whatever_waits() {
     let w = world().await;
@@ -174,7 +188,9 @@ async fn a13_discovery_reads_index_ranges_and_few_pages_whatever_waits() {
         ("poll", &sql.poll),
         ("late", &sql.late),
         ("commands", &sql.commands),
+        ("overview", &sql.overview),
         ("unfinished", &sql.unfinished),
+        ("glance", &sql.glance),
         ("sweep", &sql.unnamed),
     ] {
         client
@@ -208,10 +224,21 @@ async fn a13_discovery_reads_index_ranges_and_few_pages_whatever_waits() {
         assert_eq!(late.rows, in_a_transaction);
         late.assert_reads("late", 64 * 16 + in_a_transaction);
         // a page in the middle of the backlog: the row and the look for its end
-        let page = format!("3, 2, '{middle}', '{}', {PAGE}", Uuid::nil());
-        let unfinished = explain(&client, "unfinished", &format!("{page}, null, true")).await;
+        let middle_xid = middle.parse().unwrap();
+        let unfinished = explain(&client, "unfinished", &scan(3, middle_xid, Uuid::nil())).await;
         assert_eq!(unfinished.rows, PAGE);
         unfinished.assert_reads("unfinished", PAGE * 8);
+        // how much there is in all shards: a few rows of each place, however much it holds
+        let overview = explain(&client, "overview", &overview(0)).await;
+        assert_eq!(overview.rows, 2 * 16, "a class of runs, and parked rows");
+        overview.assert_reads("overview", 2 * 16 * (FEW + 8) + 16 * 16 * 7);
+        let above = explain(&client, "overview", &self::overview(last.xmax)).await;
+        above.assert_reads("overview above the mark", 16 * (FEW + 8) + 16 * 16 * 7);
+        // The first execution reads catalogs.
+        client.batch_execute("execute glance").await.unwrap();
+        let glance = explain(&client, "glance", "").await;
+        assert!(glance.buffers <= 16, "{}", glance.text);
+        let page = format!("3, 2, '{middle}', '{}', {PAGE}", Uuid::nil());
         let sweep = explain(&client, "sweep", &format!("{page}, '{}'", last.xmax)).await;
         assert_eq!(sweep.rows, PAGE);
         sweep.assert_reads("sweep", PAGE * 10);

@@ -1,5 +1,7 @@
 //! What the roles of services may do: each what it needs.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use tramline_core::status::RunStatus;
@@ -8,7 +10,7 @@ use tramline_store::calendars;
 use tramline_store::discovery::{Cursor, Reader};
 use tramline_store::runs::Loader;
 use tramline_store::schedules::{self, NewSchedule};
-use tramline_store::{Db, timers};
+use tramline_store::{Db, tidy, timers};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -195,7 +197,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
         .unwrap();
     assert!(page.headers.iter().any(|h| h.run_id == ids[0]));
     reader
-        .unfinished(shard, 2, 0, tramline_store::NIL, None, false)
+        .unfinished(&[Cursor::from_mark(shard, 2, None)], &HashMap::new(), false)
         .await
         .unwrap();
     let loader = Loader::connect(&store).await.unwrap();
@@ -204,7 +206,13 @@ async fn the_engines_role_is_enough_to_drive_runs() {
         2
     );
     loader.pasts(&ids).await.unwrap();
-    timers::window(&store, shard, None, 10).await.unwrap();
+    timers::windows(&store, &[(shard, None)], 10).await.unwrap();
+    reader.glance().await.unwrap();
+    reader.overview(&[(shard, None)]).await.unwrap();
+    reader.stored_marks(&[shard]).await.unwrap();
+    reader.limit_states(&[shard]).await.unwrap();
+    reader.parked(&[shard]).await.unwrap();
+    tidy::changes(&store).await.unwrap();
 
     let new = NewSchedule {
         name: "nightly".into(),
@@ -263,7 +271,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
     for of in [first(ids[0]), foreign(ids[1])] {
         rows().iter().for_each(|row| batch.push(of, row, NOW, 1));
     }
-    for command in reader.open_commands(shard).await.unwrap() {
+    for command in reader.open_commands(&[shard]).await.unwrap() {
         batch.command_done(command.shard, command.command_id);
     }
     assert_eq!(owner.send(&batch).await.held.len(), 16);
@@ -296,7 +304,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
     api::settle_definition(&store, "flow", 1, Ok(compiled("sum", &[])))
         .await
         .unwrap();
-    tramline_store::tidy::ensure_partitions(&store).await.unwrap();
+    tidy::ensure_partitions(&store).await.unwrap();
     let made: bool = act(&w, "tramline_engine")
         .await
         .query_one("select tramline.ensure_partitions(current_date + 20)", &[])

@@ -1,6 +1,9 @@
 //! What workers and those who queue work for them call: many runs at once, events, artifacts, names in public; and who may.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
+use tramline_store::discovery::{Cursor, Reader};
 use uuid::Uuid;
 
 use crate::pull::{claim, id_of, pull_queue};
@@ -381,11 +384,9 @@ async fn discovery_leaves_pull_runs_to_their_workers() {
     let id: Uuid = w
         .value("select ops.queue_run(p_queue => 'quiet', p_priority => 2)", &[])
         .await;
-    let reader = tramline_store::discovery::Reader::connect(&w.store)
-        .await
-        .unwrap();
+    let reader = Reader::connect(&w.store).await.unwrap();
     let found = reader
-        .unfinished(shard(id), 2, 0, tramline_store::NIL, None, false)
+        .unfinished(&[Cursor::from_mark(shard(id), 2, None)], &HashMap::new(), false)
         .await
         .unwrap();
     assert!(found.is_empty(), "{found:?}");

@@ -70,6 +70,8 @@ struct Requests {
     /// The text of the statement that the group binds, and whether it is executed.
     bound: Option<String>,
     executes: bool,
+    /// The text of a request that is text alone.
+    simple: Option<String>,
 }
 
 impl Requests {
@@ -86,6 +88,7 @@ impl Requests {
                 self.bound = self.prepared.get(&text(rest).0).cloned();
             }
             b'E' => self.executes = true,
+            b'Q' => self.simple = Some(text(&message[5..]).0),
             _ => {}
         }
         matches!(message[0], b'S' | b'Q')
@@ -140,6 +143,9 @@ pub(super) async fn copy_requests(
             if !answered {
                 to.write_all(&request).await?;
                 continue;
+            }
+            if let Some(text) = statement.clone().or(requests.simple.take()) {
+                faults.note(text);
             }
             let (before, after) = faults.holds.stop_at(statement.as_deref());
             let verdict = match before {
