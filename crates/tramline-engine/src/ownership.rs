@@ -190,6 +190,7 @@ impl Ownership {
             };
         }
         let mut wanted = Vec::new();
+        let on_the_way = !held.going.is_empty() || !held.gone.is_empty();
         for step in moves {
             match step {
                 Move::Take {
@@ -203,6 +204,8 @@ impl Ownership {
                     beat,
                     clean,
                 }),
+                // What is on its way is in no row yet: until it is, another look would choose as many again.
+                Move::Release { .. } if on_the_way => {}
                 Move::Release { shard } => {
                     if let Some(epoch) = held.owned.get(&shard).copied() {
                         self.let_go(&mut held.going, shard, epoch).await;

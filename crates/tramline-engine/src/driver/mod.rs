@@ -114,15 +114,15 @@ pub(crate) struct State {
 struct Shard {
     epoch: i64,
     unclean: bool,
-    /// The mark that the last owner left: valid until the scan is complete.
+    /// The mark that the last owner left: valid until the scan is complete. From the release on, the one of that time.
     low_before: u64,
     scanned: bool,
     /// Transactions of the runs in memory, with how many of each.
     xids: BTreeMap<u64, usize>,
     /// It is being given up: nothing more of it begins here.
     leaves: bool,
-    /// Answered when everything of it is written.
-    written: Option<oneshot::Sender<()>>,
+    /// Who is told when everything of it is written.
+    written: Vec<oneshot::Sender<()>>,
     /// What is recorded about its limit keys has been read; and who waits for them is known, too.
     limits_read: bool,
     limits_known: bool,

@@ -21,7 +21,7 @@ impl Driver {
                 scanned: false,
                 xids: BTreeMap::new(),
                 leaves: false,
-                written: None,
+                written: Vec::new(),
                 limits_read: false,
                 limits_known: false,
                 gated: Vec::new(),
@@ -41,8 +41,12 @@ impl Driver {
     }
 
     pub(super) fn on_lost(&mut self, shard: u16) {
-        if self.state.shards.remove(&shard).is_none() {
+        let Some(lost) = self.state.shards.remove(&shard) else {
             return;
+        };
+        if lost.leaves {
+            // It took too long, and was given up without its last flush; which may have been committed, and names the calls.
+            self.let_shard_go(shard);
         }
         let ids: Vec<Uuid> = self
             .state
@@ -82,11 +86,22 @@ impl Driver {
     }
 
     pub(super) fn on_release(&mut self, shard: u16, done: oneshot::Sender<()>) {
+        let xmin = self.state.tick_xmin;
         let Some(state) = self.state.shards.get_mut(&shard) else {
             let _ = done.send(());
             return;
         };
-        (state.leaves, state.written) = (true, Some(done));
+        if state.leaves {
+            // Asked again: everybody is told when it is written. When it has been, there is nothing to wait for.
+            if !state.written.is_empty() {
+                state.written.push(done);
+            }
+            return;
+        }
+        // What leaves memory now is the next owner's to find: beats until it is given up say no more than this.
+        state.low_before = state.mark(xmin);
+        state.leaves = true;
+        state.written.push(done);
         // What has not been called yet is the next owner's; calls that are out go on here, and it is told so.
         let idle: Vec<Uuid> = self
             .state
@@ -106,7 +121,7 @@ impl Driver {
     }
 
     pub(super) fn finish_releases(&mut self) {
-        if self.state.shards.values().all(|s| s.written.is_none()) {
+        if self.state.shards.values().all(|s| s.written.is_empty()) {
             return;
         }
         let busy: HashSet<u16> = self
@@ -120,12 +135,18 @@ impl Driver {
             .state
             .shards
             .iter()
-            .filter(|(id, shard)| shard.written.is_some() && !busy.contains(id))
+            .filter(|(id, shard)| !shard.written.is_empty() && !busy.contains(id))
             .map(|(id, _)| *id)
             .collect();
         for shard in written {
             self.let_shard_go(shard);
-            if let Some(done) = self.state.shards.get_mut(&shard).and_then(|s| s.written.take()) {
+            let asked = self.state.shards.get_mut(&shard);
+            for done in asked
+                .map(|s| std::mem::take(&mut s.written))
+                .into_iter()
+                .flatten()
+            {
+                // Nobody waits for it any more: it took too long.
                 let _ = done.send(());
             }
         }
@@ -144,10 +165,7 @@ impl Driver {
         let marks = self.state.shards.iter().map(|(id, shard)| Mark {
             shard: *id,
             epoch: shard.epoch,
-            low_xid: match (shard.scanned, xmin) {
-                (true, Some(xmin)) => shard.xids.keys().next().map_or(xmin, |oldest| xmin.min(*oldest)),
-                _ => shard.low_before,
-            },
+            low_xid: shard.mark(xmin),
             load: loads.get(id).copied().unwrap_or(0),
         });
         Beat {
@@ -166,6 +184,16 @@ impl Driver {
 }
 
 impl Shard {
+    /// How far everything is over, or named by a durable row; `xmin` is that of the last completed tick.
+    fn mark(&self, xmin: Option<u64>) -> u64 {
+        match xmin {
+            Some(xmin) if self.scanned && !self.leaves => {
+                self.xids.keys().next().map_or(xmin, |oldest| xmin.min(*oldest))
+            }
+            _ => self.low_before,
+        }
+    }
+
     pub(super) fn note_xid(&mut self, xid: u64) {
         *self.xids.entry(xid).or_insert(0) += 1;
     }

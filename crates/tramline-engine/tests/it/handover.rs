@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use tramline_engine::{EngineHandle, Handlers, Outcome};
+use tramline_core::ids::with_tail_bits;
+use tramline_engine::{EngineConfig, EngineHandle, Handlers, Outcome};
+use tramline_store::SHARD_COUNT;
 use tramline_store::api::NewRun;
-use tramline_testkit::{TestDb, test_db};
+use tramline_testkit::{ChaosProxy, Side, TestDb, test_db};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -220,4 +222,67 @@ async fn a_node_alone_drains() {
         16,
     )
     .await;
+}
+
+/// A shard that is about to be given up forgets what waits in it. Beats that come before the next owner reads it must not say
+/// that this is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a3_a_beat_of_a_shard_that_leaves_does_not_pass_over_what_waits_in_it() {
+    const WAITING: usize = 3;
+    let db = test_db().await;
+    let store = register(&db, &["step"]).await;
+    publish(&store, three_steps()).await;
+    let made = Made::default();
+    let (handlers, mut calls, answer) = held(&made);
+    let proxy = ChaosProxy::start(db.url()).await;
+    // Long enough for a machine that stands still, short enough for two beats.
+    let lease = Duration::from_secs(5);
+    let busy = EngineConfig {
+        active_max: usize::from(SHARD_COUNT),
+        lease,
+        ..config("a")
+    };
+    let a = engine_with(proxy.url(), busy, handlers.clone()).await;
+    until_owned(&a, 16).await;
+    let in_shard = |shard| NewRun {
+        run_id: Some(with_tail_bits(Uuid::now_v7(), shard)),
+        target: "three".into(),
+        input: json!({ "n": shard }),
+        ..NewRun::default()
+    };
+    let mut ids = Vec::new();
+    // One run of each shard has its call out, so that giving it up takes a flush; the others wait in line.
+    for _ in 0..=WAITING {
+        let runs: Vec<NewRun> = (0..SHARD_COUNT).map(in_shard).collect();
+        let answers = a.enqueue(&runs).await.unwrap();
+        ids.extend(answers.into_iter().map(|answer| answer.unwrap().run_id));
+        while ids.len() == usize::from(SHARD_COUNT) && made.lock().unwrap().len() < ids.len() {
+            calls.recv().await.unwrap();
+        }
+    }
+    let client = db.connect().await;
+    let mut flush = proxy.hold("tramline.flush(", 1, Side::Before);
+    let joins = EngineConfig { lease, ..config("b") };
+    let b = engine_with(db.url(), joins, handlers).await;
+    let flush = tokio::time::timeout(PATIENCE, flush.reached()).await.unwrap();
+    let beats = "select coalesce(max(beat), 0) from tramline.shards where owner = $1";
+    let before: i64 = client.query_one(beats, &[&a.node()]).await.unwrap().get(0);
+    let beaten = format!(
+        "select least(1, count(*)) from tramline.shards where owner = '{}' and beat > {}",
+        a.node(),
+        before + 1
+    );
+    until_count(&client, &beaten, 1).await;
+    flush.go_on();
+    until_owned(&b, 8).await;
+    answer.send(true).unwrap();
+    for id in &ids {
+        assert_eq!(ended(&b, *id).await.status, "completed");
+    }
+    assert_eq!((a.stats().missed, b.stats().missed), (0, 0));
+    // Each of the calls that were out was named to the next owner, however often the balance was looked at meanwhile.
+    let made = made.lock().unwrap().clone();
+    assert!(made.values().all(|n| *n == 1), "{made:?}");
+    a.stop(Duration::from_secs(5)).await;
+    b.stop(Duration::from_secs(5)).await;
 }

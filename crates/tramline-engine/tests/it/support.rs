@@ -112,7 +112,11 @@ pub fn failed(message: &str) -> Outcome {
 pub async fn ended(engine: &EngineHandle, run_id: Uuid) -> RunRow {
     match engine.wait(run_id, PATIENCE).await.unwrap() {
         WaitOutcome::Ended(row) => *row,
-        other => panic!("run {run_id} did not end: {other:?}"),
+        other => panic!(
+            "run {run_id} did not end: {other:?}; its node says {:?} of it and {:?} of itself",
+            engine.explain(run_id).await,
+            engine.stats()
+        ),
     }
 }
 
