@@ -58,7 +58,7 @@ impl Connections {
         request: Request<Body>,
         prefix: &str,
     ) -> Result<Response<Reply>, SendError> {
-        let mut outgoing = Outgoing::new(request, prefix);
+        let mut outgoing = Box::new(Outgoing::new(request, prefix));
         loop {
             let reused = self.take_idle();
             let is_fresh = reused.is_none();
@@ -110,7 +110,7 @@ impl Connections {
     }
 }
 
-fn unsent(outgoing: Outgoing, error: &std::io::Error) -> SendError {
+fn unsent(outgoing: Box<Outgoing>, error: &std::io::Error) -> SendError {
     SendError::Unsent {
         request: Box::new(outgoing.into_request()),
         reason: error.to_string(),

@@ -209,7 +209,8 @@ impl Outgoing {
 #[derive(Debug)]
 pub struct Exchange {
     connection: Connection,
-    outgoing: Option<Outgoing>,
+    /// Boxed: an exchange is handed from one place to the next, and mostly when nothing is going out any more.
+    outgoing: Option<Box<Outgoing>>,
     /// Bytes of the answer's head that are known not to be all of it.
     looked: usize,
 }
@@ -219,13 +220,13 @@ pub struct Exchange {
 pub enum Sent {
     Answered(Box<Head>, Exchange),
     /// The connection was dead, and nothing has left.
-    Unsent(Outgoing, io::Error),
+    Unsent(Box<Outgoing>, io::Error),
     Broken(Broken),
 }
 
 impl Exchange {
     /// Sends a request until the head of its answer is there.
-    pub async fn begin(connection: Connection, outgoing: Outgoing) -> Sent {
+    pub async fn begin(connection: Connection, outgoing: Box<Outgoing>) -> Sent {
         let method = outgoing.method().clone();
         let mut exchange = Self {
             connection,
