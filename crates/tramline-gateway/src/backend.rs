@@ -153,7 +153,7 @@ async fn forward(
     {
         hook(&mut parts.extensions, &Value::Object(claims));
     }
-    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
+    let (body, watch) = GuardedBody::paced(body, bytes_max, shared.limits.body_idle);
     let request = Request::from_parts(parts, axum::body::Body::new(boxed(body)));
     let answer = tokio::select! {
         biased;

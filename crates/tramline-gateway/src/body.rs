@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
@@ -11,6 +11,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
+
+use crate::limits::BODY_RATE_MIN;
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -83,10 +85,21 @@ pub(crate) struct GuardedBody<B> {
     left: u64,
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    pace: Option<Pace>,
     watch: BodyWatch,
 }
 
+/// How fast a body comes that is read whole before anything is done with it.
+#[derive(Default)]
+struct Pace {
+    /// Time that was waited for the client.
+    waited: Duration,
+    waits_since: Option<Instant>,
+    received: u64,
+}
+
 impl<B> GuardedBody<B> {
+    /// Around a body that is streamed: its client may take all the time that the other end gives it.
     pub(crate) fn new(inner: B, bytes_max: u64, idle: Duration) -> (Self, BodyWatch) {
         let watch = BodyWatch::default();
         (
@@ -95,10 +108,34 @@ impl<B> GuardedBody<B> {
                 left: bytes_max,
                 idle,
                 timer: None,
+                pace: None,
                 watch: watch.clone(),
             },
             watch,
         )
+    }
+
+    /// Around a body that is read whole: nobody's pauses may add up to hours while memory is held for him.
+    pub(crate) fn paced(inner: B, bytes_max: u64, idle: Duration) -> (Self, BodyWatch) {
+        let (mut guarded, watch) = Self::new(inner, bytes_max, idle);
+        guarded.pace = Some(Pace::default());
+        (guarded, watch)
+    }
+}
+
+impl Pace {
+    fn waits(&mut self) {
+        self.waits_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether all that has come is too little for the time that was waited beyond `grace`.
+    fn is_too_slow_with(&mut self, bytes: u64, grace: Duration) -> bool {
+        self.received += bytes;
+        self.waited += self
+            .waits_since
+            .take()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        self.waited > grace && self.waited.as_secs_f64() * BODY_RATE_MIN > self.received as f64
     }
 }
 
@@ -123,6 +160,11 @@ where
                     return Poll::Ready(Some(Err(this.watch.set(BodyCut::TooLarge))));
                 }
                 this.left -= size;
+                let idle = this.idle;
+                let pace = this.pace.as_mut();
+                if pace.is_some_and(|pace| pace.is_too_slow_with(size, idle)) {
+                    return Poll::Ready(Some(Err(this.watch.set(BodyCut::Stalled))));
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => {
@@ -134,6 +176,9 @@ where
                 Poll::Ready(None)
             }
             Poll::Pending => {
+                if let Some(pace) = &mut this.pace {
+                    pace.waits();
+                }
                 let idle = this.idle;
                 let timer = this
                     .timer

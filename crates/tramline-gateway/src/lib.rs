@@ -31,6 +31,7 @@ mod proxy;
 mod rates;
 mod router;
 mod schema;
+mod screen;
 mod server;
 mod strict_json;
 mod trace;

@@ -15,6 +15,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 pub const PARK_AFTER: Duration = Duration::from_secs(1);
 /// Longest pause between two pieces of a request body.
 pub const BODY_IDLE: Duration = Duration::from_secs(30);
+/// Bytes per second of waiting, beyond [`BODY_IDLE`], that a body must have which is read whole before it is used: below any
+/// line that people have, and enough that holding many such requests open is work.
+pub const BODY_RATE_MIN: f64 = 1_024.0;
 /// Longest time a client may refuse to take response bytes that are ready.
 pub const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Open connections in total; each holds one descriptor and at most two 64 KiB buffers.

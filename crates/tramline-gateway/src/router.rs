@@ -1,10 +1,10 @@
-//! One request from its head to the head of its answer: screening, the way by path, and what every answer gets.
+//! One request from its head to the head of its answer: the way by path, and what every answer gets.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -20,10 +20,11 @@ use crate::config::MetricsAccess;
 use crate::cors::{Cors, preflight_answer};
 use crate::error::{Fault, Shape};
 use crate::functions::CallError;
-use crate::limits::{API_BODY_MAX, HEADERS_MAX, UPLOAD_BODY_MAX};
+use crate::limits::{API_BODY_MAX, UPLOAD_BODY_MAX};
 use crate::management;
 use crate::metrics::RouteClass;
 use crate::proxy::{self, declared_length, headers};
+use crate::screen::screen;
 use crate::server::{Shared, Visit};
 use crate::trace;
 
@@ -123,59 +124,6 @@ fn shape(class: RouteClass) -> Shape {
     }
 }
 
-/// Refuses requests whose meaning two readers could see differently, and brings the rest into one form.
-fn screen(request: &mut Request<Incoming>) -> Result<(), Fault> {
-    if request.headers().len() > HEADERS_MAX {
-        return Err(Fault::too_many_headers().closing());
-    }
-    // Both content-length and transfer-encoding: hyper drops the former, so nobody behind us sees two framings.
-    let hosts = request.headers().get_all(HOST).iter().count();
-    if hosts > 1 {
-        return Err(Fault::bad_request("Header host is given twice").closing());
-    }
-    // HTTP/2 and the absolute form of HTTP/1 name the host in the target, which then decides.
-    if let Some(authority) = request.uri().authority() {
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::invalid_url())?;
-        request.headers_mut().insert(HOST, host);
-    } else if hosts == 0 && request.version() == Version::HTTP_11 {
-        return Err(Fault::bad_request("Header host is missing").closing());
-    } else if request
-        .headers()
-        .get(HOST)
-        .is_some_and(|host| !is_host(host.as_bytes()))
-    {
-        return Err(Fault::bad_request("Header host is malformed").closing());
-    }
-    if request.method() == Method::CONNECT || !is_plain_path(request.uri().path()) {
-        return Err(Fault::invalid_url());
-    }
-    Ok(())
-}
-
-/// Name and port: what could end the authority of an address would make another one of it.
-fn is_host(host: &[u8]) -> bool {
-    host.iter()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte))
-}
-
-/// No dot segments, encoded or not, no NUL, no backslash: a guard must see the same path as the function, whose
-/// URL parser resolves all of these.
-fn is_plain_path(path: &str) -> bool {
-    if !path.starts_with('/') || path.contains('\\') {
-        return path == "*";
-    }
-    if !path.contains('%') && !path.contains("/.") {
-        return true;
-    }
-    let lower = path.to_ascii_lowercase();
-    if lower.contains("%00") || lower.contains("%5c") {
-        return false;
-    }
-    lower
-        .split('/')
-        .all(|segment| !matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
-}
-
 /// Answers a request where it belongs: what is only passed on stays on the thread of its connection; what may take long there,
 /// or asks the database, would hold up the thread's other connections.
 async fn attend(
@@ -190,7 +138,14 @@ async fn attend(
         _ => false,
     };
     if stays {
-        return dispatch(shared, visit, class, request).await;
+        // Not by `dispatch`: its future has room for everything that a request may come to, and would be moved about.
+        prepare(shared, &request).await;
+        if class == RouteClass::Functions {
+            return proxy::handle(shared, visit, request).await;
+        }
+        return health(shared, &request)
+            .unwrap_or_else(|fault| fault.into_response(shape(class), visit.request_id))
+            .into();
     }
     let (own, its) = (Arc::clone(shared), visit.clone());
     let answering = async move { dispatch(&own, &its, class, request).await };
@@ -209,8 +164,8 @@ async fn attend(
 }
 
 async fn dispatch(shared: &Shared, visit: &Visit, class: RouteClass, request: Request<Incoming>) -> Answered {
-    if !matches!(class, RouteClass::Other) && request.method() != Method::OPTIONS {
-        shared.credentials.prepare(request.headers()).await;
+    if class != RouteClass::Other {
+        prepare(shared, &request).await;
     }
     let result = match class {
         RouteClass::Functions => return proxy::handle(shared, visit, request).await,
@@ -237,6 +192,13 @@ async fn dispatch(shared: &Shared, visit: &Visit, class: RouteClass, request: Re
         .into()
 }
 
+/// Fetches what is needed to verify a caller, where that is somewhere else.
+async fn prepare(shared: &Shared, request: &Request<Incoming>) {
+    if request.method() != Method::OPTIONS && shared.credentials.asks_issuers() {
+        Box::pin(shared.credentials.prepare(request.headers())).await;
+    }
+}
+
 async fn call_api(
     shared: &Shared,
     visit: &Visit,
@@ -254,7 +216,7 @@ async fn call_api(
         return Err(Fault::body_cut(BodyCut::TooLarge, API_BODY_MAX));
     }
     let (parts, body) = request.into_parts();
-    let (body, watch) = GuardedBody::new(body, API_BODY_MAX, shared.limits.body_idle);
+    let (body, watch) = GuardedBody::paced(body, API_BODY_MAX, shared.limits.body_idle);
     let call = ApiParts {
         control: &*shared.control,
         functions: &*shared.functions,
@@ -297,7 +259,7 @@ async fn call_management(shared: &Shared, request: Request<Incoming>) -> Result<
         false => None,
     };
     let (parts, body) = request.into_parts();
-    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
+    let (body, watch) = GuardedBody::paced(body, bytes_max, shared.limits.body_idle);
     let request = Request::from_parts(parts, boxed(body));
     tokio::select! {
         biased;
@@ -380,7 +342,7 @@ async fn fall_back(
     headers::remove_internal(&mut parts.headers);
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::set_forwarded(&mut parts.headers, visit);
-    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
+    let (body, watch) = GuardedBody::paced(body, bytes_max, shared.limits.body_idle);
     let request = Request::from_parts(parts, axum::body::Body::new(boxed(body)));
     tokio::select! {
         biased;

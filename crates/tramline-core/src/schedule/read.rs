@@ -98,7 +98,7 @@ pub fn read_calendar(
     let mut fields = Fields::of(value, "calendar", &CALENDAR_KEYS)?;
     let name = fields.name(name);
     let zone = fields.text("timezone");
-    if !fields.object.contains_key("exclude") {
+    if fields.get("exclude").is_none() {
         fields.refuse(
             "exclude",
             "is missing: a list of days such as \"2026-12-25\" or \"12-25\"",
@@ -528,7 +528,10 @@ mod tests {
         );
         let bad = read_calendar(&json!({ "exclude": ["12-25", "yesterday"] }), Some("holidays")).unwrap_err();
         assert_eq!(bad[0].path, "exclude[1]");
-        assert!(read_calendar(&json!({}), Some("holidays")).is_err());
+        for missing in [json!({}), json!({ "exclude": null })] {
+            let bad = read_calendar(&missing, Some("holidays")).unwrap_err();
+            assert_eq!((bad.len(), bad[0].path.as_str()), (1, "exclude"), "{missing}");
+        }
     }
 
     proptest! {

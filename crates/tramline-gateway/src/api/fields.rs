@@ -55,7 +55,7 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// A whole number; JSON knows no difference between 7 and 7.0, and some clients write the latter.
-pub(super) fn as_whole(value: &Value) -> Option<i64> {
+pub(crate) fn as_whole(value: &Value) -> Option<i64> {
     /// Up to here a double names every whole number.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     value.as_i64().or_else(|| {

@@ -30,6 +30,7 @@ use uuid::Uuid;
 pub use self::routes::{ROUTES, Right, Route};
 
 use self::control::{Actor, Control};
+pub(crate) use self::fields::as_whole;
 use self::routes::{Does, find};
 use crate::auth::{Caller, Guard};
 use crate::body::{Body, full};

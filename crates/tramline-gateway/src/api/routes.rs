@@ -212,10 +212,16 @@ pub const ROUTES: &[Route] = &[
     route("GET", "/docs", Right::Everybody, Does::Reference),
 ];
 
+/// Below these stand ids.
+const ABOVE_IDS: [&str; 2] = ["/runs/", "/dead-letters/"];
+
 /// The route, with the name in its path; 405 names the methods of the path.
 pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, String), Fault> {
     let mut allow: Vec<&str> = Vec::new();
-    for route in ROUTES {
+    // No id is a word, so what is called `bulk` is nothing else.
+    let is_word = ABOVE_IDS.iter().any(|above| path.starts_with(above))
+        && ROUTES.iter().any(|route| route.pattern == path);
+    for route in ROUTES.iter().filter(|route| !is_word || route.pattern == path) {
         if let Some(name) = matches(route.pattern, path) {
             if route.method == method.as_str() {
                 return Ok((route, name));

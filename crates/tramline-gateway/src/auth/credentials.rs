@@ -124,11 +124,13 @@ impl Credentials {
         })
     }
 
+    /// Whether there are issuers whose keys may have to be fetched.
+    pub(crate) fn asks_issuers(&self) -> bool {
+        self.verifier.has_issuers()
+    }
+
     /// Fetches what [`Self::resolve`] needs to know of other issuers' keys; it itself never waits.
     pub(crate) async fn prepare(&self, headers: &HeaderMap) {
-        if !self.verifier.has_issuers() {
-            return;
-        }
         let apikey = single(headers, &APIKEY, "apikey").ok().flatten();
         let bearer = bearer(headers).ok().flatten();
         if let Some(token) = bearer.or(apikey).filter(|token| !token.starts_with("sb_")) {

@@ -350,4 +350,6 @@ fn text<'a>(claims: &'a Claims, name: &'static str) -> Result<Option<&'a str>, T
 }
 
 #[cfg(test)]
+mod classes;
+#[cfg(test)]
 mod vectors;

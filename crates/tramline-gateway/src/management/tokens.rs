@@ -4,7 +4,7 @@ use http::{Request, Response, StatusCode};
 
 use super::ManagementCall;
 use super::bodies::{CreatedToken, Revoked};
-use crate::api::{json_answer, read_json};
+use crate::api::{as_whole, json_answer, read_json};
 use crate::body::Body;
 use crate::error::Fault;
 use crate::limits::TOKEN_LIFE_MAX_S;
@@ -30,7 +30,7 @@ pub(super) async fn create(
     }
     let expires_in_s = match &body["expires_in"] {
         serde_json::Value::Null => None,
-        seconds => match seconds.as_i64() {
+        seconds => match as_whole(seconds) {
             Some(seconds @ 1..=TOKEN_LIFE_MAX_S) => Some(seconds),
             _ => {
                 return Err(Fault::bad_request(format!(

@@ -40,11 +40,7 @@ impl<const MIN: i64, const MAX: i64> JsonSchema for Whole<MIN, MAX> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let mut schema = json_schema!({ "type": "integer", "minimum": MIN });
-        if MAX < i64::MAX {
-            schema.insert("maximum".to_owned(), MAX.into());
-        }
-        schema
+        json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX })
     }
 }
 

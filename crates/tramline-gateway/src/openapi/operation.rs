@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use crate::error::Code;
 
+/// A name in a path: no dot segment, no backslash, no NUL (see `screen`).
+const PATH_TEXT: &str = "^[^./\\\\\\u0000][^/\\\\\\u0000]*$";
+
 /// What the operations are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tag {
@@ -231,9 +234,10 @@ impl Operation {
 
     /// The next name in the path.
     pub(crate) fn at(mut self, mut param: Param) -> Self {
-        // an empty segment would make another path of it
+        // an empty segment would make another path of it, and the others none
         if param.schema == json!({ "type": "string" }) {
             param.schema["minLength"] = 1.into();
+            param.schema["pattern"] = PATH_TEXT.into();
         }
         self.path.push(param);
         self

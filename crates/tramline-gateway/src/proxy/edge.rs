@@ -12,6 +12,7 @@ use super::{Call, Record, declared_length};
 use crate::api::is_json;
 use crate::auth::Caller;
 use crate::body::{Body, BodyCut, GuardedBody, full};
+use crate::edge::EdgeRules;
 use crate::error::Fault;
 use crate::limits::{JSON_DEPTH_MAX, WHOLE_BODY_MAX};
 use crate::schema::BodySchema;
@@ -31,11 +32,7 @@ impl Edge {
         name: &str,
         request: &Request<Incoming>,
     ) -> Result<Option<Self>, Fault> {
-        // Safe methods change nothing: there is nothing to be done once, and no body.
-        if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-            return Ok(None);
-        }
-        let Some(rules) = shared.edge_of(name) else {
+        let Some(rules) = shared.edge_of(name).filter(|rules| concerns(rules, request)) else {
             return Ok(None);
         };
         let keyed = match rules.keep_answers {
@@ -66,6 +63,17 @@ impl Edge {
         let call = Call::new(shared, visit, caller, request.map(full), record)?;
         call.send(shared, visit, name, None, WHOLE_BODY_MAX).await
     }
+}
+
+/// Whether rules have to do with this request: most functions that have settings have no rules, and most requests no key.
+pub(super) fn concerns<B>(rules: &EdgeRules, request: &Request<B>) -> bool {
+    let method = request.method();
+    // Safe methods change nothing: there is nothing to be done once, and no body.
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return false;
+    }
+    let is_kept = rules.keep_answers.is_some() && idempotency::has_key(request.headers());
+    is_kept || (rules.schema.is_some() && has_body(method))
 }
 
 fn has_body(method: &Method) -> bool {
@@ -105,7 +113,7 @@ pub(super) async fn whole(
         return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
     }
     let (parts, body) = request.into_parts();
-    let (body, watch) = GuardedBody::new(body, bytes_max, shared.limits.body_idle);
+    let (body, watch) = GuardedBody::paced(body, bytes_max, shared.limits.body_idle);
     let collected = body.collect().await.map_err(|error| match watch.cause() {
         Some(cut) => Fault::body_cut(cut, bytes_max),
         None => Fault::bad_request(format!("Body could not be read: {error}")).closing(),

@@ -26,7 +26,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("proxy-authenticate"),
@@ -59,8 +59,11 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
+    // One look at what is there is cheaper than one for each that mostly is not.
+    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        for name in &HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
 }
 
@@ -84,12 +87,9 @@ pub(crate) fn set_websocket(headers: &mut HeaderMap) {
 
 /// Removes what only this gateway may set.
 pub(crate) fn remove_internal(headers: &mut HeaderMap) {
-    headers.remove(SB_API_KEY);
-    let internal: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with(INTERNAL_PREFIX))
-        .cloned()
-        .collect();
+    let is_internal = |name: &&HeaderName| **name == SB_API_KEY || name.as_str().starts_with(INTERNAL_PREFIX);
+    // Allocates nothing where there is none, as mostly.
+    let internal: Vec<HeaderName> = headers.keys().filter(is_internal).cloned().collect();
     for name in internal {
         headers.remove(name);
     }
@@ -98,15 +98,24 @@ pub(crate) fn remove_internal(headers: &mut HeaderMap) {
 /// Describes the client to a backend. What was said of it before stands only where a trusted proxy said it.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, visit: &Visit) {
     let wire = &visit.wire;
-    let before = match wire.trusted {
-        true => chain(headers),
-        false => {
-            for name in [X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP] {
-                headers.remove(name);
-            }
-            None
-        }
+    let scheme = HeaderValue::from_static(if wire.tls { "https" } else { "http" });
+    let before = if wire.trusted {
+        headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
+        headers
+            .entry(X_FORWARDED_PORT)
+            .or_insert_with(|| wire.port.clone());
+        chain(headers)
+    } else {
+        headers.insert(X_FORWARDED_PROTO, scheme);
+        headers.insert(X_FORWARDED_PORT, wire.port.clone());
+        None
     };
+    if !wire.trusted || !headers.contains_key(X_FORWARDED_HOST) {
+        match headers.get(HOST).cloned() {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+    }
     headers.remove(FORWARDED);
     let peer = &wire.ip_text;
     let chain =
@@ -117,18 +126,6 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, visit: &Visit) {
     } else {
         headers.insert(X_REAL_IP, ip_header(visit.client));
     }
-    let scheme = if wire.tls { "https" } else { "http" };
-    headers
-        .entry(X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static(scheme));
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = headers.get(HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
-    }
-    headers
-        .entry(X_FORWARDED_PORT)
-        .or_insert_with(|| wire.port.clone());
 }
 
 /// The addresses that proxies before have written.

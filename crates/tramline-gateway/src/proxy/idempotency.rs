@@ -40,6 +40,11 @@ pub(super) struct Keyed {
     retention: Duration,
 }
 
+/// Whether a request carries a key, good or bad.
+pub(super) fn has_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(IDEMPOTENCY_KEY)
+}
+
 impl Keyed {
     /// The key that a request carries.
     pub(super) fn of(headers: &HeaderMap, retention: Duration) -> Result<Option<Self>, Fault> {

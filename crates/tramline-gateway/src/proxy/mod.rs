@@ -12,7 +12,9 @@ mod kept;
 mod record;
 mod waiting;
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
@@ -30,6 +32,8 @@ pub(crate) use self::waiting::Waiting;
 
 /// The prefix of all functions.
 pub(crate) const PREFIX: &str = "/functions/v1";
+/// Headers that describe a client and a call to its function, with the two that the host writes.
+const HEADERS_WRITTEN: usize = 11;
 const METHODS: &str = "POST, GET, PUT, PATCH, DELETE, OPTIONS, HEAD";
 
 /// The name in a path below [`PREFIX`]; empty when there is none.
@@ -49,9 +53,13 @@ fn split(path: &str) -> (&str, &str) {
 /// Whether a request is only passed on: nothing of it is read whole, and nobody but the function asked.
 pub(crate) fn is_passed_on(shared: &Shared, request: &Request<Incoming>) -> bool {
     let name = function_name(request.uri().path());
-    let guards = shared.guards();
-    let auth = guards.get(name).map(|guard| guard.auth);
-    !matches!(auth, Some(GuardAuth::Webhook | GuardAuth::SignedLink)) && !shared.has_edge(name)
+    let auth = shared.guard_of(name).map(|guard| guard.auth);
+    let is_concerned = || {
+        shared
+            .edge_of(name)
+            .is_some_and(|rules| edge::concerns(&rules, request))
+    };
+    !matches!(auth, Some(GuardAuth::Webhook | GuardAuth::SignedLink)) && !is_concerned()
 }
 
 /// Answers a request below [`PREFIX`].
@@ -71,11 +79,7 @@ pub(crate) async fn handle(shared: &Shared, visit: &Visit, request: Request<Inco
         return fault(Fault::call(&CallError::NotFound)).into();
     }
     let name = name.to_owned();
-    let guard = shared
-        .guards()
-        .get(&name)
-        .copied()
-        .unwrap_or(Guard::new(GuardAuth::Jwt));
+    let guard = shared.guard_of(&name).unwrap_or(Guard::new(GuardAuth::Jwt));
     if request.method() == Method::OPTIONS && guard.preflight == Preflight::Gateway {
         return preflight_answer().into();
     }
@@ -124,7 +128,8 @@ fn body_max(shared: &Shared, function: &str) -> u64 {
     own.unwrap_or(shared.limits.function_body_max)
 }
 
-/// Passes a request through its function's guard.
+/// Passes a request through its function's guard. What only some requests go through is boxed: the rest need not hold, nor
+/// move about, the room for it.
 async fn call(
     shared: &Shared,
     visit: &Visit,
@@ -133,27 +138,13 @@ async fn call(
     mut request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<Response<Body>, Fault> {
-    let bytes_max = body_max(shared, name);
     // Preflights carry no credentials; the function answers them.
     let auth = (request.method() != Method::OPTIONS).then_some(guard.auth);
     let mut caller = None;
     match auth {
-        Some(GuardAuth::Webhook) => {
-            let Some((request, taken)) = doors::webhook(shared, name, request).await? else {
-                return Ok(doors::accepted());
-            };
-            edge::check_webhook(shared, name, &request)?;
-            let prepared = Call::new(shared, visit, None, request.map(full), record)?;
-            let answer = prepared.send(shared, visit, name, None, bytes_max).await;
-            let status = match &answer {
-                Ok(answer) => answer.status(),
-                Err(fault) => fault.status,
-            };
-            taken.end(status).await;
-            return answer;
-        }
+        Some(GuardAuth::Webhook) => return Box::pin(deliver(shared, visit, name, request, record)).await,
         Some(GuardAuth::SignedLink) => {
-            *request.uri_mut() = doors::link(shared, &request).await?;
+            *request.uri_mut() = Box::pin(doors::link(shared, &request)).await?;
         }
         Some(auth) => {
             let checked = auth::check(auth, request.headers(), &shared.credentials, &shared.cron);
@@ -167,16 +158,52 @@ async fn call(
     if let Some(caller) = &caller {
         shared.rates.caller(caller)?;
     }
+    let bytes_max = body_max(shared, name);
     if declared_length(request.headers()).is_some_and(|length| length > bytes_max) {
         return Err(Fault::body_cut(BodyCut::TooLarge, bytes_max));
     }
-    if let Some(edge) = edge::Edge::of(shared, name, &request)? {
-        let mut answer = edge
-            .call(shared, visit, name, caller.as_ref(), request, record)
-            .await?;
-        doors::keep_link(auth, &mut answer);
-        return Ok(answer);
-    }
+    let mut answer = match edge::Edge::of(shared, name, &request)? {
+        Some(edge) => Box::pin(edge.call(shared, visit, name, caller.as_ref(), request, record)).await?,
+        None => pass_on(shared, visit, name, caller.as_ref(), request, record).await?,
+    };
+    doors::keep_link(auth, &mut answer);
+    Ok(answer)
+}
+
+/// Takes in a webhook's delivery.
+async fn deliver(
+    shared: &Shared,
+    visit: &Visit,
+    name: &str,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Response<Body>, Fault> {
+    let Some((request, taken)) = doors::webhook(shared, name, request).await? else {
+        return Ok(doors::accepted());
+    };
+    edge::check_webhook(shared, name, &request)?;
+    let prepared = Call::new(shared, visit, None, request.map(full), record)?;
+    let answer = prepared
+        .send(shared, visit, name, None, body_max(shared, name))
+        .await;
+    let status = match &answer {
+        Ok(answer) => answer.status(),
+        Err(fault) => fault.status,
+    };
+    taken.end(status).await;
+    answer
+}
+
+/// Streams a request to its function, and the answer back.
+async fn pass_on(
+    shared: &Shared,
+    visit: &Visit,
+    name: &str,
+    caller: Option<&Caller>,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Response<Body>, Fault> {
+    let bytes_max = body_max(shared, name);
     let client = headers::wants_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     // Most requests have no body: nothing to guard.
@@ -187,15 +214,13 @@ async fn call(
         (boxed(body), Some(watch))
     };
     let request = Request::from_parts(parts, body);
-    let mut prepared = Call::new(shared, visit, caller.as_ref(), request, record)?;
+    let mut prepared = Call::new(shared, visit, caller, request, record)?;
     if let Some(client) = client {
         prepared.upgrade(client);
     }
-    let mut answer = prepared
+    prepared
         .send(shared, visit, name, watch.as_ref(), bytes_max)
-        .await?;
-    doors::keep_link(auth, &mut answer);
-    Ok(answer)
+        .await
 }
 
 /// A request as the function gets it.
@@ -294,6 +319,8 @@ fn prepare(
     caller: Option<&Caller>,
     map: &mut HeaderMap,
 ) -> Result<Option<Uuid>, Fault> {
+    // Once for all that is written below.
+    map.reserve(HEADERS_WRITTEN);
     let depth = headers::depth(map).ok_or_else(Fault::depth)?;
     let run = shared.call_tokens.origin(map).and_then(|origin| origin.run);
     // Step, attempt and the like are believed from a service role inside a live run only.
@@ -348,13 +375,14 @@ pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
 
 /// The path below a prefix, with the query.
 pub(crate) fn strip_prefix(uri: &Uri, prefix: &str) -> Result<Uri, Fault> {
-    let path = uri
-        .path()
+    let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let below = whole
         .strip_prefix(prefix)
         .unwrap_or_default()
         .trim_start_matches('/');
-    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    format!("/{path}{query}")
-        .parse()
-        .map_err(|_| Fault::invalid_url())
+    let mut text = String::with_capacity(1 + below.len());
+    text.push('/');
+    text.push_str(below);
+    let path = PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_| Fault::invalid_url())?;
+    Ok(Uri::from(path))
 }

@@ -13,35 +13,46 @@ use crate::metrics::Metrics;
 use crate::server::{Shared, Visit};
 use crate::trace::TraceId;
 
-/// Tells the observer when the invocation is over, however it ends: it is dropped with the answer's body.
+/// Counts the invocation and tells the observer when it is over, however it ends: it is dropped with the answer's body.
 pub(crate) struct Record {
-    observer: Option<InvocationObserver>,
     metrics: Arc<Metrics>,
     function: String,
-    request_id: Uuid,
     pub(super) run_id: Option<Uuid>,
-    trace: Option<TraceId>,
-    method: Method,
     pub(super) status: u16,
     pub(super) error_code: Option<&'static str>,
+    /// Only where somebody is told: looking at the clocks is not for nothing.
+    told: Option<Box<Told>>,
+}
+
+/// What only the observer wants to know.
+struct Told {
+    observer: InvocationObserver,
+    request_id: Uuid,
+    trace: Option<TraceId>,
+    method: Method,
     started_at: i64,
     started: Instant,
 }
 
 impl Record {
     pub(super) fn new(shared: &Shared, visit: &Visit, function: &str, method: &Method) -> Self {
+        let told = shared.invocations.as_ref().map(|observer| {
+            Box::new(Told {
+                observer: Arc::clone(observer),
+                request_id: visit.request_id,
+                trace: visit.trace,
+                method: method.clone(),
+                started_at: jiff::Timestamp::now().as_millisecond(),
+                started: Instant::now(),
+            })
+        });
         Self {
-            observer: shared.invocations.clone(),
             metrics: Arc::clone(&shared.metrics),
             function: function.to_owned(),
-            request_id: visit.request_id,
             run_id: None,
-            trace: visit.trace,
-            method: method.clone(),
             status: CLIENT_GONE,
             error_code: None,
-            started_at: jiff::Timestamp::now().as_millisecond(),
-            started: Instant::now(),
+            told,
         }
     }
 }
@@ -49,17 +60,17 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.metrics.invoked(&self.function, self.status);
-        if let Some(observer) = &self.observer {
-            observer(Invocation {
+        if let Some(told) = self.told.take() {
+            (told.observer)(Invocation {
                 function: std::mem::take(&mut self.function),
-                request_id: self.request_id,
+                request_id: told.request_id,
                 run_id: self.run_id,
-                trace: self.trace,
-                method: self.method.clone(),
+                trace: told.trace,
+                method: told.method,
                 status: self.status,
                 error_code: self.error_code,
-                started_at: self.started_at,
-                duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                started_at: told.started_at,
+                duration_ms: u64::try_from(told.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             });
         }
     }

@@ -1,5 +1,5 @@
-//! Where a connection without requests leaves its socket: what serving takes (buffers, the state of a request) is given back
-//! meanwhile, so that ten thousand idle clients cost little more than their sockets.
+//! Where a connection that is not served any more leaves its socket instead of closing it: what serving takes (buffers, the state
+//! of a request) is given back while it waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

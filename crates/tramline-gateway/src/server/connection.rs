@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Request;
@@ -16,6 +15,7 @@ use uuid::{Builder, Uuid};
 use super::activity::Activity;
 use super::arrival::{self, Arrival, Protocol};
 use super::berth::Berth;
+use super::harbour::Moored;
 use super::io::{ClientIo, Held, IoTimeouts};
 use super::slots::Slot;
 use super::wire::{Stream, Wire};
@@ -69,44 +69,44 @@ pub(super) async fn serve(
     }
 }
 
-/// Serves a connection's requests. While there are none for some time, it is only waited for the next one.
+/// Serves a connection's requests. When there have been none for some time, only its socket is kept, in the harbour.
 async fn speak(shared: &Arc<Shared>, arrival: Arrival, slot: Slot) -> hyper::Result<()> {
-    let wire = Arc::new(arrival.wire);
     let held = Held {
         _slot: slot,
         _tracked: shared.tasks.token(),
         kill: shared.kill.clone(),
     };
-    let mut socket = (arrival.stream, held);
-    let mut prefix = arrival.prefix;
-    loop {
-        let berth = Arc::<Berth>::default();
-        let session = Session {
-            shared: Arc::clone(shared),
-            wire: Arc::clone(&wire),
-            activity: Activity::new(arrival.protocol == Protocol::H2),
-            berth: Arc::clone(&berth),
-        };
-        let activity = Arc::clone(&session.activity);
-        // Boxed, so that a waiting connection does not hold the room for it.
-        match arrival.protocol {
-            Protocol::H1 => Box::pin(session.http1(socket, prefix)).await?,
-            Protocol::H2 => Box::pin(session.http2(socket, prefix)).await?,
-        }
-        let Some(left) = berth.take() else { return Ok(()) };
-        let until = Instant::from_std(activity.idle_since()) + shared.limits.keep_alive;
-        shared.parked.notify_one();
-        let waiting = &shared.metrics.waiting;
-        waiting.fetch_add(1, Ordering::Relaxed);
-        let next = tokio::select! {
-            () = shared.stop.cancelled() => None,
-            next = tokio::time::timeout_at(until, left.0.next_byte()) => next.ok(),
-        };
-        waiting.fetch_sub(1, Ordering::Relaxed);
-        let Some(Ok(())) = next else { return Ok(()) };
-        socket = left;
-        prefix = Vec::new();
+    let session = Session::new(
+        shared,
+        Arc::new(arrival.wire),
+        Activity::new(arrival.protocol == Protocol::H2),
+    );
+    match arrival.protocol {
+        Protocol::H1 => session.until_quiet((arrival.stream, held), arrival.prefix).await,
+        Protocol::H2 => session.http2((arrival.stream, held), arrival.prefix).await,
     }
+}
+
+/// Serves a connection again that has been without requests, and now sends something.
+pub(super) fn go_on(shared: &Arc<Shared>, moored: Moored) {
+    let Moored {
+        stream, wire, held, ..
+    } = moored;
+    let session = Session::new(shared, wire, Activity::new(false));
+    let served = async move {
+        let peer = session.wire.peer;
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%error, "connection not taken over by its thread"),
+        };
+        if let Err(error) = session
+            .until_quiet((Stream::Plain(stream), held), Vec::new())
+            .await
+        {
+            tracing::debug!(%peer, %error, "connection ended");
+        }
+    };
+    shared.tasks.spawn_on(served, shared.lanes.next());
 }
 
 /// A connection while it is served.
@@ -118,6 +118,36 @@ struct Session {
 }
 
 impl Session {
+    fn new(shared: &Arc<Shared>, wire: Arc<Wire>, activity: Arc<Activity>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            wire,
+            activity,
+            berth: Arc::default(),
+        }
+    }
+
+    /// Serves HTTP/1 until the connection ends, or until it has nothing to do.
+    async fn until_quiet(self, socket: (Stream, Held), prefix: Vec<u8>) -> hyper::Result<()> {
+        let (shared, wire) = (Arc::clone(&self.shared), Arc::clone(&self.wire));
+        let (activity, berth) = (Arc::clone(&self.activity), Arc::clone(&self.berth));
+        self.http1(socket, prefix).await?;
+        if let Some((Stream::Plain(stream), held)) = berth.take() {
+            let until = Instant::from_std(activity.idle_since()) + shared.limits.keep_alive;
+            match stream.into_std() {
+                Ok(stream) => shared.harbour.moor(Moored {
+                    stream,
+                    wire,
+                    held,
+                    until,
+                }),
+                Err(error) => tracing::warn!(%error, "connection not put aside"),
+            }
+            shared.parked.notify_one();
+        }
+        Ok(())
+    }
+
     fn io(&self, socket: (Stream, Held), sniffed: (Protocol, Vec<u8>)) -> TokioIo<ClientIo> {
         let limits = &self.shared.limits;
         let timeouts = IoTimeouts {

@@ -5,6 +5,7 @@ mod activity;
 mod arrival;
 mod berth;
 mod connection;
+mod harbour;
 mod io;
 mod lanes;
 mod proxy_header;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub(crate) use self::activity::{Activity, InFlight, Taking};
+use self::harbour::Harbour;
 use self::lanes::Lanes;
 use self::slots::Slots;
 use self::tls::Tls;
@@ -82,6 +84,9 @@ pub enum StartError {
     /// No threads for its connections.
     #[error("start the gateway's threads")]
     Threads(#[source] std::io::Error),
+    /// No means of watching connections without requests.
+    #[error("watch connections that have no request")]
+    Watch(#[source] std::io::Error),
 }
 
 /// The gateway; see [`Gateway::start`].
@@ -130,7 +135,9 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slots: Arc<Slots>,
     lanes: Lanes,
-    /// A connection was put aside.
+    /// Connections without requests.
+    harbour: Harbour,
+    /// One was put there.
     parked: Notify,
     /// The runtime in which the gateway was started: for what does not belong on a lane.
     pub(crate) home: Handle,
@@ -151,6 +158,12 @@ impl Shared {
         Arc::clone(&self.guards.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The guard of a function, if it has one of its own.
+    pub(crate) fn guard_of(&self, function: &str) -> Option<Guard> {
+        let guards = self.guards.read().unwrap_or_else(PoisonError::into_inner);
+        guards.get(function).copied()
+    }
+
     pub(crate) fn webhooks(&self) -> Arc<BTreeMap<String, WebhookRule>> {
         Arc::clone(&self.webhooks.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -159,12 +172,6 @@ impl Shared {
     pub(crate) fn edge_of(&self, function: &str) -> Option<EdgeRules> {
         let edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
         edges.get(function).cloned()
-    }
-
-    /// Whether a function has rules.
-    pub(crate) fn has_edge(&self, function: &str) -> bool {
-        let edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
-        edges.contains_key(function)
     }
 
     /// The CORS of a function.
@@ -212,6 +219,7 @@ impl Gateway {
         let listener = accept::bind(address, config.shared_port).map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
         let lanes = Lanes::start().map_err(StartError::Threads)?;
+        let (harbour, arrivals) = Harbour::new().map_err(StartError::Watch)?;
         let metrics = Arc::<Metrics>::default();
         let shared = Arc::new(Shared {
             slots: Slots::new(
@@ -219,6 +227,7 @@ impl Gateway {
                 config.limits.connections_per_ip_max,
             ),
             lanes,
+            harbour,
             parked: Notify::new(),
             home: Handle::current(),
             rates: Rates::new(&config.limits, Arc::clone(&metrics)),
@@ -263,6 +272,7 @@ impl Gateway {
         shared
             .tasks
             .spawn(accept::run(Arc::clone(&shared), listener, local));
+        shared.tasks.spawn(harbour::keep(Arc::clone(&shared), arrivals));
         shared.tasks.spawn(spare_memory::give_back(Arc::clone(&shared)));
         if let Some(tls) = &shared.tls {
             shared.tasks.spawn(Arc::clone(tls).follow(shared.stop.clone()));

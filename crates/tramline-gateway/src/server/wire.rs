@@ -49,14 +49,6 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Waits for the next byte, if it can be waited for without reading it: what TLS has read ahead is known to nobody else.
-    pub(super) async fn next_byte(&self) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.readable().await,
-            Self::Tls(_) => Ok(()),
-        }
-    }
-
     pub(super) fn is_plain(&self) -> bool {
         matches!(self, Self::Plain(_))
     }

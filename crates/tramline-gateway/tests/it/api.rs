@@ -172,6 +172,8 @@ async fn wrong_method_names_the_right_ones_and_unknown_paths_are_404() {
         ("GET", "/api/v1/runs/1/cancel", "POST"),
         ("POST", "/api/v1/workflows/w", "GET"),
         ("PUT", "/api/v1/workflows/validate", "POST, GET"),
+        ("GET", "/api/v1/runs/bulk", "POST"),
+        ("DELETE", "/api/v1/dead-letters/redrive", "POST"),
     ];
     for (method, path, allow) in table {
         let reply = gate.service(method, path, &Value::Null).await;

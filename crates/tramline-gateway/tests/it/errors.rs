@@ -90,6 +90,7 @@ async fn failures_of_the_platform_have_their_documented_status_code_and_text() {
 #[tokio::test]
 async fn failures_before_the_function_have_their_documented_shapes() {
     let gate = gate(|_| {}).await;
+    let long_name = format!("/functions/v1/{}", "e".repeat(64));
     let table = [
         ("GET", "/functions/v1/unknown", 404, "NOT_FOUND"),
         ("GET", "/functions/v1/_shared", 404, "NOT_FOUND"),
@@ -104,6 +105,17 @@ async fn failures_before_the_function_have_their_documented_shapes() {
         ("GET", "/functions/v1/echo/%2e/other", 400, "INVALID_URL"),
         ("GET", "/functions/v1/echo/a%00b", 400, "INVALID_URL"),
         ("GET", "/functions/v1/echo/..%5c..%5cx", 400, "INVALID_URL"),
+        ("GET", "/functions/v1/../api/v1/runs", 400, "INVALID_URL"),
+        ("GET", "/functions/v1/..%2fecho", 404, "NOT_FOUND"),
+        ("GET", "/functions/v1/echo%2f..%2fother", 404, "NOT_FOUND"),
+        ("GET", "/functions/v1/echo%00", 400, "INVALID_URL"),
+        ("GET", "/functions/v1/echo.", 404, "NOT_FOUND"),
+        ("GET", "/functions/v1/.echo", 404, "NOT_FOUND"),
+        ("GET", "/functions/v1/-echo", 404, "NOT_FOUND"),
+        ("GET", "/functions/v1/Echo", 404, "NOT_FOUND"),
+        ("GET", "/functions/v1/echo;x=1", 404, "NOT_FOUND"),
+        ("GET", "/functions/v1/echo@x", 404, "NOT_FOUND"),
+        ("GET", long_name.as_str(), 404, "NOT_FOUND"),
     ];
     for (method, path, status, code) in table {
         let reply = gate.call(method, path, &[], "").await;

@@ -10,6 +10,8 @@ use tramline_gateway::{EdgeRules, Edges, Guard, GuardAuth, full};
 
 use crate::support::*;
 
+const FUNCTIONS: [&str; 3] = ["passed-on", "kept", "declared"];
+
 /// `<name> <number>` of the thread that asks.
 fn this_thread() -> String {
     let thread = std::thread::current();
@@ -21,18 +23,20 @@ fn this_thread() -> String {
 /// A gateway whose functions and backend answer with their thread.
 async fn telling() -> Gate {
     let gate = gate(|config| {
-        for name in ["passed-on", "kept"] {
+        for name in FUNCTIONS {
             config.guards.insert(name.into(), Guard::new(GuardAuth::Public));
         }
         let kept = EdgeRules {
             keep_answers: Some(Duration::from_secs(60)),
             ..EdgeRules::default()
         };
-        config.edges = Edges::from([("kept".to_owned(), kept)]);
+        // a function that is declared, and has nothing that needs more than its guard
+        let declared = EdgeRules::default();
+        config.edges = Edges::from([("kept".to_owned(), kept), ("declared".to_owned(), declared)]);
         config.rest = Some(Router::new().fallback(|| async { this_thread() }));
     })
     .await;
-    for name in ["passed-on", "kept"] {
+    for name in FUNCTIONS {
         gate.functions
             .on(name, |_, _| async { Ok(Response::new(full(this_thread()))) });
     }
@@ -63,11 +67,25 @@ async fn until_gone(thread: &str) {
 async fn only_calls_that_are_passed_on_stay_on_the_thread_of_their_connection() {
     let gate = telling().await;
     let on_lane = |thread: &str| thread.starts_with("gateway-");
-    let passed_on = thread_of(&gate, "/functions/v1/passed-on").await;
-    assert!(on_lane(&passed_on), "{passed_on}");
-    for path in ["/functions/v1/kept", "/rest/v1/x"] {
-        let thread = thread_of(&gate, path).await;
-        assert!(!on_lane(&thread), "{path}: {thread}");
+    // GET has nothing to be done once
+    for name in FUNCTIONS {
+        let thread = thread_of(&gate, &format!("/functions/v1/{name}")).await;
+        assert!(on_lane(&thread), "{name}: {thread}");
+    }
+    let thread = thread_of(&gate, "/rest/v1/x").await;
+    assert!(!on_lane(&thread), "{thread}");
+    let key: &[_] = &[("idempotency-key", "k")];
+    for (name, headers, stays) in [
+        ("passed-on", key, true),
+        ("declared", key, true),
+        ("kept", &[], true),
+        ("kept", key, false),
+    ] {
+        let reply = gate
+            .call("POST", &format!("/functions/v1/{name}"), headers, "{}")
+            .await;
+        let thread = String::from_utf8(reply.body.to_vec()).unwrap();
+        assert_eq!(on_lane(&thread), stays, "{name} {headers:?}: {thread}");
     }
 }
 

@@ -53,6 +53,19 @@ async fn only_tokens_and_the_service_role_come_in() {
         (made.status, made.json()["token"].as_str()),
         (StatusCode::CREATED, Some(TOKEN))
     );
+    for (expires_in, status) in [
+        (json!(1), 201),
+        (json!(60.0), 201),
+        (Value::Null, 201),
+        (json!(0), 400),
+        (json!(1.5), 400),
+        (json!(1e300), 400),
+        (json!("60"), 400),
+    ] {
+        let body = json!({ "name": "ci", "expires_in": expires_in });
+        let made = gate.service("POST", &path("/tokens"), &body).await;
+        assert_eq!(made.status.as_u16(), status, "{expires_in}");
+    }
     let refused = gate
         .service("POST", &path("/tokens"), &json!({ "name": "" }))
         .await;

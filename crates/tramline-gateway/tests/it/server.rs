@@ -16,7 +16,7 @@ use tramline_gateway::{Guard, GuardAuth, empty, full};
 use crate::support::*;
 
 /// What the server sends until it closes.
-async fn until_closed(socket: &mut TcpStream) -> String {
+pub async fn until_closed(socket: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     // A reset is a way of closing as well.
     let _ = timeout(PATIENCE, socket.read_to_end(&mut bytes))
@@ -25,7 +25,7 @@ async fn until_closed(socket: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-async fn exchange(gate: &Gate, request: &str) -> String {
+pub async fn exchange(gate: &Gate, request: &str) -> String {
     let mut socket = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     until_closed(&mut socket).await
@@ -94,46 +94,6 @@ async fn second_head_on_a_kept_connection_has_the_same_limit() {
 #[tokio::test]
 async fn idle_connection_is_closed_after_the_keep_alive_time() {
     let gate = gate(|config| config.limits.keep_alive = Duration::from_millis(50)).await;
-    let answer = exchange(&gate, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-}
-
-/// A connection that was left alone is put aside, which its client must not notice.
-#[tokio::test]
-async fn a_connection_is_served_again_after_it_was_put_aside() {
-    let gate = gate(|config| config.limits.park_after = Duration::from_millis(5)).await;
-    let mut socket = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
-    for _ in 0..3 {
-        for half in ["GET /healthz HTTP/1.1\r\n", "host: x\r\n\r\n"] {
-            socket.write_all(half.as_bytes()).await.unwrap();
-        }
-        let mut seen = Vec::new();
-        while !seen.ends_with(b"{\"status\":\"ok\"}") {
-            seen.push(timeout(PATIENCE, socket.read_u8()).await.unwrap().unwrap());
-        }
-        let is_aside = async || {
-            let metrics = gate.get("/metrics", &[]).await;
-            String::from_utf8_lossy(&metrics.body).contains("tramline_http_connections_waiting 1\n")
-        };
-        timeout(PATIENCE, async { while !is_aside().await {} })
-            .await
-            .expect("it is put aside");
-    }
-    timeout(PATIENCE, gate.handle.stop(PATIENCE)).await.unwrap();
-    assert_eq!(
-        until_closed(&mut socket).await,
-        "",
-        "the stop does not wait for it"
-    );
-}
-
-#[tokio::test]
-async fn a_connection_put_aside_is_closed_after_the_keep_alive_time() {
-    let gate = gate(|config| {
-        config.limits.park_after = Duration::from_millis(5);
-        config.limits.keep_alive = Duration::from_millis(200);
-    })
-    .await;
     let answer = exchange(&gate, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }

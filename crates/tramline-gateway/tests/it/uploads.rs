@@ -264,3 +264,34 @@ async fn uploads_that_are_cut_off_or_too_large_leave_nothing() {
     // and the next one is taken
     assert_eq!(upload(&gate, "slug=hello", hello("")).await.status, 201);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_uploads_at_once_are_all_taken_and_calls_go_on() {
+    let (gate, shelf) = shelf().await;
+    let uploads = (0..200).map(|number| {
+        let gate = &gate;
+        async move {
+            let query = format!("slug=f{number}&bundleOnly=true");
+            upload(gate, &query, hello("Deno.serve()")).await.status
+        }
+    });
+    let calls = async {
+        for _ in 0..20 {
+            let reply = gate.get("/functions/v1/echo", &[("apikey", PUBLISHABLE)]).await;
+            assert_eq!(reply.status, 200);
+        }
+    };
+    let (stored, ()) = tokio::join!(futures_util::future::join_all(uploads), calls);
+    assert!(
+        stored.iter().all(|status| *status == StatusCode::CREATED),
+        "{stored:?}"
+    );
+    let names: std::collections::BTreeSet<String> = shelf
+        .stored
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|new| new.name.clone())
+        .collect();
+    assert_eq!(names.len(), 200);
+}

@@ -32,10 +32,15 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 const FRESH_WAIT: Duration = Duration::from_secs(10);
 const CALL_HEADER: HeaderName = HeaderName::from_static("x-tramline-call");
 const RUN_HEADER: HeaderName = HeaderName::from_static("x-tramline-run-id");
-const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-tramline-request-id");
+/// They are told in the address, once: every header is read by both sides again.
+static TOLD_IN_ADDRESS: [HeaderName; 2] = [
+    HeaderName::from_static("x-tramline-depth"),
+    HeaderName::from_static("x-tramline-request-id"),
+];
 /// They belong to one connection (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
+static HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
@@ -69,6 +74,9 @@ impl Host {
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         prepare(&mut request, &ctx)?;
         let address = Address::of(&mut request, &ctx)?;
+        for name in &TOLD_IN_ADDRESS {
+            request.headers_mut().remove(name);
+        }
         let mut deadline = deadline;
         for _ in 0..ATTEMPTS {
             // anew for each attempt: an edit may have put another in its place
@@ -93,12 +101,12 @@ impl Host {
                 })) => {
                     tracing::debug!(function = name, %reason, "an instance was gone before the request reached it");
                     // it may be dead without our knowing yet
-                    let _ = tokio::time::timeout(EXIT_WAIT, claim.worker.wait()).await;
+                    let _ = tokio::time::timeout(EXIT_WAIT, Box::pin(claim.worker.wait())).await;
                     claim.worker.kill();
                     request = *unsent;
                 }
                 Ok(Err(SendError::Broken(error))) => {
-                    return Err(verdict::of_call(&claim.worker, &error).await);
+                    return Err(Box::pin(verdict::of_call(&claim.worker, &error)).await);
                 }
                 Err(_) => {
                     overdue(&claim.worker);
@@ -138,17 +146,21 @@ impl Drop for Fresh {
 }
 
 async fn claim(inner: &Arc<Inner>, function: &Arc<Function>) -> Result<Claim, CallError> {
-    if function.spec.policy == Policy::PerWorker {
-        let worker = function.instance(inner).await?;
-        if worker.in_flight() >= function.limits.max_in_flight {
-            return Err(CallError::Overloaded);
-        }
-        return Ok(Claim {
-            _in_flight: worker.enter(),
-            worker,
-            _fresh: None,
-        });
+    if function.spec.policy != Policy::PerWorker {
+        return Box::pin(claim_fresh(inner, function)).await;
     }
+    let worker = function.instance(inner).await?;
+    if worker.in_flight() >= function.limits.max_in_flight {
+        return Err(CallError::Overloaded);
+    }
+    Ok(Claim {
+        _in_flight: worker.enter(),
+        worker,
+        _fresh: None,
+    })
+}
+
+async fn claim_fresh(inner: &Arc<Inner>, function: &Arc<Function>) -> Result<Claim, CallError> {
     let permit = tokio::time::timeout(FRESH_WAIT, Arc::clone(&inner.fresh).acquire_owned());
     let permit = permit.await.map_err(|_| CallError::Overloaded)?.ok();
     // Where the host lives, and not where the call came from: the process is read there until it ends.
@@ -194,30 +206,31 @@ fn prepare(request: &mut Request<Body>, ctx: &CallContext) -> Result<(), CallErr
         message: format!("the {what} is not a header value"),
     };
     headers.remove(RUN_HEADER);
-    if let Some(run_id) = &ctx.run_id {
-        headers.insert(
-            RUN_HEADER,
-            HeaderValue::from_str(run_id).map_err(|_| bad("run id"))?,
-        );
-    }
     headers.remove(CALL_HEADER);
+    // Outside of runs `fetch` has all that is to be known of a call from its address.
+    let Some(run_id) = &ctx.run_id else {
+        return Ok(());
+    };
+    headers.insert(
+        RUN_HEADER,
+        HeaderValue::from_str(run_id).map_err(|_| bad("run id"))?,
+    );
     if let Some(token) = &ctx.call_token {
         let mut token = HeaderValue::from_str(token).map_err(|_| bad("call token"))?;
         token.set_sensitive(true);
         headers.insert(CALL_HEADER, token);
     }
-    headers.insert(
-        REQUEST_HEADER,
-        HeaderValue::from_str(&ctx.request_id).map_err(|_| bad("request id"))?,
-    );
     Ok(())
 }
 
+/// Looks at what is there once, since mostly none of it is.
 fn strip(headers: &mut HeaderMap) {
-    for name in HOP_BY_HOP {
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    headers.remove("keep-alive");
 }
 
 fn answer(response: Response<Reply>, bound: Bound, upgrade: Option<OnUpgrade>) -> Response<Body> {

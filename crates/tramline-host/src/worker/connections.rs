@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Handle, Id};
 
 use super::exchange::{Broken, Connection, Exchange, Outgoing, Sent};
+use super::line::Line;
 use super::wire::Framing;
 use crate::types::{Body, BoxError};
 
@@ -58,14 +59,14 @@ impl Connections {
         request: Request<Body>,
         prefix: &str,
     ) -> Result<Response<Reply>, SendError> {
-        let mut outgoing = Outgoing::new(request, prefix);
+        let mut outgoing = Box::new(Outgoing::new(request, prefix));
         loop {
             let reused = self.take_idle();
             let is_fresh = reused.is_none();
             let connection = match reused {
                 Some(connection) => connection,
-                None => match UnixStream::connect(&self.socket).await {
-                    Ok(stream) => Connection::new(stream, Handle::current().id()),
+                None => match Line::connect(&self.socket).await {
+                    Ok(line) => Connection::new(line, Handle::current().id()),
                     Err(error) => return Err(unsent(outgoing, &error)),
                 },
             };
@@ -110,7 +111,7 @@ impl Connections {
     }
 }
 
-fn unsent(outgoing: Outgoing, error: &std::io::Error) -> SendError {
+fn unsent(outgoing: Box<Outgoing>, error: &std::io::Error) -> SendError {
     SendError::Unsent {
         request: Box::new(outgoing.into_request()),
         reason: error.to_string(),
@@ -130,7 +131,13 @@ pub struct Reply {
 impl Reply {
     /// The connection after an upgrade, with what has come on it already.
     pub fn into_upgraded(self) -> Option<(UnixStream, Bytes)> {
-        Some(self.exchange?.into_upgraded())
+        match self.exchange?.into_upgraded() {
+            Ok(upgraded) => Some(upgraded),
+            Err(error) => {
+                tracing::warn!(%error, "connection to a worker not taken over after its upgrade");
+                None
+            }
+        }
     }
 
     /// Gives the connection back when the body is over.

@@ -2,26 +2,24 @@
 //! the request has ended.
 
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::request::Parts;
 use http::{Method, Request};
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 use tokio::net::UnixStream;
 use tokio::runtime::Id;
 
+use super::line::Line;
 use super::wire::{self, Framing, Head, Malformed, Sending};
 use crate::types::{Body, BoxError};
 
 /// Room for an answer's head, or a small answer as a whole.
-const READ_BYTES: usize = 8 << 10;
-/// Room for a piece of a large one.
-const READ_BYTES_MAX: usize = 64 << 10;
-/// With less room left in the buffer a new one is made.
-const ROOM_MIN: usize = 2 << 10;
+const HEAD_BYTES: usize = 4 << 10;
+/// Room for a piece of an answer that does not say how long it is.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
@@ -41,16 +39,16 @@ pub enum Broken {
 /// A connection between two requests.
 #[derive(Debug)]
 pub struct Connection {
-    pub stream: UnixStream,
-    pub input: BytesMut,
+    line: Line,
+    input: BytesMut,
     /// Where it was opened.
     pub runtime: Id,
 }
 
 impl Connection {
-    pub fn new(stream: UnixStream, runtime: Id) -> Self {
+    pub fn new(line: Line, runtime: Id) -> Self {
         Self {
-            stream,
+            line,
             input: BytesMut::new(),
             runtime,
         }
@@ -58,16 +56,11 @@ impl Connection {
 
     /// Whether the other side has neither closed it nor said something that nobody asked for.
     pub fn is_quiet(&self) -> bool {
-        let mut byte = [0];
-        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.line.is_quiet()
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
-        if self.input.capacity() - self.input.len() < ROOM_MIN {
-            self.input.reserve(wanted.clamp(READ_BYTES, READ_BYTES_MAX));
-        }
-        // Nothing is kept in the future between two looks.
-        pin!(self.stream.read_buf(&mut self.input)).poll(cx)
+        self.line.poll_read(cx, &mut self.input, wanted)
     }
 }
 
@@ -123,7 +116,7 @@ impl Outgoing {
     }
 
     /// Sends all of it.
-    fn poll_send(&mut self, stream: &mut UnixStream, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_send(&mut self, line: &mut Line, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
             let is_waiting = self.poll_fill(cx)?.is_pending();
             while self.head.has_remaining() || self.data.has_remaining() || !self.tail.is_empty() {
@@ -132,10 +125,10 @@ impl Outgoing {
                     IoSlice::new(&self.data),
                     IoSlice::new(self.tail),
                 ];
-                let stream = Pin::new(&mut *stream);
-                let written = match self.data.is_empty() && self.tail.is_empty() {
-                    true => ready!(stream.poll_write(cx, &self.head))?,
-                    false => ready!(stream.poll_write_vectored(cx, &slices))?,
+                let has_more = !self.data.is_empty() || !self.tail.is_empty();
+                let written = match has_more {
+                    true => ready!(line.poll_write(cx, &slices))?,
+                    false => ready!(line.poll_write(cx, &slices[..1]))?,
                 };
                 if written == 0 {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
@@ -209,7 +202,8 @@ impl Outgoing {
 #[derive(Debug)]
 pub struct Exchange {
     connection: Connection,
-    outgoing: Option<Outgoing>,
+    /// Boxed: an exchange is handed from one place to the next, and mostly when nothing is going out any more.
+    outgoing: Option<Box<Outgoing>>,
     /// Bytes of the answer's head that are known not to be all of it.
     looked: usize,
 }
@@ -219,13 +213,13 @@ pub struct Exchange {
 pub enum Sent {
     Answered(Box<Head>, Exchange),
     /// The connection was dead, and nothing has left.
-    Unsent(Outgoing, io::Error),
+    Unsent(Box<Outgoing>, io::Error),
     Broken(Broken),
 }
 
 impl Exchange {
     /// Sends a request until the head of its answer is there.
-    pub async fn begin(connection: Connection, outgoing: Outgoing) -> Sent {
+    pub async fn begin(connection: Connection, outgoing: Box<Outgoing>) -> Sent {
         let method = outgoing.method().clone();
         let mut exchange = Self {
             connection,
@@ -248,7 +242,7 @@ impl Exchange {
             {
                 return Poll::Ready(Ok(head));
             }
-            if ready!(self.connection.poll_read(cx, READ_BYTES))? == 0 {
+            if ready!(self.connection.poll_read(cx, HEAD_BYTES))? == 0 {
                 return Poll::Ready(Err(Broken::Closed));
             }
         }
@@ -259,7 +253,7 @@ impl Exchange {
         let Some(outgoing) = &mut self.outgoing else {
             return Ok(());
         };
-        match outgoing.poll_send(&mut self.connection.stream, cx) {
+        match outgoing.poll_send(&mut self.connection.line, cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(())) => {
                 self.outgoing = None;
@@ -289,7 +283,7 @@ impl Exchange {
                 return Poll::Ready(Ok(None));
             }
             let wanted = framing.left().and_then(|left| usize::try_from(left).ok());
-            if ready!(self.connection.poll_read(cx, wanted.unwrap_or(READ_BYTES_MAX)))? == 0 {
+            if ready!(self.connection.poll_read(cx, wanted.unwrap_or(PIECE_BYTES)))? == 0 {
                 return Poll::Ready(match framing {
                     Framing::Close => Ok(None),
                     _ => Err(Broken::Closed),
@@ -304,8 +298,9 @@ impl Exchange {
     }
 
     /// The connection after an upgrade, with what has come on it already.
-    pub fn into_upgraded(self) -> (UnixStream, Bytes) {
-        (self.connection.stream, self.connection.input.freeze())
+    pub fn into_upgraded(self) -> io::Result<(UnixStream, Bytes)> {
+        let Connection { line, input, .. } = self.connection;
+        Ok((line.into_stream()?, input.freeze()))
     }
 }
 

@@ -7,6 +7,7 @@ mod connections;
 mod cpu;
 mod exchange;
 mod launch;
+mod line;
 mod slot;
 mod wire;
 

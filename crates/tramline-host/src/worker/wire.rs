@@ -5,12 +5,18 @@
 //! costs a call more than everything else that the host does for it. What is parsed comes from a function's process, which
 //! is not trusted: whatever is in doubt is an error, and the connection is not used again.
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
+use httparse::ParserConfig;
 
 /// Headers of an answer, as many as the gateway takes of a request.
 pub const HEADERS_MAX: usize = 100;
+/// Room for the headers that an answer gets on its way to a client.
+const HEADERS_ADDED: usize = 6;
 /// Bytes of an answer's head.
 pub const HEAD_BYTES_MAX: usize = 400 << 10;
 /// Bytes of what follows the last chunk.
@@ -140,9 +146,11 @@ pub fn take_head(
             *looked = input.len();
             return Ok(None);
         }
-        let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut parsed = httparse::Response::new(&mut room);
-        let length = match parsed.parse(input) {
+        // Left as it is: making a hundred of them empty takes longer than reading the few that come.
+        let mut room = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut parsed = httparse::Response::new(&mut []);
+        let read = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, input, &mut room);
+        let length = match read {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if input.len() > HEAD_BYTES_MAX => {
                 return Err(Malformed::HeadTooLarge);
@@ -158,19 +166,21 @@ pub fn take_head(
         let is_http11 = parsed.version == Some(1);
         // Where each header stands, so that values can share the bytes instead of being copied.
         let start = input.as_ptr() as usize;
-        let mut places = [(0, 0, 0, 0); HEADERS_MAX];
-        let count = parsed.headers.len();
-        for (place, header) in places.iter_mut().zip(parsed.headers.iter()) {
-            let name = header.name.as_ptr() as usize - start;
-            let value = header.value.as_ptr() as usize - start;
-            *place = (name, name + header.name.len(), value, value + header.value.len());
-        }
+        let place = |text: &[u8]| {
+            let from = text.as_ptr() as usize - start;
+            from..from + text.len()
+        };
+        let places: Vec<Place> = parsed
+            .headers
+            .iter()
+            .map(|header| (place(header.name.as_bytes()), place(header.value)))
+            .collect();
         let bytes = input.split_to(length).freeze();
         *looked = 0;
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             continue;
         }
-        let headers = collect(&bytes, &places[..count])?;
+        let headers = collect(&bytes, places)?;
         let (framing, keeps) = framing(method, status, is_http11, &headers)?;
         let mut response = Response::new(());
         *response.status_mut() = status;
@@ -198,12 +208,14 @@ fn has_end(bytes: &[u8]) -> bool {
         .any(|(at, byte)| *byte == b'\n' && matches!(bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }
 
-fn collect(bytes: &Bytes, places: &[(usize, usize, usize, usize)]) -> Result<HeaderMap, Malformed> {
-    let mut headers = HeaderMap::with_capacity(places.len());
-    for &(name, name_end, value, value_end) in places {
-        let name = HeaderName::from_bytes(&bytes[name..name_end]).map_err(|_| Malformed::Head)?;
-        let value =
-            HeaderValue::from_maybe_shared(bytes.slice(value..value_end)).map_err(|_| Malformed::Head)?;
+/// Name and value of a header in the bytes of its head.
+type Place = (Range<usize>, Range<usize>);
+
+fn collect(bytes: &Bytes, places: Vec<Place>) -> Result<HeaderMap, Malformed> {
+    let mut headers = HeaderMap::with_capacity(places.len() + HEADERS_ADDED);
+    for (name, value) in places {
+        let name = HeaderName::from_bytes(&bytes[name]).map_err(|_| Malformed::Head)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice(value)).map_err(|_| Malformed::Head)?;
         headers.append(name, value);
     }
     Ok(headers)

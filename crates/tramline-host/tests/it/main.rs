@@ -13,6 +13,7 @@ mod edits;
 mod failures;
 mod lifecycle;
 mod limits;
+mod line;
 mod npmrc;
 mod output;
 mod packages;

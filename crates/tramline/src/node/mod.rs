@@ -221,7 +221,7 @@ impl Node {
         let exit = |error: &StartError| match error {
             StartError::PortInUse { .. } => Exit::Refused,
             StartError::Listen { .. } | StartError::Config(_) | StartError::Tls(_) => Exit::Usage,
-            StartError::Threads(_) => Exit::Failure,
+            StartError::Threads(_) | StartError::Watch(_) => Exit::Failure,
         };
         let started = Gateway::start(gateway).await;
         let gateway = started.map_err(|error| crate::exit::Failure::of(exit(&error), &error))?;

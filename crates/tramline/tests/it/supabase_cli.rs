@@ -8,15 +8,33 @@ use serde_json::Value;
 
 use crate::support::{Project, Said, finish, request, text};
 
+/// A version of the command line.
+struct Cli {
+    version: &'static str,
+    /// How it is told the project.
+    project: &'static str,
+    /// Where it is once it is installed.
+    program: OnceLock<PathBuf>,
+}
+
 /// The version that the management API was written against.
-const CLI_VERSION: &str = "3.1.0";
+static CURRENT: Cli = Cli {
+    version: "3.1.0",
+    project: "--remote",
+    program: OnceLock::new(),
+};
+/// The last one before it, which most people have.
+static BEFORE: Cli = Cli {
+    version: "2.122.1",
+    project: "--project-ref",
+    program: OnceLock::new(),
+};
 
 /// The command line's program, installed by npm into the cache where Deno is, once.
-fn cli() -> &'static Path {
-    static CLI: OnceLock<PathBuf> = OnceLock::new();
-    CLI.get_or_init(|| {
+fn program(cli: &'static Cli) -> &'static Path {
+    cli.program.get_or_init(|| {
         let cache = tramline_host::default_cache_dir().unwrap();
-        let home = cache.join(format!("supabase-cli-{CLI_VERSION}"));
+        let home = cache.join(format!("supabase-cli-{}", cli.version));
         let program = home.join("node_modules/supabase/dist/supabase.js");
         if program.is_file() {
             return program;
@@ -37,7 +55,7 @@ fn cli() -> &'static Path {
                 "--prefix",
             ])
             .arg(fresh.path())
-            .arg(format!("supabase@{CLI_VERSION}"))
+            .arg(format!("supabase@{}", cli.version))
             .current_dir(fresh.path())
             .stdin(Stdio::null())
             .output()
@@ -52,6 +70,7 @@ fn cli() -> &'static Path {
 
 /// The command line as a person uses it, with a home of its own.
 struct Person<'a> {
+    cli: &'static Cli,
     project: &'a Project,
     token: String,
     reference: String,
@@ -60,9 +79,9 @@ struct Person<'a> {
 impl Person<'_> {
     fn says(&self, args: &[&str]) -> Said {
         let mut command = Command::new("node");
-        command.arg(cli()).args(args);
+        command.arg(program(self.cli)).args(args);
         command.args(["--profile", "profile.yaml", "--yes"]);
-        command.arg(format!("--remote={}", self.reference));
+        command.arg(format!("{}={}", self.cli.project, self.reference));
         command.current_dir(self.project.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SUPABASE_")) {
             command.env_remove(name);
@@ -84,6 +103,15 @@ impl Person<'_> {
 
 #[test]
 fn the_supabase_cli_deploys_lists_downloads_deletes_and_sets_secrets() {
+    a_person_works_with(&CURRENT);
+}
+
+#[test]
+fn the_supabase_cli_of_the_version_before_does_so_too() {
+    a_person_works_with(&BEFORE);
+}
+
+fn a_person_works_with(cli: &'static Cli) {
     let base = Project::new();
     let dev = base.dev();
     let url = base.dev_file()["node"]["url"].as_str().unwrap().to_owned();
@@ -104,6 +132,7 @@ fn the_supabase_cli_deploys_lists_downloads_deletes_and_sets_secrets() {
         .file("supabase/functions/guarded/index.ts", "Deno.serve(() => new Response('in'));\n");
     std::fs::copy(&profile, project.path().join("profile.yaml")).unwrap();
     let person = Person {
+        cli,
         project: &project,
         token: made.out.trim().to_owned(),
         reference: words[at + 1].to_owned(),

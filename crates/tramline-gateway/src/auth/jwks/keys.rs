@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
+use super::roca;
 use crate::limits::{KEY_SET_BYTES_MAX, KEY_SET_KEYS_MAX, TOKEN_DEPTH_MAX};
 use crate::strict_json::{self, JsonFault};
 
@@ -132,6 +133,9 @@ fn usable(key: &Map<String, Value>) -> Result<PublicKey, &'static str> {
             }
             if bytes(e)? != RSA_EXPONENT {
                 return Err("has another exponent than 65537");
+            }
+            if roca::is_weak(&modulus) {
+                return Err("has a modulus that can be factored (CVE-2017-15361)");
             }
             Ok(PublicKey {
                 kid,

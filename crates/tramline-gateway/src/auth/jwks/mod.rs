@@ -2,6 +2,7 @@
 //! the background, and served stale for a bounded time while the issuer cannot be reached.
 
 mod keys;
+mod roca;
 #[cfg(test)]
 mod tests;
 
