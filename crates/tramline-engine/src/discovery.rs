@@ -174,6 +174,10 @@ pub(crate) async fn run(
                     continue 'connect;
                 }
             }
+            if rests && !named.is_empty() {
+                // The rest ends with it, and its long pause too: nobody calls an owner that does not rest.
+                (pause, polled_at) = (POLL_MIN, None);
+            }
             let began = Instant::now();
             let own = named_at.is_some_and(|at| at.elapsed() < POLL_EAGER);
             // After a read by name the poll, which finds the same again and all others, keeps its time.
@@ -222,7 +226,8 @@ pub(crate) async fn run(
                             match discovery.reader.rest(node).await {
                                 // What was committed before is told by nobody: one more look.
                                 Ok(true) => (rests, pause) = (true, Duration::ZERO),
-                                Ok(false) => {}
+                                // Somebody enqueues just now, and takes this node for awake: so it is.
+                                Ok(false) => pause = POLL_MIN,
                                 Err(error) => {
                                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
                                     continue 'connect;
