@@ -34,6 +34,7 @@ use crate::trouble::FlushTrouble;
 pub(crate) use bodies::{Bodies, Kept};
 pub(crate) use delays::{Counted, Delays};
 pub(crate) use scan::Scan;
+use wake::Named;
 pub(crate) use wake::Wake;
 
 /// Priority classes.
@@ -51,6 +52,9 @@ const POLL_OWN: Duration = Duration::from_millis(20);
 /// Pause of a node that rests: it is called when there is something, and this is for what nobody can tell it, such as rows
 /// that were written past the functions.
 const POLL_REST: Duration = Duration::from_secs(1);
+
+/// Pause of a node that may not rest yet.
+const REST_AGAIN: Duration = Duration::from_millis(250);
 
 /// A change of what is to be read.
 pub(crate) enum Assign {
@@ -167,14 +171,15 @@ pub(crate) async fn run(
             // Subscribe before looking: a wake-up during the poll is not lost.
             let woken = wake.notify.notified();
             let named = wake.take_named();
-            if !named.is_empty() {
+            let is_named = !named.is_empty();
+            if is_named {
                 named_at = Some(Instant::now());
-                if let Err(error) = discovery.read_named(&named).await {
+                if let Err(error) = discovery.read_named(named).await {
                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
                     continue 'connect;
                 }
             }
-            if rests && !named.is_empty() {
+            if rests && is_named {
                 // The rest ends with it, and its long pause too: nobody calls an owner that does not rest.
                 (pause, polled_at) = (POLL_MIN, None);
             }
@@ -182,7 +187,7 @@ pub(crate) async fn run(
             let own = named_at.is_some_and(|at| at.elapsed() < POLL_EAGER);
             // After a read by name the poll, which finds the same again and all others, keeps its time.
             let early = polled_at.and_then(|at| pause.checked_sub(at.elapsed()));
-            let skip = !named.is_empty() && !discovery.is_paging() && early.is_some();
+            let skip = is_named && !discovery.is_paging() && early.is_some();
             let found = if skip {
                 Ok(false)
             } else {
@@ -199,7 +204,7 @@ pub(crate) async fn run(
             } else {
                 began.elapsed()
             };
-            if rests && (matches!(found, Ok(true)) || !named.is_empty()) {
+            if rests && (matches!(found, Ok(true)) || is_named) {
                 rests = false;
                 if let Err(error) = discovery.reader.stir(node).await {
                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
@@ -226,8 +231,8 @@ pub(crate) async fn run(
                             match discovery.reader.rest(node).await {
                                 // What was committed before is told by nobody: one more look.
                                 Ok(true) => (rests, pause) = (true, Duration::ZERO),
-                                // Somebody enqueues just now, and takes this node for awake: so it is.
-                                Ok(false) => pause = POLL_MIN,
+                                // Somebody who saw it awake has not committed yet.
+                                Ok(false) => pause = pause.min(REST_AGAIN),
                                 Err(error) => {
                                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
                                     continue 'connect;
@@ -337,13 +342,15 @@ impl Discovery {
         })
     }
 
-    /// Delivers runs that this node has enqueued. A tick will deliver them too: until it has, whatever becomes of them is
+    /// Delivers runs that this node has enqueued; those that it was not told about by their statement are read. A tick will deliver them too: until it has, whatever becomes of them is
     /// remembered. Those that a completed tick has seen are left out, because what was remembered may be forgotten.
-    async fn read_named(&mut self, ids: &[Uuid]) -> Result<(), StoreError> {
-        for id in ids {
+    async fn read_named(&mut self, named: Named) -> Result<(), StoreError> {
+        let told = named.told.iter().map(|header| &header.run_id);
+        for id in named.ids.iter().chain(told) {
             self.unclaimed.remove(id);
         }
-        let mut headers = self.reader.named(ids).await?;
+        let mut headers = self.reader.named(&named.ids).await?;
+        headers.extend(named.told);
         headers.retain(|h| {
             self.classes
                 .get(usize::from(h.priority))
