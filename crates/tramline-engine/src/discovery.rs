@@ -6,6 +6,7 @@
 //! connection breaks, the owned shards are scanned anew from their low-water marks.
 
 mod bodies;
+mod delays;
 mod scan;
 mod sweep;
 mod tick;
@@ -31,6 +32,7 @@ use crate::message::{Discovered, Message};
 
 use crate::trouble::FlushTrouble;
 pub(crate) use bodies::{Bodies, Kept};
+pub(crate) use delays::{Counted, Delays};
 pub(crate) use scan::Scan;
 use wake::Named;
 pub(crate) use wake::Wake;
@@ -72,6 +74,7 @@ pub(crate) struct Shared {
     pub(crate) polls: AtomicU64,
     pub(crate) trouble: FlushTrouble,
     pub(crate) bodies: Bodies,
+    pub(crate) delays: Arc<Delays>,
     /// What maintenance looks for, as long as discovery rests and sees it anyway.
     pub(crate) changes: watch::Sender<Option<Changes>>,
 }
@@ -175,6 +178,10 @@ pub(crate) async fn run(
                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
                     continue 'connect;
                 }
+            }
+            if rests && is_named {
+                // The rest ends with it, and its long pause too: nobody calls an owner that does not rest.
+                (pause, polled_at) = (POLL_MIN, None);
             }
             let began = Instant::now();
             let own = named_at.is_some_and(|at| at.elapsed() < POLL_EAGER);
@@ -382,6 +389,9 @@ impl Discovery {
     }
 
     async fn deliver(&self, found: Discovered) {
+        if !found.headers.is_empty() {
+            self.shared.delays.until_few().await;
+        }
         // A closed channel means that the driver has stopped; this task ends by its own channel.
         let _ = self.out.send(Message::Discovered(found)).await;
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::config::EngineConfig;
 use crate::discovery::{self, Shared, Wake};
-use crate::driver::{Driver, State};
+use crate::driver::{Driver, Outside, State};
 use crate::invoke::Invoke;
 use crate::message::Message;
 use crate::ownership::{Ask, Ownership};
@@ -167,9 +167,11 @@ impl Engine {
         let driver = Driver {
             config: config.clone(),
             node,
-            invoke,
+            outside: Arc::new(Outside {
+                invoke,
+                driver: own.clone(),
+            }),
             inbox,
-            own: own.clone(),
             flushes,
             loads,
             chores,

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tramline_core::Millis;
 use tramline_core::definition::{self, Workflow};
 use tramline_core::json::Json;
-use tramline_core::machine::{Failure, Past, Plan, Run};
+use tramline_core::machine::{Failure, FunctionPlan, Past, Plan, Run};
 use tramline_core::retry::RetryPolicy;
 use tramline_core::trace::{TRACEPARENT_KEY, TraceParent};
 use tramline_store::rows::JsonText;
@@ -23,6 +24,8 @@ use crate::message::{Loaded, LoadedRun, Message, Period};
 pub(crate) const LOAD_BATCH: usize = 500;
 /// Definitions kept compiled; beyond it the cache starts anew.
 const DEFINITIONS_MAX: usize = 1_000;
+/// Policies of one function that are kept; nearly always all its runs have the same.
+const POLICIES_MAX: usize = 8;
 
 /// Runs to read.
 #[derive(Default)]
@@ -46,9 +49,16 @@ pub(crate) struct LoadId {
     pub(crate) epoch: i64,
 }
 
+/// The plan of a function's runs with this text of a policy.
+type KeptPlan = (Option<JsonText>, Arc<FunctionPlan>);
+
 struct Loading {
     loader: Option<Loader>,
     definitions: HashMap<(String, i32), Result<Arc<Workflow>, String>>,
+    /// Plans of functions, those of each by policy.
+    functions: HashMap<String, Vec<KeptPlan>>,
+    /// What templates see of a run that has none.
+    no_info: Arc<Value>,
     function_timeout_ms: u64,
 }
 
@@ -64,6 +74,8 @@ pub(crate) async fn run(
         // Beside the first scan; what fails now is tried again with the first job.
         loader: Loader::connect(&db).await.ok(),
         definitions: HashMap::new(),
+        functions: HashMap::new(),
+        no_info: Arc::default(),
         function_timeout_ms,
     };
     while let Some(mut job) = jobs.recv().await {
@@ -151,64 +163,34 @@ impl Loading {
             .collect())
     }
 
-    fn build(&self, body: Body, past: Option<Result<Past, String>>, unclean: bool) -> Loaded {
-        let mut unreadable = None;
-        let mut read = |name: &str, text: Option<&JsonText>| match text?.read() {
-            Ok(value) => Some(value),
-            Err(reason) => {
-                let message = format!("{name} cannot be read: {reason}");
-                unreadable = Some(Failure::new("invalid_input", message));
-                None
-            }
-        };
-        let input = Json::of_text(body.input.text());
-        let metadata = read("metadata", body.metadata.as_ref());
-        let policy = read("retry", body.retry.as_ref());
+    fn build(&mut self, body: Body, past: Option<Result<Past, String>>, unclean: bool) -> Loaded {
+        let mut defect = None;
+        let metadata = body
+            .metadata
+            .as_ref()
+            .and_then(|text| read("metadata", text).map_err(|e| defect = Some(e)).ok());
         let past = past.map(|past| {
             past.unwrap_or_else(|reason| {
                 let message = format!("what is recorded of the run cannot be read: {reason}");
-                unreadable = Some(Failure::new("invalid_input", message));
+                defect = Some(Failure::new("invalid_input", message));
                 Past::default()
             })
         });
-        let input = input.unwrap_or_else(|reason| {
+        let input = Json::of_text(body.input.into_text()).unwrap_or_else(|reason| {
             let message = format!("input cannot be read: {reason}");
-            unreadable = Some(Failure::new("invalid_input", message));
+            defect = Some(Failure::new("invalid_input", message));
             Json::default()
         });
-        let mut defect = unreadable;
-        let mut retry = RetryPolicy::default();
-        match policy
-            .as_ref()
-            .map(|policy| definition::parse_retry(policy, "retry"))
-        {
-            Some(_) if body.version.is_some() => {
-                let message = "retry: is for runs of functions; the steps of a workflow carry their own";
-                defect = Some(Failure::new("invalid_input", message));
-            }
-            Some(Ok(policy)) => retry = policy,
-            Some(Err(found)) => defect = Some(Failure::new("invalid_input", problems(&found))),
-            None => {}
+        if body.version.is_some() && body.retry.is_some() {
+            let message = "retry: is for runs of functions; the steps of a workflow carry their own";
+            defect = Some(Failure::new("invalid_input", message));
         }
-        let function = |name: &str| Plan::Function {
-            name: name.to_owned(),
-            timeout_ms: self.function_timeout_ms,
-            retry: retry.clone(),
-        };
-        let plan = match body.version {
-            None => function(&body.target),
-            Some(version) => match self.definitions.get(&(body.target.clone(), version)) {
-                Some(Ok(workflow)) => Plan::Workflow(workflow.clone()),
-                other => {
-                    let reason = match other {
-                        Some(Err(reason)) => reason.clone(),
-                        _ => "its definition was not read".to_owned(),
-                    };
-                    defect = Some(Failure::new("invalid_definition", reason));
-                    function(&body.target)
-                }
-            },
-        };
+        let plan = self
+            .plan(&body.target, body.version, body.retry.as_ref())
+            .unwrap_or_else(|failure| {
+                defect = Some(failure);
+                Plan::Function(self.plain(&body.target))
+            });
         if let (Plan::Workflow(workflow), true) = (&plan, past.as_ref().is_none_or(|p| p.steps.is_empty())) {
             let found = workflow.check_input(&input);
             if !found.is_empty() {
@@ -223,21 +205,23 @@ impl Loading {
                 });
             }
         }
-        let period = period_of(&body, metadata.as_ref());
-        let key = match &period {
-            Some(p) => format!("{}/{}", p.schedule, tramline_store::rows::timestamp(p.due_at)),
-            None => body.run_id.to_string(),
-        };
+        let planned_at = body.scheduled_at.unwrap_or(body.queued_at);
+        let period = metadata
+            .as_ref()
+            .and_then(|metadata| period_of(planned_at, metadata));
+        let key = period
+            .as_ref()
+            .map(|p| format!("{}/{}", p.schedule, tramline_store::rows::timestamp(p.due_at)).into());
         // Only templates look at it, and a function has none.
         let info = match &plan {
-            Plan::Function { .. } => Value::Null,
-            Plan::Workflow(_) => json!({
+            Plan::Function(_) => self.no_info.clone(),
+            Plan::Workflow(_) => Arc::new(json!({
                 "id": body.run_id, "target": body.target, "kind": body.kind, "version": body.version,
                 "correlation_id": body.correlation_id, "source": body.source,
                 "queued_at": tramline_store::rows::timestamp(body.queued_at).to_string(),
-            }),
+            })),
         };
-        let run = Run::new(body.run_id, plan, Arc::new(input), Arc::new(info), key);
+        let run = Run::new(body.run_id, plan, Arc::new(input), info, key);
         let run = match past {
             Some(past) => run.recover(past, unclean),
             None => run,
@@ -246,23 +230,84 @@ impl Loading {
             run,
             foreign: body.foreign,
             scheduled_at: body.scheduled_at,
-            period,
+            period: period.map(Box::new),
             trace: metadata.as_ref().and_then(trace_of).map(Box::new),
             defect,
             gate: body.gate,
             priority: body.priority,
         }
     }
+
+    /// What a run of a target executes, or why it cannot.
+    fn plan(
+        &mut self,
+        target: &str,
+        version: Option<i32>,
+        policy: Option<&JsonText>,
+    ) -> Result<Plan, Failure> {
+        let Some(version) = version else {
+            return self.function_plan(target, policy).map(Plan::Function);
+        };
+        let reason = match self.definitions.get(&(target.to_owned(), version)) {
+            Some(Ok(workflow)) => return Ok(Plan::Workflow(workflow.clone())),
+            Some(Err(reason)) => reason.clone(),
+            None => "its definition was not read".to_owned(),
+        };
+        Err(Failure::new("invalid_definition", reason))
+    }
+
+    /// The plan of a function's runs with one policy, which they share: made once, as long as there are not very many.
+    fn function_plan(&mut self, name: &str, policy: Option<&JsonText>) -> Result<Arc<FunctionPlan>, Failure> {
+        let known = self.functions.get(name).into_iter().flatten();
+        if let Some((_, plan)) = known.into_iter().find(|(text, _)| text.as_ref() == policy) {
+            return Ok(plan.clone());
+        }
+        let retry = match policy {
+            None => RetryPolicy::default(),
+            Some(text) => definition::parse_retry(&read("retry", text)?, "retry")
+                .map_err(|found| Failure::new("invalid_input", problems(&found)))?,
+        };
+        let plan = Arc::new(FunctionPlan {
+            name: name.to_owned(),
+            timeout_ms: self.function_timeout_ms,
+            retry,
+        });
+        if self.functions.len() >= DEFINITIONS_MAX {
+            self.functions.clear();
+        }
+        let plans = self.functions.entry(name.to_owned()).or_default();
+        if plans.len() >= POLICIES_MAX {
+            plans.clear();
+        }
+        plans.push((policy.cloned(), plan.clone()));
+        Ok(plan)
+    }
+
+    /// The plan of a run that is not called, because something is wrong with it.
+    fn plain(&self, name: &str) -> Arc<FunctionPlan> {
+        Arc::new(FunctionPlan {
+            name: name.to_owned(),
+            timeout_ms: self.function_timeout_ms,
+            retry: RetryPolicy::default(),
+        })
+    }
+}
+
+fn read(name: &str, text: &JsonText) -> Result<Value, Failure> {
+    text.read().map_err(|reason| {
+        let message = format!("{name} cannot be read: {reason}");
+        Failure::new("invalid_input", message)
+    })
 }
 
 /// Schedule and due time that a scheduled run carries in its metadata.
-fn period_of(body: &Body, metadata: Option<&Value>) -> Option<Period> {
-    let metadata = metadata?;
+fn period_of(planned_at: Millis, metadata: &Value) -> Option<Period> {
     let due: jiff::Timestamp = metadata.get("period")?.as_str()?.parse().ok()?;
     Some(Period {
         schedule: metadata.get("schedule")?.as_str()?.into(),
         due_at: due.as_millisecond(),
-        planned_at: body.scheduled_at.unwrap_or(body.queued_at),
+        planned_at,
+        late_after_ms: metadata.get("late_after_ms").and_then(Value::as_i64),
         asked_for: metadata.get("asked_for").and_then(Value::as_bool) == Some(true),
         passed: false,
         recorded: false,

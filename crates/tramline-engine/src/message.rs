@@ -117,7 +117,7 @@ pub(crate) struct Loaded {
     pub(crate) run: Run,
     pub(crate) foreign: bool,
     pub(crate) scheduled_at: Option<Millis>,
-    pub(crate) period: Option<Period>,
+    pub(crate) period: Option<Box<Period>>,
     /// The trace in which it was started; most runs have none.
     pub(crate) trace: Option<Box<TraceParent>>,
     /// Why it cannot be driven.
@@ -134,6 +134,8 @@ pub(crate) struct Period {
     pub(crate) due_at: Millis,
     /// Due time and jitter, or when somebody asked for it.
     pub(crate) planned_at: Millis,
+    /// From which drift on its start is told; `None` where the owner of its schedule, which is also its own, knows.
+    pub(crate) late_after_ms: Option<Millis>,
     /// Not started by the schedule, but by a person, for this period.
     pub(crate) asked_for: bool,
     /// Its line has let it start.

@@ -199,32 +199,7 @@ begin
     perform tramline.flush_period_outcomes(p_held, p -> 'period_starts');
   end if;
   if p ? 'periods' then
-    -- A period that exists already starts nothing: its run is inserted only with it. One that was taken back before it was due (its schedule
-    -- was changed) may be prepared again. A skipped period has a run too, which is ended at once: that is where its event is kept.
-    with made as (
-      insert into tramline.schedule_periods as q (schedule, due_at, run_id, outcome, reason, planned_at)
-      select distinct on (r.schedule, r.due_at) r.schedule, r.due_at, r.run_id, r.outcome, r.reason, r.planned_at
-        from rows from (jsonb_to_recordset(p -> 'periods')
-               as (schedule text, due_at timestamptz, run_id uuid, outcome text, reason text, planned_at timestamptz)) with ordinality
-          as r(schedule, due_at, run_id, outcome, reason, planned_at, ord)
-       where tramline.key_shard(r.schedule) = any (p_held) order by r.schedule, r.due_at, r.ord desc
-      on conflict (schedule, due_at) do update
-         set run_id = excluded.run_id, outcome = excluded.outcome, reason = excluded.reason, planned_at = excluded.planned_at
-       where q.outcome = 'cancelled'
-      returning q.schedule, q.due_at, q.run_id, q.planned_at),
-    last as (
-      update tramline.schedules s set last_due = greatest(s.last_due, m.due_at)
-        from (select schedule, max(due_at) as due_at from made group by schedule) m where s.name = m.schedule)
-    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, scheduled_at, retry)
-    select m.run_id, tramline.shard_of(m.run_id), case when d.version is null then 'function' else 'workflow' end, s.target, d.version, s.input,
-           s.queue, s.priority, 'schedule:' || s.name, 'schedule', case when d.version is null then s.target end,
-           jsonb_build_object('schedule', s.name, 'period', m.due_at), m.planned_at,
-           case when d.version is null then (select f.retry from tramline.functions f where f.name = s.target) end
-      from made m join tramline.schedules s on s.name = m.schedule
-      left join lateral (select w.version from tramline.workflow_definitions w where w.name = s.target and w.status = 'published'
-                          order by w.version desc limit 1) d on true
-     where m.run_id is not null
-    on conflict do nothing;
+    perform tramline.flush_periods(p_held, p -> 'periods');
   end if;
   if p ? 'periods' and p ? 'period_starts' then
     perform tramline.flush_period_outcomes(p_held, p -> 'period_starts');
@@ -233,7 +208,8 @@ begin
     update tramline.schedule_periods q set finished_at = r.finished_at
       from jsonb_to_recordset(p -> 'period_ends') as r(schedule text, due_at timestamptz, run_id uuid, finished_at timestamptz)
      where q.schedule = r.schedule and q.due_at = r.due_at and q.run_id = r.run_id and q.finished_at is null
-       and tramline.key_shard(r.schedule) = any (p_held);
+       -- The run's owner says it: of a limited target that is not the schedule's.
+       and tramline.shard_of(r.run_id) = any (p_held);
   end if;
 end $$;
 
@@ -244,5 +220,5 @@ begin
     from jsonb_to_recordset(p)
       as r(schedule text, due_at timestamptz, run_id uuid, outcome text, started_at timestamptz, drift_ms bigint, reason text)
    where q.schedule = r.schedule and q.due_at = r.due_at and q.run_id = r.run_id and q.outcome = 'prepared'
-     and tramline.key_shard(r.schedule) = any (p_held);
+     and tramline.shard_of(r.run_id) = any (p_held);
 end $$;

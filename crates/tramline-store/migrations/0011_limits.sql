@@ -131,20 +131,53 @@ begin
   end if;
 end $$;
 
--- Runs of a schedule are in the schedule's shard, so that none of them can be counted under another key.
-create function tramline.refuse_limited_schedule(p_name text, p_target text, p_queue text) returns void
+-- The key of a run of a schedule that is inserted now, or why it cannot be: what enqueueing it would find. place: what of the schedule is wrong.
+create function tramline.schedule_key(p_target text, p_queue text, p_input jsonb, out limit_key text, out problem text, out place text)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select case when r.code is null then r.opts ->> 'limit_key' end,
+         case when r.code = 'TL422' then format('its input has no "%s", by which "%s" is limited', r.detail #>> '{missing,0}', p_target)
+              when r.code is not null then r.detail ->> 'message' end,
+         case when r.code is null then null when q.name is not null then 'queue' else 'input' end
+    from unnest(tramline.apply_limits(array[row(1, '00000000-0000-0000-0000-000000000000', p_target, null, null, p_input, null,
+                                                jsonb_build_object('queue', p_queue), null, null)::tramline.enqueue_row])) r
+    left join tramline.queues q on q.name = p_queue and q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null)
+   where tramline.has_limits()
+$$;
+
+-- Refuses a schedule whose runs could not be inserted, or whose periods would have to wait for each other: the runs of a limited target are in
+-- the shards of their keys, and who owns these does not know what else the schedule has going on.
+create function tramline.check_schedule_limit(p_name text, p_target text, p_queue text, p_input jsonb, p_overlap text) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare k record;
 begin
-  if exists (select from tramline.target_limits t where t.target = p_target) then
+  select * into k from tramline.schedule_key(p_target, p_queue, p_input);
+  if k.problem is not null then
+    raise exception using errcode = 'TL400', message = format('schedule "%s" cannot start "%s": %s', p_name, p_target, k.problem),
+      detail = jsonb_build_object('path', k.place)::text;
+  elsif k.limit_key is not null and p_overlap <> 'allow' then
     raise exception using errcode = 'TL400',
-      message = format('schedule "%s" cannot start "%s", which has a limit: runs of a schedule are in the schedule''s shard, not in that of the limit''s key',
-                       p_name, p_target), detail = '{"path": "target"}',
-      hint = 'let the schedule start an unlimited function or workflow that enqueues the limited one';
-  elsif exists (select from tramline.queues q where q.name = p_queue and q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null)) then
+      message = format('schedule "%s" cannot have the overlap policy "%s": its runs are limited by the key "%s", which alone says which of them go at once',
+                       p_name, p_overlap, k.limit_key), detail = '{"path": "overlap"}',
+      hint = 'leave overlap out; a limit with "concurrency": 1 and "on_conflict": "queue", "skip" or "cancel_older" does the same';
+  end if;
+end $$;
+
+-- A limit has come, changed or gone: the schedules that it is about must fit it, and their owners must know whether there is one.
+create function tramline.tell_limited_schedules(p_target text, p_queue text, p_came_or_went boolean) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare s record;
+begin
+  select x.name, coalesce(k.problem, format('its overlap policy is "%s", and only the limit may say which of its runs go at once', x.overlap)) as problem into s
+    from tramline.schedules x cross join lateral tramline.schedule_key(x.target, x.queue, x.input) k
+   where (x.target = p_target or x.queue = p_queue) and (k.problem is not null or k.limit_key is not null and x.overlap <> 'allow') order by x.name limit 1;
+  if found then
     raise exception using errcode = 'TL400',
-      message = format('schedule "%s" cannot use queue "%s", which has a limit: runs of a schedule are in the schedule''s shard, not in that of the queue',
-                       p_name, p_queue), detail = '{"path": "queue"}',
-      hint = 'use a queue without concurrency and rate';
+      message = format('%s cannot have this limit while schedule "%s" uses it: %s',
+                       case when p_target is null then format('queue "%s"', p_queue) else format('"%s"', p_target) end, s.name, s.problem),
+      hint = 'change the schedule first';
+  end if;
+  if p_came_or_went then
+    update tramline.schedules x set revision = x.revision + 1 where x.target = p_target or x.queue = p_queue;
   end if;
 end $$;
 
@@ -154,24 +187,25 @@ create function tramline.set_target_limit(p_target text, p_limit jsonb) returns 
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_path text[] := (select array_agg(x) from jsonb_array_elements_text(case jsonb_typeof(p_limit -> 'key') when 'array' then p_limit -> 'key' else '[]' end) x);
-  v_schedule text;
+  v_had boolean := exists (select from tramline.target_limits t where t.target = p_target);
+  v_changed boolean;
 begin
   if p_limit is null then
     delete from tramline.target_limits where target = p_target;
-    return found;
-  end if;
-  select s.name into v_schedule from tramline.schedules s where s.target = p_target order by s.name limit 1;
-  if found and not exists (select from tramline.target_limits t where t.target = p_target) then
-    raise exception using errcode = 'TL400',
-      message = format('"%s" cannot have a limit while schedule "%s" starts it: runs of a schedule are in the schedule''s shard, not in that of the limit''s key',
-                       p_target, v_schedule),
-      hint = 'let the schedule start an unlimited function or workflow that enqueues the limited one';
+    if v_had then
+      perform tramline.tell_limited_schedules(p_target, null, true);
+    end if;
+    return v_had;
   end if;
   insert into tramline.target_limits as t (target, key_path, rule, revision)
   values (p_target, v_path, p_limit - 'key', nextval('tramline.limit_revision'))
   on conflict (target) do update set key_path = excluded.key_path, rule = excluded.rule, revision = excluded.revision, updated_at = now()
    where (t.key_path, t.rule) is distinct from (excluded.key_path, excluded.rule);
-  return found;
+  v_changed := found;
+  if v_changed then
+    perform tramline.tell_limited_schedules(p_target, null, not v_had);
+  end if;
+  return v_changed;
 end $$;
 
 -- Stores a compiled definition together with the limit that it declares, or none: no run of it is ever accepted under another one.
@@ -204,6 +238,8 @@ declare
   v_key text;
   v_rate jsonb := p_settings -> 'rate';
   v_per interval;
+  v_had boolean;
+  v_limited boolean;
 begin
   if jsonb_typeof(p_settings) is distinct from 'object' then
     raise exception using errcode = 'TL400', message = 'settings of a queue must be an object';
@@ -270,15 +306,16 @@ begin
     end if;
     v.claims_max := tramline.setting_count(p_settings, 'claims_max');
   end if;
-  if v.mode = 'engine' and (v.concurrency is not null or v.rate_count is not null) and exists (select from tramline.schedules s where s.queue = p_name) then
-    raise exception using errcode = 'TL400', message = format('queue "%s" cannot have a limit while a schedule uses it', p_name),
-      hint = 'runs of a schedule are in the schedule''s shard, not in that of the queue; let the schedule use another queue';
-  end if;
+  v_limited := v.mode = 'engine' and (v.concurrency is not null or v.rate_count is not null);
+  v_had := exists (select from tramline.queues q where q.name = p_name and q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null));
   update tramline.queues q set (mode, concurrency, rate_count, rate_per_ms, rate_burst, fifo, claims_max, paused, description)
        = (v.mode, v.concurrency, v.rate_count, v.rate_per_ms, v.rate_burst, v.fifo, v.claims_max, v.paused, v.description)
    where q.name = p_name
      and (q.mode, q.concurrency, q.rate_count, q.rate_per_ms, q.rate_burst, q.fifo, q.claims_max, q.paused, q.description)
          is distinct from (v.mode, v.concurrency, v.rate_count, v.rate_per_ms, v.rate_burst, v.fifo, v.claims_max, v.paused, v.description);
+  if v_had <> v_limited then
+    perform tramline.tell_limited_schedules(null, p_name, true);
+  end if;
   select * into v_out from ops.queues where name = p_name;
   return v_out;
 end $$;

@@ -54,7 +54,7 @@ declare
   v tramline.schedules := jsonb_populate_record(null::tramline.schedules, p);
   v_changed boolean;
 begin
-  perform tramline.refuse_limited_schedule(p_name, v.target, coalesce(v.queue, 'default'));
+  perform tramline.check_schedule_limit(p_name, v.target, coalesce(v.queue, 'default'), coalesce(v.input, '{}'), coalesce(v.overlap, 'allow'));
   insert into tramline.schedules as s (name, shard, cron, every_ms, anchor, timezone, target, input, queue, priority, paused, jitter_ms, start_at, end_at,
          exclude, overlap, catch_up, catch_up_max, late_after_ms, source, paused_since)
   values (p_name, tramline.key_shard(p_name), v.cron, v.every_ms, coalesce(v.anchor, case when v.every_ms is not null then now() end),
@@ -160,6 +160,59 @@ begin
   return found;
 end $$;
 
+-- Periods that a flush brings, under its locks and in its transaction. "prepared" and "skipped" are recorded ahead, with a run of the id that
+-- was given. "due": the target has a limit, so its run is inserted when it is due, under the key that it gets now, and in the key's shard.
+-- A period that exists already starts nothing: its run is inserted only with it. One that was taken back before it was due (its schedule was
+-- changed) may be prepared again. A skipped period has a run too, which is ended at once: that is where its event is kept.
+create function tramline.flush_periods(p_held int[], p jsonb) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare v_shards int[];
+begin
+  with asked as (
+    select distinct on (r.schedule, r.due_at) r.schedule, r.due_at, r.run_id, r.outcome, r.reason, r.planned_at
+      from rows from (jsonb_to_recordset(p) as (schedule text, due_at timestamptz, run_id uuid, outcome text, reason text, planned_at timestamptz))
+             with ordinality as r(schedule, due_at, run_id, outcome, reason, planned_at, ord)
+     where tramline.key_shard(r.schedule) = any (p_held) order by r.schedule, r.due_at, r.ord desc),
+  judged as (
+    select a.schedule, a.due_at, a.planned_at, a.outcome = 'due' as is_due, k.limit_key,
+           case when a.outcome <> 'due' then a.outcome when k.problem is null then 'prepared' else 'skipped' end as outcome,
+           case when a.outcome = 'due' then coalesce(k.problem, a.reason) else a.reason end as reason,
+           case when k.problem is not null then null
+                when k.limit_key is not null then tramline.with_tail_bits(a.run_id, tramline.key_bits(k.limit_key)) else a.run_id end as run_id
+      from asked a left join tramline.schedules s on s.name = a.schedule
+      left join lateral tramline.schedule_key(s.target, s.queue, s.input) k on a.outcome <> 'skipped' and s.name is not null
+     -- The target has got a limit that the owner did not know when it prepared this: it is told, and comes again.
+     where a.outcome <> 'prepared' or k.limit_key is null and k.problem is null),
+  made as (
+    insert into tramline.schedule_periods as q (schedule, due_at, run_id, outcome, reason, planned_at)
+    select j.schedule, j.due_at, j.run_id, j.outcome, j.reason, j.planned_at from judged j order by j.schedule, j.due_at
+    on conflict (schedule, due_at) do update
+       set run_id = excluded.run_id, outcome = excluded.outcome, reason = excluded.reason, planned_at = excluded.planned_at
+     where q.outcome = 'cancelled'
+    returning q.schedule, q.due_at, q.run_id, q.planned_at),
+  last as (
+    update tramline.schedules s set last_due = greatest(s.last_due, m.due_at)
+      from (select schedule, max(due_at) as due_at from made group by schedule) m where s.name = m.schedule),
+  started as (
+    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, limit_key, priority, source, triggered_by, function_name, metadata,
+           scheduled_at, retry)
+    select m.run_id, tramline.shard_of(m.run_id), case when d.version is null then 'function' else 'workflow' end, s.target, d.version, s.input,
+           s.queue, j.limit_key, s.priority, 'schedule:' || s.name, 'schedule', case when d.version is null then s.target end,
+           jsonb_build_object('schedule', s.name, 'period', m.due_at)
+             -- Who owns the key may not know the schedule.
+             || case when j.limit_key is null then '{}' else jsonb_build_object('late_after_ms', s.late_after_ms) end,
+           m.planned_at, case when d.version is null then (select f.retry from tramline.functions f where f.name = s.target) end
+      from made m join judged j on j.schedule = m.schedule and j.due_at = m.due_at join tramline.schedules s on s.name = m.schedule
+      left join lateral (select w.version from tramline.workflow_definitions w where w.name = s.target and w.status = 'published'
+                          order by w.version desc limit 1) d on true
+     where m.run_id is not null
+    on conflict do nothing
+    returning run_id)
+  select array_agg(distinct tramline.shard_of(r.run_id)) into v_shards from started r join judged j on j.run_id = r.run_id where j.is_due;
+  if v_shards is not null then
+    perform tramline.wake_owners(v_shards);
+  end if;
+end $$;
+
 -- Starts these periods of a schedule now, each at most once: one that has a run is answered with it. Which instants are periods is the caller's
 -- to know. They carry the period's key; what was skipped or cancelled gets its run after all.
 -- Locks: periods by due time.
@@ -167,17 +220,22 @@ create function tramline.start_periods(p_name text, p_due timestamptz[], p_actor
 returns table (due_at timestamptz, run_id uuid, created boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
-declare v tramline.schedules;
+declare v tramline.schedules; k record; v_bits int;
 begin
   select * into v from tramline.schedules s where s.name = p_name;
   if not found then
     raise exception using errcode = 'TL404', message = format('there is no schedule "%s"', p_name);
   end if;
-  perform tramline.wake_owners(array[tramline.key_shard(v.name)]);
+  select * into k from tramline.schedule_key(v.target, v.queue, v.input);
+  if k.problem is not null then
+    raise exception using errcode = 'TL400', message = format('schedule "%s" cannot start "%s": %s', v.name, v.target, k.problem);
+  end if;
+  v_bits := tramline.key_bits(coalesce(k.limit_key, v.name));
+  perform tramline.wake_owners(array[tramline.key_shard(coalesce(k.limit_key, v.name))]);
   return query
   with made as (
     insert into tramline.schedule_periods as q (schedule, due_at, run_id, outcome, reason, planned_at)
-    select v.name, d.due_at, tramline.with_tail_bits(tramline.uuid_v7(), tramline.key_bits(v.name)), 'prepared', p_reason, clock_timestamp()
+    select v.name, d.due_at, tramline.with_tail_bits(tramline.uuid_v7(), v_bits), 'prepared', p_reason, clock_timestamp()
       from (select distinct u.due_at from unnest(p_due) as u(due_at) order by 1) d
     on conflict (schedule, due_at) do update
        set run_id = excluded.run_id, outcome = 'prepared', reason = excluded.reason, planned_at = excluded.planned_at, started_at = null, drift_ms = null,
@@ -185,9 +243,9 @@ begin
      where q.outcome in ('skipped', 'cancelled')
     returning q.due_at, q.run_id),
   started as (
-    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, priority, source, triggered_by, function_name, metadata, retry)
+    insert into tramline.runs (run_id, shard, kind, target, version, input, queue, limit_key, priority, source, triggered_by, function_name, metadata, retry)
     select m.run_id, tramline.shard_of(m.run_id), case when d.version is null then 'function' else 'workflow' end, v.target, d.version, v.input, v.queue,
-           v.priority, 'schedule:' || v.name, coalesce(p_actor, session_user), case when d.version is null then v.target end,
+           k.limit_key, v.priority, 'schedule:' || v.name, coalesce(p_actor, session_user), case when d.version is null then v.target end,
            jsonb_build_object('schedule', v.name, 'period', m.due_at, 'asked_for', true),
            case when d.version is null then (select f.retry from tramline.functions f where f.name = v.target) end
       from made m

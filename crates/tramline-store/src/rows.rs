@@ -51,6 +51,11 @@ impl JsonText {
         &self.0
     }
 
+    /// The text, for whoever keeps it.
+    pub fn into_text(self) -> Box<str> {
+        self.0
+    }
+
     /// The value.
     ///
     /// # Errors

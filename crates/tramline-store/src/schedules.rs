@@ -24,6 +24,8 @@ pub struct RuleRow {
     /// Begin of the last pause; `None` when its due times were changed since.
     pub paused_since: Option<Millis>,
     pub revision: i64,
+    /// Its target or its queue has a limit: a period's run is inserted when it is due, in the shard of its key.
+    pub limited: bool,
 }
 
 /// A recurring trigger.
@@ -105,7 +107,9 @@ pub struct StartedPeriod {
 }
 
 const RULE: &str = "name, shard, cron, every_ms, anchor, timezone, jitter_ms, start_at, end_at, exclude, overlap, catch_up, catch_up_max, \
-    late_after_ms, paused, last_due, active_since, paused_since, revision";
+    late_after_ms, paused, last_due, active_since, paused_since, revision, \
+    exists (select from tramline.target_limits t where t.target = schedules.target) \
+      or exists (select from tramline.queues q where q.name = schedules.queue and q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null))";
 
 fn rule(r: &Row) -> Result<RuleRow, StoreError> {
     let at = |i: usize| r.get::<_, Option<Timestamp>>(i).map(millis);
@@ -141,6 +145,7 @@ fn rule(r: &Row) -> Result<RuleRow, StoreError> {
         active_since: millis(r.get::<_, Timestamp>(16)),
         paused_since: at(17),
         revision: r.get(18),
+        limited: r.get(19),
     })
 }
 
@@ -180,10 +185,10 @@ pub async fn list(db: &Db, name: Option<&str>) -> Result<Vec<ScheduleRow>, Store
         .map(|r| {
             Ok(ScheduleRow {
                 rule: rule(r)?,
-                target: r.get(19),
-                input: r.get(20),
-                source: r.get(21),
-                problem: r.get(22),
+                target: r.get(20),
+                input: r.get(21),
+                source: r.get(22),
+                problem: r.get(23),
             })
         })
         .collect()
@@ -360,14 +365,15 @@ pub async fn periods_at(db: &Db, name: &str, due: &[Millis]) -> Result<Vec<Perio
 }
 
 /// Periods of these shards whose run has not ended: what a new owner must know before it starts another of the same
-/// schedule. The ledger's ends decide; the period's own `finished_at` keeps the read small.
+/// schedule. The ledger's ends decide; the period's own `finished_at` keeps the read small. Runs in other shards are left out:
+/// they have a limit key, and wait for nothing else.
 pub const OPEN_PERIODS: &str =
     "select p.schedule, p.due_at, p.run_id, p.planned_at, p.outcome = 'started' as started
    from tramline.schedule_periods p
    left join lateral (select true as ended from tramline.all_ends e
                        where e.run_id = p.run_id and e.shard = tramline.shard_of(p.run_id) limit 1) e on true
   where p.finished_at is null and p.outcome in ('prepared', 'started') and p.run_id is not null
-    and tramline.key_shard(p.schedule) = any ($1) and e.ended is null
+    and tramline.key_shard(p.schedule) = any ($1) and tramline.shard_of(p.run_id) = tramline.key_shard(p.schedule) and e.ended is null
   order by p.schedule, p.due_at";
 
 /// Reads [`OPEN_PERIODS`].

@@ -27,16 +27,17 @@ impl Json {
     ///
     /// # Errors
     /// With the words of the reader when it is no JSON, is nested deeper than can be read, or holds a number that cannot be.
-    pub fn of_text(text: &str) -> Result<Self, String> {
+    pub fn of_text(text: impl Into<Box<str>>) -> Result<Self, String> {
+        let text = text.into();
         let value = OnceLock::new();
-        if is_plain(text) {
-            serde_json::from_str::<IgnoredAny>(text).map_err(|e| e.to_string())?;
+        if is_plain(&text) {
+            serde_json::from_str::<IgnoredAny>(&text).map_err(|e| e.to_string())?;
         } else {
-            let read = serde_json::from_str(text).map_err(|e| e.to_string())?;
+            let read = serde_json::from_str(&text).map_err(|e| e.to_string())?;
             let _ = value.set(read);
         }
         Ok(Self {
-            text: OnceLock::from(Box::from(text)),
+            text: OnceLock::from(text),
             value,
         })
     }
@@ -163,9 +164,9 @@ mod tests {
         for text in ["", "{", "[1,]", "nul", "1 2", "\"a", &deep, "1e999", &huge] {
             assert_eq!(Json::of_text(text).is_ok(), readable(text), "{text}");
         }
-        assert!(Json::of_text("{").is_err() && Json::of_text(&deep).is_err());
+        assert!(Json::of_text("{").is_err() && Json::of_text(deep.as_str()).is_err());
         let nested = format!("{}1{}", "[".repeat(110), "]".repeat(110));
-        assert!(Json::of_text(&nested).is_ok(), "deep, and can be read");
+        assert!(Json::of_text(nested).is_ok(), "deep, and can be read");
     }
 
     fn readable(text: &str) -> bool {
@@ -175,7 +176,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_accepts_exactly_what_can_be_read(text in r#"[\[\]{}",:0-9eE.+\-truefalsn\\ ]{0,24}"#) {
-            prop_assert_eq!(Json::of_text(&text).is_ok(), readable(&text));
+            prop_assert_eq!(Json::of_text(text.as_str()).is_ok(), readable(&text));
         }
     }
 }

@@ -6,6 +6,8 @@ use uuid::Uuid;
 
 /// Priority classes, 0 being the most urgent.
 pub const CLASSES: usize = 4;
+/// Runs that a class always has room for: the next second needs it again.
+const ROOM_KEPT: usize = 4_096;
 /// One run in so many is taken from the least urgent class that waits: no class starves.
 const FAIR_EVERY: u32 = 16;
 
@@ -100,6 +102,15 @@ impl Line {
             }
         }
         self.count = self.classes.iter().map(Class::len).sum();
+    }
+
+    /// Gives back the room that it does not need, when that is most of what it has.
+    pub fn shrink(&mut self) {
+        for class in &mut self.classes {
+            if class.plain.len() < class.plain.capacity() / 8 {
+                class.plain.shrink_to(class.plain.len().max(ROOM_KEPT));
+            }
+        }
     }
 
     fn class(&mut self, class: u8) -> &mut Class {

@@ -10,12 +10,12 @@ impl Run {
     /// Deadline of the run, counted from the moment it began to be driven, in milliseconds.
     pub(super) fn timeout_ms(&self) -> Option<u64> {
         match &self.plan {
-            Plan::Function { .. } => None,
+            Plan::Function(_) => None,
             Plan::Workflow(workflow) => workflow.timeout_ms,
         }
     }
 
-    fn deadline(&self) -> Option<Millis> {
+    pub(super) fn deadline(&self) -> Option<Millis> {
         Some(self.started_at?.saturating_add_unsigned(self.timeout_ms()?))
     }
 

@@ -66,13 +66,8 @@ impl Run {
             }
         }
         if !d.rows.is_empty() {
-            self.cleared.clear();
-            self.cleared.extend(
-                d.rows
-                    .iter()
-                    .filter(|row| matches!(row, Row::TimerClear { .. }))
-                    .cloned(),
-            );
+            let cleared = d.rows.iter().filter(|row| matches!(row, Row::TimerClear { .. }));
+            self.cleared = cleared.cloned().collect();
         }
         Ok(d)
     }
@@ -150,7 +145,7 @@ impl Run {
             Outcome::Completed(_) => false,
             Outcome::Failed(failure) => self.next_attempt_in(end.step, failure, end.random).is_some(),
         };
-        if self.status == RunStatus::Paused && matches!(self.plan, Plan::Function { .. }) && !is_repeated {
+        if self.status == RunStatus::Paused && matches!(self.plan, Plan::Function(_)) && !is_repeated {
             // No step row keeps the result until somebody resumes: the only call was out, and its end is the run's.
             self.go(RunStatus::Running)?;
         }
@@ -232,6 +227,21 @@ impl Run {
         }
         self.advance(now, d);
         Ok(())
+    }
+
+    /// Whether [`Event::Tick`] would mean anything now: a cheap question, so that nobody feeds it to all runs.
+    pub fn wants_tick(&self, now: Millis) -> bool {
+        let Some(started_at) = self.started_at.filter(|_| self.is_active()) else {
+            return false;
+        };
+        let is_long = now.saturating_sub(started_at) >= MARK_AFTER_MS;
+        let is_unshown = self.status == RunStatus::Running && self.marked != Some(RunStatus::Running);
+        (is_long && is_unshown)
+            || self.deadline().is_some_and(|deadline| now >= deadline)
+            || self
+                .steps
+                .iter()
+                .any(|slot| slot.elsewhere.as_ref().is_some_and(|e| e.until < now))
     }
 
     fn tick(&mut self, now: Millis, d: &mut Decision) {

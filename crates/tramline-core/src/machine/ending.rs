@@ -40,7 +40,7 @@ impl Run {
             d,
         );
         if let Some(delay_ms) = delay_ms {
-            if matches!(self.plan, Plan::Function { .. }) {
+            if matches!(self.plan, Plan::Function(_)) {
                 self.record_repeated_call(step, error, started_at, d);
             }
             self.wait(step, now.saturating_add_unsigned(delay_ms), d);
@@ -77,7 +77,7 @@ impl Run {
     /// What a failed step asks for.
     pub(super) fn failure_policy(&self, step: usize) -> (&RetryPolicy, OnFailure) {
         match &self.plan {
-            Plan::Function { retry, .. } => (retry, OnFailure::Abort),
+            Plan::Function(plan) => (&plan.retry, OnFailure::Abort),
             Plan::Workflow(w) => (&w.steps[step].retry, w.steps[step].on_failure),
         }
     }
@@ -103,14 +103,14 @@ impl Run {
     /// The end of a plain function's only call is the end of its run; only an attempt that another one follows has a row
     /// of its own.
     fn record_repeated_call(&mut self, step: usize, error: Arc<Value>, started_at: Millis, d: &mut Decision) {
-        let Plan::Function { name, .. } = &self.plan else {
+        let Plan::Function(plan) = &self.plan else {
             return;
         };
         d.rows.push(Row::Step(StepRow {
             step: String::new(),
             attempt: self.steps[step].attempt,
             status: StepStatus::Failed,
-            function: Some(name.clone()),
+            function: Some(plan.name.clone()),
             output: None,
             error: Some(error),
             started_at,
@@ -266,7 +266,7 @@ impl Run {
     pub fn give_up(&mut self, failure: &Failure, now: Millis) -> Decision {
         // Timers that the unwritten rows would have taken away still stand, and so may the row that parks the run.
         let mut d = Decision {
-            rows: std::mem::take(&mut self.cleared),
+            rows: std::mem::take(&mut self.cleared).into_vec(),
             then: Vec::new(),
         };
         self.parked = true;

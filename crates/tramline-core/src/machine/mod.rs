@@ -40,23 +40,29 @@ pub const CRASHES_MAX: u32 = 3;
 /// The least urgent of the priority classes; 0 is the most urgent.
 pub const PRIORITY_MAX: u8 = 3;
 
-/// What a run executes.
+/// What a run executes: shared by all that execute the same.
 #[derive(Debug, Clone)]
 pub enum Plan {
-    /// One call of a function; the input is the body. `timeout_ms` bounds the call, `retry` says whether it is made again.
-    Function {
-        name: String,
-        timeout_ms: u64,
-        retry: RetryPolicy,
-    },
+    /// One call of a function; the input is the body.
+    Function(Arc<FunctionPlan>),
     /// The steps of a published definition.
     Workflow(Arc<Workflow>),
+}
+
+/// The plan of a run that is one call.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FunctionPlan {
+    pub name: String,
+    /// Bounds each call, in milliseconds.
+    pub timeout_ms: u64,
+    /// Whether it is made again.
+    pub retry: RetryPolicy,
 }
 
 impl Plan {
     fn len(&self) -> usize {
         match self {
-            Plan::Function { .. } => 1,
+            Plan::Function(_) => 1,
             Plan::Workflow(w) => w.steps.len(),
         }
     }
@@ -64,14 +70,14 @@ impl Plan {
     /// Name of a step; empty for the call of a plain function.
     pub fn step_name(&self, step: usize) -> &str {
         match self {
-            Plan::Function { .. } => "",
+            Plan::Function(_) => "",
             Plan::Workflow(w) => &w.steps[step].name,
         }
     }
 
     fn step_by_name(&self, name: &str) -> Option<usize> {
         match self {
-            Plan::Function { .. } => name.is_empty().then_some(0),
+            Plan::Function(_) => name.is_empty().then_some(0),
             Plan::Workflow(w) => w.steps.iter().position(|s| s.name == name),
         }
     }
@@ -89,13 +95,13 @@ pub struct Run {
     pub generation: u32,
     /// Changed only by [`Run::decide`], and only as [`crate::status::run_transition`] allows.
     pub status: RunStatus,
-    pub steps: Vec<StepState>,
+    pub steps: Box<[StepState]>,
     /// When this generation began to be driven.
     pub started_at: Option<Millis>,
     /// It has a limit key or a queue that may be paused: its owner asks before it begins.
     pub gated: bool,
-    /// Prefix of the callee's idempotency key: the run id, or `schedule/period` for a scheduled run.
-    pub key: String,
+    /// Prefix of the callee's idempotency key where it is not the run's id: `schedule/period` for a scheduled run.
+    pub key: Option<Box<str>>,
     /// The latest recorded end of an attempt. Ends of one run never go back in time, whatever the clocks of its owners
     /// say: their order is what recovery and the flat names go by.
     last_end: Millis,
@@ -103,7 +109,7 @@ pub struct Run {
     /// out of memory by then.
     deadline_timer: Option<Millis>,
     /// Timers that the last decision takes away: they still stand should its rows not be written.
-    cleared: Vec<Row>,
+    cleared: Box<[Row]>,
     /// A row of `parked` names the run.
     parked: bool,
     /// The status that the ledger shows by a mark, if any.

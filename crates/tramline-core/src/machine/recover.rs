@@ -56,9 +56,9 @@ pub struct Past {
 }
 
 impl Run {
-    /// A run that nothing is recorded of yet.
-    pub fn new(id: Uuid, plan: Plan, input: Arc<Json>, info: Arc<Value>, key: String) -> Self {
-        let steps = vec![StepState::default(); plan.len()];
+    /// A run that nothing is recorded of yet. `key` is the prefix of its idempotency keys where that is not its id.
+    pub fn new(id: Uuid, plan: Plan, input: Arc<Json>, info: Arc<Value>, key: Option<Box<str>>) -> Self {
+        let steps = vec![StepState::default(); plan.len()].into();
         Self {
             id,
             plan,
@@ -72,7 +72,7 @@ impl Run {
             key,
             last_end: Millis::MIN,
             deadline_timer: None,
-            cleared: Vec::new(),
+            cleared: Box::default(),
             parked: false,
             marked: None,
             repeating: false,

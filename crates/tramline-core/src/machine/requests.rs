@@ -205,7 +205,7 @@ impl Run {
         (0..self.steps.len())
             .map(|i| match (&self.plan, from) {
                 (_, None) => false,
-                (Plan::Function { .. }, Some(from)) => i == from,
+                (Plan::Function(_), Some(from)) => i == from,
                 (Plan::Workflow(w), Some(from)) => i == from || w.steps[i].ancestors.contains(&from),
             })
             .collect()

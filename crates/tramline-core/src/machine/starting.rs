@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{Action, CRASHES_MAX, Call, Decision, Failure, Plan, Row, Run, TimerKind};
 use crate::Millis;
@@ -43,7 +44,7 @@ impl Run {
 
     fn deps_ended(&self, step: usize) -> bool {
         match &self.plan {
-            Plan::Function { .. } => true,
+            Plan::Function(_) => true,
             Plan::Workflow(w) => w.steps[step]
                 .deps
                 .iter()
@@ -53,8 +54,8 @@ impl Run {
 
     fn start_step(&mut self, step: usize, now: Millis, d: &mut Decision) {
         let workflow = match &self.plan {
-            Plan::Function { name, timeout_ms, .. } => {
-                let (function, timeout_ms, body) = (name.clone(), *timeout_ms, self.input.clone());
+            Plan::Function(plan) => {
+                let (function, timeout_ms, body) = (plan.name.clone(), plan.timeout_ms, self.input.clone());
                 self.call(step, function, body, timeout_ms, now, d);
                 return;
             }
@@ -160,24 +161,37 @@ impl Run {
         slot.attempt += 1;
         slot.status = StepStatus::Running;
         slot.in_flight = true;
-        let mut idempotency_key = self.key.clone();
-        if !name.is_empty() {
-            idempotency_key.push('/');
-            idempotency_key.push_str(&name);
-        }
-        if self.generation > 1 {
-            idempotency_key.push_str(&format!("~{}", self.generation));
-        }
+        let attempt = slot.attempt;
+        let idempotency_key = self.idempotency_key(&name);
         d.then.push(Action::Call(Call {
             step,
             step_name: name,
             generation: self.generation,
-            attempt: self.steps[step].attempt,
+            attempt,
             function,
             body,
             timeout_ms,
             idempotency_key,
         }));
+    }
+
+    fn idempotency_key(&self, step_name: &str) -> String {
+        let mut buffer = Uuid::encode_buffer();
+        let prefix = match &self.key {
+            Some(key) => &**key,
+            None => &*self.id.hyphenated().encode_lower(&mut buffer),
+        };
+        // Nearly always it is long enough then; a generation is rare.
+        let mut key = String::with_capacity(prefix.len() + 1 + step_name.len());
+        key.push_str(prefix);
+        if !step_name.is_empty() {
+            key.push('/');
+            key.push_str(step_name);
+        }
+        if self.generation > 1 {
+            key.push_str(&format!("~{}", self.generation));
+        }
+        key
     }
 
     pub(super) fn sleep(&mut self, step: usize, due: Result<Millis, Failure>, now: Millis, d: &mut Decision) {

@@ -47,7 +47,7 @@ impl Run {
     pub(super) fn output(&self) -> Arc<Value> {
         let of_step = |step: usize| self.steps[step].output.clone().unwrap_or_default();
         let workflow = match &self.plan {
-            Plan::Function { .. } => return of_step(0),
+            Plan::Function(_) => return of_step(0),
             Plan::Workflow(w) => w,
         };
         let mut is_leaf = vec![true; workflow.steps.len()];

@@ -23,43 +23,47 @@ impl Bodies {
 
     /// Keeps one, if there is room.
     pub(crate) fn keep(&self, body: Box<Body>) -> Option<Kept> {
-        let json = [body.metadata.as_ref(), body.retry.as_ref()];
-        let json: usize = json.into_iter().flatten().map(JsonText::len).sum();
-        let bytes = BODY_BYTES + body.input.len() + json;
+        let bytes = bytes_of(&body);
         if self.0.load(Ordering::Relaxed) + bytes > BODIES_MAX {
             return None;
         }
         self.0.fetch_add(bytes, Ordering::Relaxed);
-        let room = Room {
+        let body = Some(body);
+        Some(Kept {
+            body,
             all: self.0.clone(),
-            bytes,
-        };
-        Some(Kept { body, _room: room })
+        })
     }
 }
 
-/// A body that waits with its run.
+fn bytes_of(body: &Body) -> usize {
+    let json = [body.metadata.as_ref(), body.retry.as_ref()];
+    let json: usize = json.into_iter().flatten().map(JsonText::len).sum();
+    BODY_BYTES + body.input.len() + json
+}
+
+/// A body that waits with its run; what it takes is given back when it is used or dropped.
 pub(crate) struct Kept {
-    body: Box<Body>,
-    _room: Room,
+    body: Option<Box<Body>>,
+    all: Arc<AtomicUsize>,
 }
 
 impl Kept {
     /// The body is used now: what it took is free.
-    pub(crate) fn into_body(self) -> Body {
-        *self.body
+    pub(crate) fn into_body(mut self) -> Option<Body> {
+        self.take().map(|body| *body)
+    }
+
+    fn take(&mut self) -> Option<Box<Body>> {
+        let body = self.body.take()?;
+        self.all.fetch_sub(bytes_of(&body), Ordering::Relaxed);
+        Some(body)
     }
 }
 
-/// Given back when it is dropped.
-struct Room {
-    all: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Room {
+impl Drop for Kept {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.take();
     }
 }
 
@@ -95,7 +99,7 @@ mod tests {
         assert!(!bodies.are_wanted());
         assert!(bodies.keep(body(&large)).is_none(), "the fourth does not fit");
         assert!(bodies.keep(body("{}")).is_some(), "a small one does");
-        let used = first.into_iter().flatten().map(Kept::into_body).count();
+        let used = first.into_iter().flatten().filter_map(Kept::into_body).count();
         assert_eq!(used, 3);
         assert!(bodies.are_wanted());
         assert_eq!(bodies.0.load(Ordering::Relaxed), 0);

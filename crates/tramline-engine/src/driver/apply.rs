@@ -86,14 +86,13 @@ impl Driver {
             generation: live.run.generation,
             foreign: live.foreign,
         };
-        let target = target_of(live);
         let period_end = period_end(live, run_id, &rows);
         let updates = rows
             .iter()
-            .filter_map(|row| RunUpdate::of(run_id, &target, row))
+            .filter_map(|row| RunUpdate::of(run_id, live, row))
             .collect();
         let mut items = limits;
-        items.reserve(rows.len() + 1);
+        items.reserve_exact(rows.len() + usize::from(period_end.is_some()) + usize::from(command.is_some()));
         for what in rows
             .into_iter()
             .map(|row| What::Run(subject, row))
@@ -182,7 +181,7 @@ impl Driver {
             .state
             .entries
             .iter()
-            .filter(|(_, e)| matches!(&e.stage, Stage::Live(live) if live.run.started_at.is_some_and(|at| now - at >= 1_000)))
+            .filter(|(_, e)| matches!(&e.stage, Stage::Live(live) if live.run.wants_tick(now)))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -206,15 +205,15 @@ fn period_end(live: &Live, run_id: Uuid, rows: &[Row]) -> Option<What> {
     })
 }
 
-fn target_of(live: &Live) -> String {
+fn target_of(live: &Live) -> &str {
     match &live.run.plan {
-        machine::Plan::Function { name, .. } => name.clone(),
-        machine::Plan::Workflow(workflow) => workflow.name.clone(),
+        machine::Plan::Function(plan) => &plan.name,
+        machine::Plan::Workflow(workflow) => &workflow.name,
     }
 }
 
 impl RunUpdate {
-    fn of(run_id: Uuid, target: &str, row: &Row) -> Option<Self> {
+    fn of(run_id: Uuid, live: &Live, row: &Row) -> Option<Self> {
         let (step, status, started_at, at, error) = match row {
             Row::Step(s) => (
                 Some(s.step.clone()),
@@ -234,7 +233,7 @@ impl RunUpdate {
         let ms = started_at.map(|started| at - started);
         Some(Self {
             run_id,
-            target: target.to_owned(),
+            target: target_of(live).to_owned(),
             ended: step.is_none(),
             step,
             status,

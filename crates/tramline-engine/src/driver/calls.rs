@@ -4,20 +4,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::AbortHandle;
 use tramline_core::Millis;
-use tramline_core::json::{check_storable, length_at_most};
-use tramline_core::machine::{self, Failure, Outcome};
+use tramline_core::machine;
 use tramline_store::shards::NodeLoad;
 use uuid::Uuid;
 
+use super::carry::carry_out;
 use super::{Driver, Entry, Stage};
-use crate::invoke::{Answer, Call, Invoke};
-use crate::message::{CallEnded, CallFull, Message};
-
-/// Largest output of a call that is kept: larger results belong into an artifact, referred to by name.
-pub const OUTPUT_MAX_BYTES: usize = 1 << 20;
+use crate::invoke::Call;
+use crate::message::CallFull;
 
 /// Shortest and longest pause after a host was full, whatever it asks for.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -35,7 +31,7 @@ pub(super) struct Calls {
 
 /// One call that is out.
 pub(super) struct Out {
-    pub(super) step: usize,
+    pub(super) step: u32,
     pub(super) attempt: u32,
     /// When its time is over.
     pub(super) until: Millis,
@@ -225,14 +221,9 @@ impl Driver {
             trace: live.trace.as_deref().copied(),
             timeout,
         };
-        let (step, attempt) = (call.step, call.attempt);
-        let task = tokio::spawn(carry_out(
-            Arc::clone(&self.invoke),
-            Box::new(request),
-            self.own.clone(),
-            step,
-            now,
-        ));
+        // A workflow has few hundred steps at most.
+        let (step, attempt) = (u32::try_from(call.step).unwrap_or(u32::MAX), call.attempt);
+        let task = tokio::spawn(carry_out(self.outside.clone(), Box::new(request), step, now));
         // Nearly always it stays the only one.
         live.calls.reserve_exact(1);
         live.calls.push(Out {
@@ -270,7 +261,7 @@ impl Driver {
             stage: Stage::Live(live),
             ..
         }) = self.state.entries.get_mut(&run_id)
-            && let Some(at) = live.calls.iter().position(|call| call.step == step)
+            && let Some(at) = live.calls.iter().position(|call| call.step as usize == step)
         {
             let call = live.calls.swap_remove(at);
             self.state.calls.ended(call);
@@ -287,81 +278,4 @@ impl Driver {
             self.state.calls.drop_all(calls);
         }
     }
-}
-
-/// Makes one call and tells the driver how it ended. There is one of these for every call that is out, so what it keeps while
-/// it waits is small: the request is in a box until it is made, and so is what is done at the end.
-async fn carry_out(
-    invoke: Arc<dyn Invoke>,
-    request: Box<Call>,
-    out: mpsc::Sender<Message>,
-    step: usize,
-    started_at: Millis,
-) {
-    let (run_id, generation, attempt) = (request.run_id, request.generation, request.attempt);
-    let limit = request.timeout;
-    let answer = tokio::time::timeout(limit, invoke.invoke(*request)).await;
-    let message = match answer {
-        Ok(Answer::Full { call, retry_in }) => Message::CallFull(CallFull {
-            run_id,
-            call: handed_back(*call, step),
-            retry_in,
-        }),
-        answer => Message::CallEnded(CallEnded {
-            run_id,
-            step,
-            generation,
-            attempt,
-            outcome: match answer {
-                Ok(Answer::Done(outcome)) => storable(outcome),
-                _ => {
-                    let reason = format!("no answer within {} ms", limit.as_millis());
-                    Outcome::Failed(Failure::new("timeout", reason))
-                }
-            },
-            started_at,
-        }),
-    };
-    // A closed channel means that the engine is gone; the call is repeated by the next owner.
-    if let Err(TrySendError::Full(message)) = out.try_send(message) {
-        let _ = Box::pin(out.send(message)).await;
-    }
-}
-
-/// The call as the machine wanted it.
-fn handed_back(call: Call, step: usize) -> machine::Call {
-    machine::Call {
-        step,
-        step_name: call.step,
-        generation: call.generation,
-        attempt: call.attempt,
-        function: call.function,
-        body: call.body,
-        timeout_ms: u64::try_from(call.timeout.as_millis()).unwrap_or(u64::MAX),
-        idempotency_key: call.idempotency_key,
-    }
-}
-
-/// What the database cannot keep is a failure of the call, found here before it reaches a batch.
-fn storable(outcome: Outcome) -> Outcome {
-    let Outcome::Completed(value) = &outcome else {
-        return outcome;
-    };
-    if let Err(problem) = check_storable(value) {
-        return Outcome::Failed(Failure::new(
-            "invalid_output",
-            format!("the result cannot be stored: {problem}"),
-        ));
-    }
-    if length_at_most(value) <= OUTPUT_MAX_BYTES {
-        return outcome;
-    }
-    let size = value.to_string().len();
-    if size > OUTPUT_MAX_BYTES {
-        let message = format!(
-            "the result has {size} bytes, the limit is {OUTPUT_MAX_BYTES}; store it and return a reference"
-        );
-        return Outcome::Failed(Failure::new("output_too_large", message));
-    }
-    outcome
 }

@@ -106,8 +106,8 @@ impl Driver {
         if let Some(xid) = unit.parked {
             return self.on_parked(run_id, unit.shard, xid);
         }
-        if let Some(timer) = unit.leaves {
-            self.state.timers.set(unit.shard, timer);
+        if let Some(leaving) = unit.leaves {
+            self.state.timers.set(unit.shard, leaving.timer);
             self.forget(run_id);
             return;
         }

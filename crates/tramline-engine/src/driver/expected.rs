@@ -16,7 +16,8 @@ impl Driver {
             self.state.expected.forget(&name);
         }
         if !go_on.is_empty() {
-            self.invoke
+            self.outside
+                .invoke
                 .expect(go_on.iter().map(|name| name.to_string()).collect());
         }
     }

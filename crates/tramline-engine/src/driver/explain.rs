@@ -89,7 +89,7 @@ impl Driver {
                 continue;
             }
             let what = match &live.run.plan {
-                Plan::Function { name, .. } => format!("function \"{name}\""),
+                Plan::Function(plan) => format!("function \"{}\"", plan.name),
                 Plan::Workflow(_) => format!("step \"{name}\""),
             };
             let waiting = self.state.calls.waiting_before(run_id, at);

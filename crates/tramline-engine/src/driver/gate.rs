@@ -162,7 +162,7 @@ impl Driver {
         if let Stage::Live(_) = entry.stage {
             return self.end_live(id, how);
         }
-        entry.waiting.push(Waiting::Over(how));
+        entry.note(Waiting::Over(how));
         if matches!(entry.stage, Stage::Ready) {
             entry.stage = Stage::Loading;
             let (foreign, shard) = (entry.foreign, entry.shard);

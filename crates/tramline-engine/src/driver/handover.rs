@@ -60,7 +60,7 @@ impl Driver {
                 foreign: live.foreign,
             };
             let calls = live.calls.iter().map(|out| PastCall {
-                step: live.run.plan.step_name(out.step).to_owned(),
+                step: live.run.plan.step_name(out.step as usize).to_owned(),
                 generation: live.run.generation,
                 attempt: out.attempt,
                 elsewhere: Elsewhere {
@@ -98,7 +98,7 @@ impl Driver {
                 let generation = live.run.generation;
                 let calls = std::mem::take(&mut live.calls).into_iter().map(|out| Handed {
                     generation,
-                    step: live.run.plan.step_name(out.step).to_owned(),
+                    step: live.run.plan.step_name(out.step as usize).to_owned(),
                     out,
                 });
                 let calls: Vec<Handed> = calls.collect();
@@ -134,7 +134,7 @@ impl Driver {
         };
         let Some(at) = calls
             .iter()
-            .position(|handed| (handed.out.step, handed.out.attempt) == (step, attempt))
+            .position(|handed| (handed.out.step as usize, handed.out.attempt) == (step, attempt))
         else {
             return false;
         };

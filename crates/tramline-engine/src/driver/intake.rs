@@ -7,7 +7,7 @@ use tramline_store::flush::Subject;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
-use super::{Driver, Entry, KEEP_WAITING_MS, LOADS_MAX, Live, Stage, Unit, Waiting};
+use super::{Driver, Entry, KEEP_WAITING_MS, LOADS_MAX, Leaving, Live, Stage, Unit, Waiting};
 use crate::discovery::Kept;
 use crate::flushing::What;
 use crate::loading::{LOAD_BATCH, LoadId, LoadJob};
@@ -136,7 +136,10 @@ impl Driver {
             return;
         };
         self.push(Unit {
-            leaves: Some(timer),
+            leaves: Some(Box::new(Leaving {
+                timer,
+                _counted: self.shared.delays.count(),
+            })),
             ..Unit::new(Some(header.run_id), header.shard, vec![item])
         });
     }
@@ -189,7 +192,7 @@ impl Driver {
                 };
                 let job = if entry.past { &mut known } else { &mut fresh };
                 job.ids.push(load);
-                job.bodies.extend(entry.body.take().map(Kept::into_body));
+                job.bodies.extend(entry.body.take().and_then(Kept::into_body));
             }
             if fresh.ids.is_empty() && known.ids.is_empty() {
                 return;
@@ -216,7 +219,7 @@ impl Driver {
             past: true,
             ..Entry::new(shard)
         });
-        entry.waiting.push(waiting);
+        entry.note(waiting);
         if matches!(entry.stage, Stage::Ready | Stage::Prepared) {
             entry.past = true;
             entry.body = None;
@@ -258,7 +261,7 @@ impl Driver {
             return;
         };
         let shard = entry.shard;
-        for waiting in std::mem::take(&mut entry.waiting) {
+        for waiting in entry.take_waiting() {
             if let Waiting::Command(command) = waiting {
                 self.drop_command(shard, command.command_id);
             }
@@ -281,7 +284,7 @@ impl Driver {
         let Some(entry) = self.state.entries.get_mut(&run_id) else {
             return;
         };
-        let waiting = std::mem::take(&mut entry.waiting);
+        let waiting = entry.take_waiting();
         let (status, generation) = (run.status, run.generation);
         entry.foreign = Some(foreign);
         entry.stage = Stage::Live(Box::new(Live {
@@ -353,7 +356,7 @@ impl Driver {
             return;
         };
         let busy = !live.calls.is_empty()
-            || !waiting.is_empty()
+            || waiting.is_some()
             || *units > 0
             || live.run.steps.iter().any(|s| s.in_flight);
         let soon = live

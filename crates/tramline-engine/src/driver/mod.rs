@@ -6,22 +6,27 @@
 
 mod apply;
 mod calls;
+mod carry;
 mod commands;
 mod commit;
+mod entry;
 mod expected;
 mod explain;
 mod gate;
 mod handover;
 mod intake;
+mod limited;
 mod limits;
 mod overlap;
 mod park;
 mod periods;
 mod priority;
+mod room;
 mod rules;
 mod schedules;
 mod shards;
 mod timers;
+mod unit;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -31,23 +36,21 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tramline_core::Millis;
 use tramline_core::limit::{Line, Rule};
-use tramline_core::machine::{Action, Run};
 use tramline_core::schedule::Expected;
-use tramline_core::trace::TraceParent;
-use tramline_store::discovery::{Command, Header};
 use tramline_store::handover::CallResult;
-use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
+use self::entry::{Entry, Live, Stage, Waiting};
+use self::unit::{Leaving, Unit};
 use crate::clock::Clock;
 use crate::config::EngineConfig;
-use crate::discovery::{Kept, Shared};
+use crate::discovery::Shared;
 use crate::flushing::Item;
 use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
 use crate::loading::{LoadId, LoadJob};
 use crate::maintenance::Chore;
-use crate::message::{CallEnded, Message, Period};
+use crate::message::{CallEnded, Message};
 
 /// Priority classes.
 const CLASSES: usize = 4;
@@ -69,9 +72,8 @@ const TICK: Duration = Duration::from_millis(500);
 pub(crate) struct Driver {
     pub(crate) config: EngineConfig,
     pub(crate) node: Uuid,
-    pub(crate) invoke: Arc<dyn Invoke>,
+    pub(crate) outside: Arc<Outside>,
     pub(crate) inbox: mpsc::Receiver<Message>,
-    pub(crate) own: mpsc::Sender<Message>,
     pub(crate) flushes: mpsc::Sender<Vec<Item>>,
     pub(crate) loads: mpsc::Sender<LoadJob>,
     pub(crate) chores: mpsc::Sender<Chore>,
@@ -80,6 +82,13 @@ pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     pub(crate) shown: Arc<Shown>,
     pub(crate) state: State,
+}
+
+/// What a call needs of its engine; one for all.
+pub(crate) struct Outside {
+    pub(crate) invoke: Arc<dyn Invoke>,
+    /// Where its end is told.
+    pub(crate) driver: mpsc::Sender<Message>,
 }
 
 /// All state.
@@ -128,133 +137,6 @@ struct Shard {
     limits_known: bool,
     /// Runs with a limit key that came before that: transaction, id, group.
     gated: Vec<(u64, Uuid, u64)>,
-}
-
-/// A run that this node knows.
-struct Entry {
-    shard: u16,
-    /// `None` while only this node knows it (it made the run itself and discovery has not shown it yet).
-    xid: Option<u64>,
-    priority: u8,
-    /// Its queue and its limit key, where they are known to matter.
-    queue: limits::ScopeId,
-    key: Option<limits::KeyId>,
-    /// Its claim on a place at its key is recorded, or on its way.
-    claimed: bool,
-    foreign: Option<bool>,
-    /// Something may be recorded about it.
-    past: bool,
-    /// Its row, if that was read with the header and there was room to keep it.
-    body: Option<Kept>,
-    stage: Stage,
-    /// What happened before it was loaded.
-    waiting: Vec<Waiting>,
-    /// Units of it that are not committed yet.
-    units: usize,
-}
-
-enum Stage {
-    /// In a ready queue.
-    Ready,
-    /// Made by this node for a later time; a timer in memory starts it.
-    Prepared,
-    Loading,
-    Live(Box<Live>),
-}
-
-enum Waiting {
-    Command(Command),
-    Timer(TimerRow),
-    /// It does not get its place.
-    Over(gate::Over),
-}
-
-impl Entry {
-    /// A run of which nothing but its id is known.
-    fn new(shard: u16) -> Self {
-        Self {
-            shard,
-            xid: None,
-            priority: 1,
-            queue: 0,
-            key: None,
-            claimed: false,
-            foreign: None,
-            past: false,
-            body: None,
-            stage: Stage::Ready,
-            waiting: Vec::new(),
-            units: 0,
-        }
-    }
-
-    fn of(header: &Header, past: bool) -> Self {
-        Self {
-            xid: Some(header.xid),
-            priority: header.priority.min(CLASSES as u8 - 1),
-            foreign: Some(header.foreign),
-            past,
-            ..Self::new(header.shard)
-        }
-    }
-
-    /// A run that has waited for a key or a queue.
-    fn waited(waiter: limits::Waiter) -> Self {
-        Self {
-            xid: (waiter.xid != 0).then_some(waiter.xid),
-            priority: waiter.priority(),
-            queue: waiter.queue,
-            key: waiter.key,
-            foreign: waiter.foreign(),
-            past: waiter.past(),
-            ..Self::new(waiter.shard())
-        }
-    }
-}
-
-/// A run in memory.
-struct Live {
-    run: Run,
-    foreign: bool,
-    period: Option<Period>,
-    trace: Option<Box<TraceParent>>,
-    calls: Vec<calls::Out>,
-}
-
-/// What one decision wants recorded, and what follows from it.
-struct Unit {
-    run_id: Option<Uuid>,
-    shard: u16,
-    items: Vec<Item>,
-    then: Vec<Action>,
-    updates: Vec<RunUpdate>,
-    /// A delayed run whose timer is in this unit: it leaves memory.
-    leaves: Option<TimerRow>,
-    /// The run waits in its schedule's line and leaves memory.
-    parks: bool,
-    /// An id (of a run or a command) that reads may still name until a tick after the commit.
-    remember: Option<Uuid>,
-    /// It names a waiting run of this transaction by a row.
-    parked: Option<u64>,
-    /// Its shard was lost while it was in flight: whatever its answer is, it says nothing about what is in memory now.
-    void: bool,
-}
-
-impl Unit {
-    fn new(run_id: Option<Uuid>, shard: u16, items: Vec<Item>) -> Self {
-        Self {
-            run_id,
-            shard,
-            items,
-            then: Vec::new(),
-            updates: Vec::new(),
-            leaves: None,
-            parks: false,
-            remember: None,
-            parked: None,
-            void: false,
-        }
-    }
 }
 
 impl State {
@@ -313,6 +195,7 @@ impl Driver {
                 self.tell_late();
                 self.ask_for_schedules();
                 self.park_stragglers();
+                self.give_room_back();
                 self.show();
             }
             self.plan_periods();
@@ -449,10 +332,10 @@ impl Driver {
 
     /// The same for a run of a shard that is given up: whoever reads it next may start it.
     fn drop_entry(&mut self, id: Uuid) -> bool {
-        let Some(entry) = self.state.entries.remove(&id) else {
+        let Some(mut entry) = self.state.entries.remove(&id) else {
             return false;
         };
-        for waiting in entry.waiting {
+        for waiting in entry.take_waiting() {
             if let Waiting::Command(command) = waiting {
                 self.state.commands_seen.remove(&command.command_id);
             }

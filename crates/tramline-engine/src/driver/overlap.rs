@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tramline_core::ids::key_bits;
 use tramline_core::machine::{Action, Event, Row, TimerKind};
 use tramline_core::schedule::{Arrival, Line, Overlap, Verdict};
 use tramline_core::status::RunStatus;
+use tramline_store::SHARD_COUNT;
 use tramline_store::discovery::Command;
 use tramline_store::flush::Subject;
 use tramline_store::timers::TimerRow;
@@ -77,6 +79,8 @@ impl Driver {
     fn unpassed_period(&self, run_id: Uuid) -> Option<(Period, u16)> {
         let Some(Entry {
             shard,
+            // One with a limit key starts when that has a place for it, and is in the key's shard.
+            key: None,
             stage: Stage::Live(live),
             ..
         }) = self.state.entries.get(&run_id)
@@ -85,7 +89,7 @@ impl Driver {
         };
         let begins = matches!(live.run.status, RunStatus::Queued | RunStatus::Scheduled);
         let period = live.period.as_ref().filter(|p| !p.passed)?;
-        (begins && live.run.generation == 1).then(|| (period.clone(), *shard))
+        (begins && live.run.generation == 1).then(|| (Period::clone(period), *shard))
     }
 
     /// Why a prepared period does not start any more. What a person asked for does, and what had begun goes on.
@@ -256,6 +260,10 @@ impl Driver {
             return;
         };
         let Some(period) = live.period.clone() else { return };
+        if key_bits(&period.schedule) % SHARD_COUNT != *shard {
+            // Its limit key's shard: the schedule's owner keeps no line of it.
+            return;
+        }
         if self.state.schedules.loaded.contains(shard) {
             self.line_over(&period.schedule, run_id);
         } else {

@@ -15,7 +15,7 @@ use tramline_store::rows::timestamp;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
-use super::{Driver, Entry, Stage, Unit};
+use super::{Driver, Entry, Stage, Unit, limited};
 use crate::flushing::What;
 
 /// How a period ends without having begun.
@@ -32,9 +32,17 @@ impl Driver {
         let Some(planned) = self.state.schedules.by_name.get_mut(name) else {
             return;
         };
-        let run_id = with_tail_bits(Uuid::now_v7(), key_bits(name));
         let (shard, spec) = (planned.rule.shard, &planned.rule.spec);
         let planned_at = due_at + jitter(name, due_at, spec.jitter_ms);
+        if planned.rule.limited {
+            return self.state.schedules.limited.push(limited::Period {
+                planned_at,
+                schedule: name.clone(),
+                due_at,
+                caught_up,
+            });
+        }
+        let run_id = with_tail_bits(Uuid::now_v7(), key_bits(name));
         let late_at = planned_at + spec.late_after_ms;
         planned.prepared.push((due_at, run_id));
         self.state
@@ -169,7 +177,7 @@ impl Driver {
             code: "period_cancelled",
             reason,
         };
-        let mut first = None;
+        let mut first = self.state.schedules.limited.take_back(name);
         for (due_at, run_id) in prepared {
             let is_prepared = self
                 .state
@@ -210,6 +218,7 @@ impl Driver {
         };
         period.recorded = true;
         let (name, due_at, drift) = (period.schedule.clone(), period.due_at, now - period.planned_at);
+        let late_after_ms = period.late_after_ms;
         let outcome = What::PeriodOutcome {
             run_id,
             schedule: name.clone(),
@@ -220,12 +229,8 @@ impl Driver {
         };
         let mut whats = vec![outcome];
         self.state.schedules.unbegun.remove(&run_id);
-        let late_after = self
-            .state
-            .schedules
-            .by_name
-            .get(&name)
-            .map(|p| p.rule.spec.late_after_ms);
+        let known = self.state.schedules.by_name.get(&name);
+        let late_after = known.map(|p| p.rule.spec.late_after_ms).or(late_after_ms);
         if late_after.is_some_and(|after| drift > after) && !self.state.schedules.told.remove(&run_id) {
             let words = format!("started {} late", duration_text(drift));
             whats.push(What::Run(subject, late_event(&name, due_at, drift, &words)));

@@ -18,7 +18,7 @@ use tramline_store::schedules::{OpenPeriod, RuleRow};
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
-use super::Driver;
+use super::{Driver, limited};
 use crate::message::{Calendars, ScheduleNews};
 
 /// How far ahead periods are recorded: long enough for a flush to be repeated, short enough that a change of the
@@ -50,6 +50,8 @@ pub(super) struct Schedules {
     pub(super) ended_early: HashSet<Uuid>,
     /// Loaded runs that wait for the schedules of their shard, with the timer that woke them.
     pub(super) held: Vec<(Uuid, Option<TimerRow>)>,
+    /// Periods of limited targets, which are recorded when they are due.
+    pub(super) limited: limited::Periods,
     /// Planned starts that are told when they are late: when, and of which period.
     pub(super) late: BTreeSet<(Millis, Uuid)>,
     /// Periods that have not begun, and those whose lateness was told.
@@ -84,6 +86,7 @@ impl Schedules {
             .iter()
             .filter_map(|(name, p)| Some((p.look?, name.clone())))
             .collect();
+        self.limited.retain(|name| self.by_name.contains_key(name));
         self.loaded.remove(&shard);
         let elsewhere = |id: &Uuid| tramline_core::ids::shard_of(*id, SHARD_COUNT) != shard;
         self.ended_early.retain(elsewhere);
@@ -102,7 +105,23 @@ impl Schedules {
 
     /// When the driver has to look at the next one.
     pub(super) fn next_look(&self) -> Option<Millis> {
-        self.looks.first().map(|(at, _)| *at).filter(|_| !self.clock_held)
+        let look = self.looks.first().map(|(at, _)| *at);
+        let due = look.into_iter().chain(self.limited.next_at()).min();
+        due.filter(|_| !self.clock_held)
+    }
+
+    /// The next schedule to be looked at, if it is time.
+    fn next_to_plan(&self, now: Millis) -> Option<Arc<str>> {
+        let (at, name) = self.looks.first().filter(|_| !self.clock_held)?;
+        (*at <= now).then(|| name.clone())
+    }
+
+    /// The next period of a limited target, if it is due.
+    pub(super) fn next_limited(&mut self, now: Millis) -> Option<limited::Period> {
+        if self.clock_held {
+            return None;
+        }
+        self.limited.pop_due(now)
     }
 
     /// Names the next question for the schedules of these shards: which of them are not known yet.
@@ -340,14 +359,12 @@ impl Driver {
         }
         let now = self.state.clock.now();
         for _ in 0..PLAN_BATCH {
-            if self.state.schedules.next_look().is_none_or(|at| at > now) {
-                return;
-            }
-            let Some((_, name)) = self.state.schedules.looks.first().cloned() else {
-                return;
+            let Some(name) = self.state.schedules.next_to_plan(now) else {
+                break;
             };
             self.plan_one(&name, now);
         }
+        self.record_limited(now);
     }
 
     fn plan_one(&mut self, name: &Arc<str>, now: Millis) {

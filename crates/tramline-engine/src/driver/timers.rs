@@ -167,7 +167,7 @@ impl Driver {
                 entry.stage = Stage::Ready;
                 self.state.ready.push_front(entry.priority, run_id);
             }
-            Some(entry) => entry.waiting.push(Waiting::Timer(timer)),
+            Some(entry) => entry.note(Waiting::Timer(timer)),
             None => self.load_for(run_id, shard, Waiting::Timer(timer)),
         }
     }

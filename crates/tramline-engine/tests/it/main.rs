@@ -16,6 +16,7 @@ mod hazards_discovery;
 mod hazards_flush;
 mod hazards_load;
 mod limits;
+mod memory;
 mod nodes;
 mod operations;
 mod processes;
@@ -31,3 +32,7 @@ mod support;
 mod timers;
 mod torture;
 mod worker;
+
+/// Counts what `memory` asks about; to all other tests it is the allocator of the nodes.
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;

@@ -1,6 +1,7 @@
 //! Schedules: one run per period, drift, changes, takeovers.
 
 mod ahead;
+mod limited;
 mod missed;
 mod overlap;
 

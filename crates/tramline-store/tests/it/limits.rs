@@ -5,17 +5,16 @@ use tramline_core::definition::parse_limit;
 use tramline_core::ids::{key_bits, tail_bits, with_tail_bits};
 use tramline_store::api::{self, NewRun};
 use tramline_store::limits;
-use tramline_store::schedules::{self, NewSchedule};
 use uuid::Uuid;
 
 use crate::support::*;
 
-async fn limit(w: &World, target: &str, value: Value) {
+pub async fn limit(w: &World, target: &str, value: Value) {
     let limit = parse_limit(&value, "limit").unwrap();
     limits::set_target(&w.store, target, Some(&limit)).await.unwrap();
 }
 
-async fn key_of(w: &World, id: Uuid) -> Option<String> {
+pub async fn key_of(w: &World, id: Uuid) -> Option<String> {
     w.value(
         "select limit_key from tramline.all_runs where run_id = $1",
         &[&id],
@@ -30,7 +29,7 @@ fn step_of(customer: Value) -> NewRun {
     }
 }
 
-async fn set_queue(w: &World, name: &str, settings: Value) -> Result<(), String> {
+pub async fn set_queue(w: &World, name: &str, settings: Value) -> Result<(), String> {
     let done = w
         .sql
         .execute("select ops.set_queue($1, $2)", &[&name, &settings])
@@ -204,48 +203,6 @@ async fn a_known_correlation_id_is_answered_also_when_there_is_a_limit_by_now() 
 }
 
 #[tokio::test]
-async fn a_limit_and_a_schedule_refuse_each_other() {
-    let w = world().await;
-    let schedule = |target: &str, queue: Option<&str>| NewSchedule {
-        name: format!("every-{target}"),
-        spec: tramline_core::schedule::Spec::cron("* * * * *", "UTC"),
-        target: target.into(),
-        input: json!({}),
-        queue: queue.map(str::to_owned),
-        priority: None,
-        paused: None,
-        source: "test".into(),
-    };
-    let words = |result: Result<bool, tramline_store::StoreError>| match result.unwrap_err() {
-        tramline_store::StoreError::Refused { code, message, .. } => format!("{code} {message}"),
-        other => panic!("{other}"),
-    };
-    schedules::store(&w.store, &schedule("other", Some("mail")))
-        .await
-        .unwrap();
-    limit(&w, "step", json!({ "concurrency": 1 })).await;
-    let refused = words(schedules::store(&w.store, &schedule("step", None)).await);
-    assert!(
-        refused.starts_with("TL400 schedule \"every-step\" cannot start \"step\", which has a limit"),
-        "{refused}"
-    );
-    let one = parse_limit(&json!({ "concurrency": 1 }), "limit").unwrap();
-    let refused = words(limits::set_target(&w.store, "other", Some(&one)).await);
-    assert!(
-        refused.starts_with("TL400 \"other\" cannot have a limit while schedule \"every-other\""),
-        "{refused}"
-    );
-    set_queue(&w, "mail", json!({})).await.unwrap();
-    let refused = set_queue(&w, "mail", json!({ "concurrency": 1 }))
-        .await
-        .unwrap_err();
-    assert!(
-        refused.starts_with("TL400 queue \"mail\" cannot have a limit"),
-        "{refused}"
-    );
-}
-
-#[tokio::test]
 async fn a_definition_and_its_limit_are_stored_together_or_not_at_all() {
     let w = world().await;
     let rule = |concurrency: u32| parse_limit(&json!({ "concurrency": concurrency }), "limit").unwrap();
@@ -266,7 +223,10 @@ async fn a_definition_and_its_limit_are_stored_together_or_not_at_all() {
     assert!(rules().await.is_empty());
     // What cannot be kept exactly is not published either.
     w.sql
-        .execute("select ops.set_schedule('nightly', 'flow', '0 3 * * *')", &[])
+        .execute(
+            "select ops.set_schedule('nightly', 'flow', '0 3 * * *', p_overlap => 'skip')",
+            &[],
+        )
         .await
         .unwrap();
     let refused = publish("c", Some(&two)).await.unwrap_err();

@@ -98,3 +98,59 @@ async fn a_run_is_found_by_its_id_in_its_day_alone() {
     let before = api::list_runs(&w.store, &query).await.unwrap();
     assert!(before[0].run_id < id);
 }
+
+/// So many more runs of each day, all ended: one of 200 was cancelled, one of 100 failed, the others completed.
+async fn more_ended(w: &World, of_each_day: i32) {
+    w.sql
+        .batch_execute(&format!(
+            "insert into tramline.runs (run_id, shard, kind, target, source)
+               select id, tramline.shard_of(id), 'function', 'step', 'test' from (
+                 select (left(tramline.uuid_at(now() - d * interval '1 day')::text, 14) || '7' || substr(gen_random_uuid()::text, 16))::uuid as id
+                   from generate_series(0, {DAYS} - 1) d cross join generate_series(1, {of_each_day}) offset 0) q;
+             insert into tramline.run_ends (run_id, shard, generation, status)
+               select run_id, shard, 1, case when n % 200 = 0 then 'cancelled' when n % 100 = 1 then 'failed' else 'completed' end
+                 from (select r.run_id, r.shard, row_number() over () as n from tramline.runs r
+                        where not exists (select from tramline.run_ends e where e.run_id = r.run_id)) q;
+             update tramline.shards set low_xid = pg_current_xact_id()"
+        ))
+        .await
+        .unwrap();
+    w.sql.batch_execute("vacuum analyze").await.unwrap();
+}
+
+/// Pages that a list reads, in memory or not, once its plans are made.
+async fn pages_of(w: &World, arguments: &str) -> i64 {
+    let client = w.connect().await;
+    let prepare = format!("prepare list as select * from ops.list_runs({arguments})");
+    client.batch_execute(&prepare).await.unwrap();
+    let mut least = i64::MAX;
+    for _ in 0..3 {
+        let list = explain(&client, "list", "").await;
+        assert!(list.rows <= 50, "{arguments}: {} rows", list.rows);
+        least = least.min(list.buffers);
+    }
+    least
+}
+
+/// Fifty runs are fifty runs, whatever else has ended.
+#[tokio::test]
+async fn the_newest_runs_of_all_and_of_one_status_are_read_without_the_others() {
+    let w = world().await;
+    let days = format!(
+        "select tramline.ensure_partitions((now() at time zone 'UTC')::date - d) from generate_series(0, {DAYS} - 1) d"
+    );
+    w.sql.batch_execute(&days).await.unwrap();
+    let lists = ["", "'completed'", "'failed'", "'cancelled'", "p_target => 'step'"];
+    more_ended(&w, RUNS).await;
+    let mut few = Vec::new();
+    for list in lists {
+        few.push(pages_of(&w, list).await);
+    }
+    more_ended(&w, 4 * RUNS).await;
+    for (list, few) in lists.into_iter().zip(few) {
+        let many = pages_of(&w, list).await;
+        let what = format!("list({list}): {few} pages of 15,000 ended runs, {many} of 75,000");
+        // An index may be one level deeper; each row is looked up by its id.
+        assert!(many <= few * 3 / 2 + 100 && many <= 50 * 60, "{what}");
+    }
+}

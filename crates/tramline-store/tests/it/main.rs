@@ -24,6 +24,7 @@ mod gate;
 mod hazards;
 mod idempotency;
 mod ids;
+mod limited_schedules;
 mod limits;
 mod lint;
 mod list_plans;

@@ -31,11 +31,11 @@ use words::{decided, words};
 const RUN_ID: Uuid = Uuid::from_u128(7);
 
 fn function() -> Plan {
-    Plan::Function {
+    Plan::Function(Arc::new(FunctionPlan {
         name: "noop".into(),
         timeout_ms: 60_000,
         retry: RetryPolicy::default(),
-    }
+    }))
 }
 
 fn workflow(source: Value) -> Plan {
@@ -54,7 +54,7 @@ fn fresh(plan: &Plan, input: &Value) -> Run {
         plan.clone(),
         Arc::new(input.clone().into()),
         Arc::new(info),
-        RUN_ID.to_string(),
+        None,
     )
 }
 
@@ -229,7 +229,12 @@ fn decide_legally(run: &mut Run, event: Event) -> Result<Decision, Refusal> {
     use crate::status::run_transition;
     let (generation, from) = (run.generation, run.status);
     let reopens = matches!(event, Event::Retry { .. });
+    let is_idle = matches!(event, Event::Tick { now } if !run.wants_tick(now));
     let result = run.decide(event);
+    assert!(
+        !is_idle || result == Ok(Decision::default()),
+        "a tick that it does not want changes nothing"
+    );
     let to = run.status;
     let legal = |path: &[RunStatus]| {
         path.windows(2)
@@ -276,6 +281,6 @@ fn fingerprint(run: &Run) -> String {
         ..
     } = run;
     format!(
-        "{input} {generation} {status} {steps:?} {started_at:?} {key} {last_end} {cleared:?} {parked} {marked:?} {repeating} {deadline_timer:?}"
+        "{input} {generation} {status} {steps:?} {started_at:?} {key:?} {last_end} {cleared:?} {parked} {marked:?} {repeating} {deadline_timer:?}"
     )
 }

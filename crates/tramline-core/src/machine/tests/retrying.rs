@@ -3,11 +3,11 @@
 use super::*;
 
 fn retried(policy: Value) -> Plan {
-    Plan::Function {
+    Plan::Function(Arc::new(FunctionPlan {
         name: "noop".into(),
         timeout_ms: 60_000,
         retry: crate::definition::parse_retry(&policy, "retry").expect("a policy"),
-    }
+    }))
 }
 
 fn fails_with(code: &str) -> Outcome {
