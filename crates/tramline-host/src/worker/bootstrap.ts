@@ -213,11 +213,14 @@ class NoModel {
   }
 }
 
-function installGlobals(entry: string) {
-  // packages written for Node read files beside themselves; in a bundle all of them are one file
+// Packages written for Node read files beside themselves; in a bundle all of them are one file.
+function installPlace(entry: string) {
   const file = decodeURIComponent(new URL(entry).pathname);
   define(globalThis, "__filename", { value: file, writable: true, configurable: true });
   define(globalThis, "__dirname", { value: slice(file, 0, file.lastIndexOf("/")), writable: true, configurable: true });
+}
+
+function installGlobals() {
   // they would keep data between functions: one database for all workers that share this program
   for (const name of ["localStorage", "sessionStorage", "caches"]) {
     delete (globalThis as Record<string, unknown>)[name];
@@ -350,14 +353,24 @@ async function installNodeServe() {
 
 type Boot = { path: string; env: Record<string, string>; nonce: string; revoke: string[]; node: { http: boolean; os: boolean } };
 
-async function boot(message: Boot): Promise<Response> {
-  nonce = message.nonce;
+let installed = false;
+
+// What every function finds, whichever it is: done while nobody waits for it.
+function install() {
+  if (installed) return;
+  installed = true;
   installConsole();
-  installEnv(message.env);
-  installFetch(message.env.SUPABASE_URL);
-  installGlobals(message.path);
+  installGlobals();
   installUrl();
   installServe();
+}
+
+async function boot(message: Boot): Promise<Response> {
+  nonce = message.nonce;
+  install();
+  installEnv(message.env);
+  installFetch(message.env.SUPABASE_URL);
+  installPlace(message.path);
   if (message.node.os) await installOs();
   if (message.node.http) await installNodeServe();
   let module: Record<string, any>;
@@ -426,6 +439,18 @@ function invoke(request: Request, info: unknown, run: Handler): Response | Promi
   }
 }
 
+// The host's first requests. They compile what serving and booting need, and name the modules of Node that its functions
+// load.
+async function warmUp(request: Request): Promise<Response> {
+  install();
+  await new Response("{}").json();
+  // the same for every worker, so that its compiled form is kept once
+  await import("data:text/javascript,export default 0").catch(() => {});
+  const names = new URL(innerUrlOf(request)).searchParams.getAll("node");
+  await Promise.allSettled(names.map((name) => import("node:" + name)));
+  return new Response("warm");
+}
+
 let booting = false;
 
 nativeServe({ path: socket, onListen() {} }, (request: Request, info: unknown) => {
@@ -434,7 +459,8 @@ nativeServe({ path: socket, onListen() {} }, (request: Request, info: unknown) =
   // the host's own requests; no other can have this method
   if (nonce !== "" && method === nonce) return control(request);
   if (run === null || booting) {
-    if (method !== "POST" || nonce !== "") return new Response("warm");
+    if (nonce !== "") return new Response("warm");
+    if (method !== "POST") return warmUp(request);
     booting = true;
     return request.json().then(boot).finally(() => booting = false);
   }

@@ -70,6 +70,16 @@ pub fn write_bootstrap(state_dir: &Path) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
+/// Puts a file where Deno would keep storage and caches of its programs. All workers are one program to it: what one
+/// function kept there, in a thread where nothing takes `caches` away from it, every other would find.
+pub fn close_storage(cache: &Path) -> std::io::Result<()> {
+    let place = cache.join("location_data");
+    if place.is_dir() {
+        std::fs::remove_dir_all(&place)?;
+    }
+    File::options().create(true).append(true).open(&place).map(drop)
+}
+
 /// The command of one worker. Permissions end at its own folder and the bundles; the latter it loses once it has booted.
 pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std::io::Result<ChildSpec> {
     let socket = slot.socket();
