@@ -32,6 +32,7 @@ use crate::message::{Discovered, Message};
 use crate::trouble::FlushTrouble;
 pub(crate) use bodies::{Bodies, Kept};
 pub(crate) use scan::Scan;
+use wake::Named;
 pub(crate) use wake::Wake;
 
 /// Priority classes.
@@ -49,6 +50,9 @@ const POLL_OWN: Duration = Duration::from_millis(20);
 /// Pause of a node that rests: it is called when there is something, and this is for what nobody can tell it, such as rows
 /// that were written past the functions.
 const POLL_REST: Duration = Duration::from_secs(1);
+
+/// Pause of a node that may not rest yet.
+const REST_AGAIN: Duration = Duration::from_millis(250);
 
 /// A change of what is to be read.
 pub(crate) enum Assign {
@@ -164,9 +168,10 @@ pub(crate) async fn run(
             // Subscribe before looking: a wake-up during the poll is not lost.
             let woken = wake.notify.notified();
             let named = wake.take_named();
-            if !named.is_empty() {
+            let is_named = !named.is_empty();
+            if is_named {
                 named_at = Some(Instant::now());
-                if let Err(error) = discovery.read_named(&named).await {
+                if let Err(error) = discovery.read_named(named).await {
                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
                     continue 'connect;
                 }
@@ -175,7 +180,7 @@ pub(crate) async fn run(
             let own = named_at.is_some_and(|at| at.elapsed() < POLL_EAGER);
             // After a read by name the poll, which finds the same again and all others, keeps its time.
             let early = polled_at.and_then(|at| pause.checked_sub(at.elapsed()));
-            let skip = !named.is_empty() && !discovery.is_paging() && early.is_some();
+            let skip = is_named && !discovery.is_paging() && early.is_some();
             let found = if skip {
                 Ok(false)
             } else {
@@ -192,7 +197,7 @@ pub(crate) async fn run(
             } else {
                 began.elapsed()
             };
-            if rests && (matches!(found, Ok(true)) || !named.is_empty()) {
+            if rests && (matches!(found, Ok(true)) || is_named) {
                 rests = false;
                 if let Err(error) = discovery.reader.stir(node).await {
                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
@@ -219,7 +224,8 @@ pub(crate) async fn run(
                             match discovery.reader.rest(node).await {
                                 // What was committed before is told by nobody: one more look.
                                 Ok(true) => (rests, pause) = (true, Duration::ZERO),
-                                Ok(false) => {}
+                                // Somebody who saw it awake has not committed yet.
+                                Ok(false) => pause = pause.min(REST_AGAIN),
                                 Err(error) => {
                                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
                                     continue 'connect;
@@ -329,13 +335,15 @@ impl Discovery {
         })
     }
 
-    /// Delivers runs that this node has enqueued. A tick will deliver them too: until it has, whatever becomes of them is
+    /// Delivers runs that this node has enqueued; those that it was not told about by their statement are read. A tick will deliver them too: until it has, whatever becomes of them is
     /// remembered. Those that a completed tick has seen are left out, because what was remembered may be forgotten.
-    async fn read_named(&mut self, ids: &[Uuid]) -> Result<(), StoreError> {
-        for id in ids {
+    async fn read_named(&mut self, named: Named) -> Result<(), StoreError> {
+        let told = named.told.iter().map(|header| &header.run_id);
+        for id in named.ids.iter().chain(told) {
             self.unclaimed.remove(id);
         }
-        let mut headers = self.reader.named(ids).await?;
+        let mut headers = self.reader.named(&named.ids).await?;
+        headers.extend(named.told);
         headers.retain(|h| {
             self.classes
                 .get(usize::from(h.priority))

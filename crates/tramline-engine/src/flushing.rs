@@ -116,7 +116,8 @@ pub(crate) async fn run(
     out: mpsc::Sender<Message>,
     shared: Arc<Shared>,
 ) {
-    let mut flusher = None;
+    // Beside the first scan; what fails now is tried again with the first batch.
+    let mut flusher = Flusher::connect(&db).await.ok();
     while let Some(items) = jobs.recv().await {
         let mut flushed = Flushed::default();
         let mut open = vec![items];

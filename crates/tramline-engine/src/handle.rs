@@ -255,8 +255,9 @@ impl EngineHandle {
     }
 
     /// Tells discovery which runs have been enqueued by this node just now, so that it need not search for them.
-    pub fn wake_for(&self, answers: &[Result<api::Accepted, api::Refused>]) {
-        let made = answers.iter().flatten().filter(|a| a.created).map(|a| a.run_id);
+    /// It takes their headers.
+    pub fn wake_for(&self, answers: &mut [Result<api::Accepted, api::Refused>]) {
+        let made = answers.iter_mut().flatten().filter(|run| run.created);
         self.wake.wake_for(made);
     }
 
@@ -377,8 +378,8 @@ impl EngineHandle {
         &self,
         runs: &[api::NewRun],
     ) -> Result<Vec<Result<api::Accepted, api::Refused>>, EngineError> {
-        let answers = api::enqueue(&self.db, runs).await?;
-        self.wake_for(&answers);
+        let mut answers = api::enqueue(&self.db, runs).await?;
+        self.wake_for(&mut answers);
         Ok(answers)
     }
 

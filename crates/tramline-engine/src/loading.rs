@@ -61,7 +61,8 @@ pub(crate) async fn run(
 ) {
     let function_timeout_ms = u64::try_from(function_timeout.as_millis()).unwrap_or(u64::MAX);
     let mut loading = Loading {
-        loader: None,
+        // Beside the first scan; what fails now is tried again with the first job.
+        loader: Loader::connect(&db).await.ok(),
         definitions: HashMap::new(),
         function_timeout_ms,
     };

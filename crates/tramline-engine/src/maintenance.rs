@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SEEN_FOR: Duration = Duration::from_millis(1_500);
 /// At which of the looks between two tidyings retention is applied: not while a node starts.
 const RETENTION_AT: u32 = 60;
+/// The same for expired rows of small tables.
+const EXPIRED_AT: u32 = 20;
 /// Every so many looks claims of pull queues that ran out are taken back: a claim does that for its own queue, so this is for
 /// queues that nobody claims from, and for lists.
 const CLAIMS_EVERY: u32 = 10;
@@ -133,7 +135,7 @@ pub(crate) async fn run(
                 if turn.is_multiple_of(TIDY_EVERY) {
                     report(tidy::ensure_partitions(&db).await);
                 }
-                if expired_left || turn.is_multiple_of(TIDY_EVERY) {
+                if expired_left || turn % TIDY_EVERY == EXPIRED_AT {
                     // A full batch leaves more: they go one batch a look, so that neither inserts nor timers wait for them.
                     let removed = tidy::remove_expired(&db).await;
                     expired_left = removed.as_ref().is_ok_and(|removed| *removed >= tidy::EXPIRED_BATCH);

@@ -18,7 +18,9 @@ pub(crate) async fn run(db: Db, config: EngineConfig, shown: Arc<Shown>) {
         request: config.stuck.request,
         unowned: config.lease * UNOWNED_LEASES,
     };
-    let mut look = tokio::time::interval(config.stuck.every);
+    // Not while a node starts.
+    let first = tokio::time::Instant::now() + config.stuck.every;
+    let mut look = tokio::time::interval_at(first, config.stuck.every);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;

@@ -41,10 +41,10 @@ create table tramline.partitions (
   hi uuid not null
 );
 
--- The days that an id of about now can be of.
+-- The days that an id of about now can be of. By their date: every insert asks, and to make ids of times costs more than all else of it.
 create view tramline.native_days with (security_invoker = true) as
   select p.lo, p.hi from tramline.partitions p
-   where p.hi > tramline.uuid_at(now() - interval '1 day') and p.lo <= tramline.uuid_at(now() + interval '1 day');
+   where p.day between (now() at time zone 'UTC' - interval '1 day')::date and (now() at time zone 'UTC' + interval '1 day')::date;
 -- Does an id belong into the partitions? Only a v7 of about now whose day exists. Every other id lives in the *_foreign siblings,
 -- which the same views and ticks read: no id is refused, and no default partition can block the making of a day.
 -- For one id; whoever has many reads the days once.

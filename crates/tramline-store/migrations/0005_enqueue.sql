@@ -6,18 +6,16 @@ create type tramline.enqueue_row as (
 
 -- Is the owner of a shard awake? It is when its lock can be shared; then it cannot begin to rest before this transaction has ended, and
 -- finds what was inserted by itself. One that rests has to be called. The class of the lock is that of the engine's discovery/rest.rs.
-create function tramline.is_awake(p_owner uuid) returns boolean language sql volatile set search_path = pg_catalog, pg_temp as $$
+-- (Without settings of its own, so that it becomes part of the statements that ask.)
+create function tramline.is_awake(p_owner uuid) returns boolean language sql volatile as $$
   select p_owner is null or pg_try_advisory_xact_lock_shared(1953653101, uuid_hash(p_owner))
 $$;
 -- Calls the owners of these shards that rest; without an argument, of all shards.
 create function tramline.wake_owners(p_shards int[]) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare v_owner uuid;
 begin
-  for v_owner in select distinct s.owner from tramline.shards s where (p_shards is null or s.shard = any (p_shards)) and s.owner is not null loop
-    if not tramline.is_awake(v_owner) then
-      perform pg_notify('tramline:' || v_owner, '');
-    end if;
-  end loop;
+  perform pg_notify('tramline:' || o.owner, '')
+     from (select distinct s.owner from tramline.shards s where p_shards is null or s.shard = any (p_shards)) o
+    where not tramline.is_awake(o.owner);
 end $$;
 create function tramline.wake_for_commands() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -84,71 +82,69 @@ create function tramline.is_input_of(p_run_id uuid, p_input jsonb) returns boole
   select exists (select from tramline.all_runs r where r.run_id = p_run_id and r.input = p_input)
 $$;
 
--- Do some options say more than who starts the run? (own_id matters to limits only.)
-create function tramline.has_uncommon(p_opts jsonb[]) returns boolean language sql immutable parallel safe as $$
-  select exists (select from unnest(p_opts) as u(opts)
-                  where case when jsonb_typeof(u.opts) = 'object' then u.opts - array['own_id', 'source', 'created_by', 'triggered_by', 'metadata'] <> '{}'
-                             else u.opts is not null end)
-$$;
-
 -- What nearly every batch is: no correlation ids, no options but those that say who starts the run, nothing that targets ask for is missing, ids of
--- about now that are not used yet. Inserted by one plain statement; answers false and leaves nothing behind when a batch is not like that, and the
--- long way looks at it.
-create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input jsonb[], p_opts jsonb[]) returns boolean
+-- about now that are not used yet. Inserted by one plain statement; answers the version of each target (null of a function's). Answers null and
+-- leaves nothing behind when a batch is not like that, and the long way looks at it.
+create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input jsonb[], p_opts jsonb[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
-  v_targets text[] := array(select distinct u.target from unnest(p_target) as u(target));
-  v_source text := tramline.derived_source();
-  v_user uuid := auth.uid();
-  v_name text[];
-  v_kind text[];
-  v_version int[];
-  v_lo uuid[];
-  v_hi uuid[];
-  v_asks boolean;                                    -- some target has required inputs
+  v_targets text[] := p_target[1:1];
+  v record;
 begin
-  if cardinality(p_run_id) <> cardinality(p_target) or cardinality(p_run_id) <> cardinality(p_input)
-     or cardinality(p_run_id) <> cardinality(p_opts) or cardinality(v_targets) > 100 or tramline.has_uncommon(p_opts)
-     or array_position(p_target, null) is not null or tramline.calling_run() is not null or tramline.has_limits()
-     or exists (select from tramline.runs_foreign) or exists (select from unnest(p_input) as u(input) where pg_column_size(u.input) > 262144) then
-    return false;
+  -- One target for all is the rule, and needs no statement.
+  if array_position(p_target, null) is not null then
+    return null;
+  elsif p_target <> array_fill(p_target[1], array[cardinality(p_target)]) then
+    v_targets := array(select distinct u.target from unnest(p_target) as u(target));
   end if;
-  select array_agg(t.target), array_agg(case when t.version is null then 'function' else 'workflow' end), array_agg(t.version),
-         bool_or(t.required <> '{}')
-    into v_name, v_kind, v_version, v_asks
-    from (select u.target, d.version, d.required, f.name
+  if cardinality(p_run_id) <> cardinality(p_target) or cardinality(p_run_id) <> cardinality(p_input)
+     or cardinality(p_run_id) <> cardinality(p_opts) or cardinality(v_targets) not between 1 and 100
+     -- Some options say more than who starts the run. (own_id matters to limits only.)
+     or exists (select from unnest(p_opts) as u(opts)
+                 where case when jsonb_typeof(u.opts) = 'object' then u.opts - array['own_id', 'source', 'created_by', 'triggered_by', 'metadata'] <> '{}'
+                            else u.opts is not null end)
+     or strpos(current_setting('request.headers', true), 'x-tramline-run-id') > 0 then
+    return null;
+  end if;
+  -- Each statement costs more than what it reads: one for all that is asked.
+  select t.names, t.kinds, t.versions, t.asks,
+         not exists (select from tramline.target_limits)
+           and not exists (select from tramline.queues q where q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null))
+           and not exists (select from tramline.runs_foreign)
+           and (select bool_and((get_byte(uuid_send(u.id), 6) >> 4) = 7 and pg_column_size(u.input) <= 262144
+                                and exists (select from tramline.native_days d where u.id >= d.lo and u.id < d.hi))
+                  from unnest(p_run_id, p_input) as u(id, input)) as is_plain
+    into v
+    from (select array_agg(u.target) as names, array_agg(case when d.version is null then 'function' else 'workflow' end) as kinds,
+                 array_agg(d.version) as versions, bool_or(d.required <> '{}') as asks
             from unnest(v_targets) as u(target)
             left join lateral (select w.version, w.required_inputs as required from tramline.workflow_definitions w
                                 where w.name = u.target and w.status = 'published' order by w.version desc limit 1) d on true
             left join tramline.functions f on f.name = u.target
            where d.version is not null or f.name is not null and f.retry is null) t;
-  if cardinality(v_name) is distinct from cardinality(v_targets) then
-    return false;
+  if not v.is_plain or cardinality(v.names) is distinct from cardinality(v_targets) then
+    return null;
   end if;
-  if v_asks and exists (select from unnest(p_target, p_input) as u(target, input)
-                          join unnest(v_name, v_version) as t(target, version) on t.target = u.target
+  if v.asks and exists (select from unnest(p_target, p_input) as u(target, input)
+                          join unnest(v.names, v.versions) as t(target, version) on t.target = u.target
                           join tramline.workflow_definitions w on w.name = t.target and w.version = t.version
                          where w.required_inputs <> '{}'
                            and not coalesce(jsonb_typeof(u.input) = 'object' and u.input ?& w.required_inputs, false)) then
-    return false;
-  end if;
-  select array_agg(p.lo), array_agg(p.hi) into v_lo, v_hi from tramline.native_days p;
-  if exists (select from unnest(p_run_id) as u(id) where (get_byte(uuid_send(u.id), 6) >> 4) <> 7
-                or not exists (select from unnest(v_lo, v_hi) as w(lo, hi) where u.id >= w.lo and u.id < w.hi)) then
-    return false;
+    return null;
   end if;
   -- A batch that is not small is of all shards.
   perform tramline.wake_owners(case when cardinality(p_run_id) < {{shard_count}} then array(select tramline.shard_of(u.id) from unnest(p_run_id) as u(id)) end);
   insert into tramline.runs (run_id, shard, kind, target, version, input, source, created_by, triggered_by, function_name, metadata)
-  select u.run_id, tramline.shard_of(u.run_id), t.kind, u.target, t.version, coalesce(u.input, '{}'), coalesce(u.opts ->> 'source', v_source),
-         coalesce((u.opts ->> 'created_by')::uuid, v_user), u.opts ->> 'triggered_by', case when t.version is null then u.target end,
+  select u.run_id, tramline.shard_of(u.run_id), t.kind, u.target, t.version, coalesce(u.input, '{}'), coalesce(u.opts ->> 'source', s.source),
+         coalesce((u.opts ->> 'created_by')::uuid, s.uid), u.opts ->> 'triggered_by', case when t.version is null then u.target end,
          nullif(u.opts -> 'metadata', 'null')
     from unnest(p_run_id, p_target, p_input, p_opts) as u(run_id, target, input, opts)
-    join unnest(v_name, v_kind, v_version) as t(target, kind, version) on t.target = u.target
+    join unnest(v.names, v.kinds, v.versions) as t(target, kind, version) on t.target = u.target
+   cross join (select tramline.derived_source() as source, auth.uid() as uid offset 0) s
    order by u.run_id;
-  return true;
+  return jsonb_object(v.names, v.versions::text[]);
 exception when unique_violation then
-  return false;                                      -- sent again: some of them exist
+  return null;                                       -- sent again: some of them exist
 end $$;
 
 -- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
@@ -158,33 +154,48 @@ end $$;
 -- limit that cannot be kept; TL404 unknown target; TL409 correlation id used with other input (detail.run_id names the first run); TL422
 -- missing fields (detail.missing lists them all). Nothing of a refused item is kept.
 -- A known correlation id is answered with its run also when the target asks for more by now: the call was accepted once.
+-- Of a plain batch that is not large the rest of the rows is told, too, so that a node which owns their shards need not read them:
+-- enqueued_xid, queued_at, version, source, and the input as it is stored.
 -- Locks: correlations in key order, then runs in the order of their ids, so that two batches cannot deadlock.
 create function tramline.enqueue_many(p_run_id uuid[], p_target text[], p_input jsonb[], p_correlation_id text[], p_opts jsonb[])
-returns table (ord int, run_id uuid, created boolean, code text, detail jsonb)
+returns table (ord int, run_id uuid, created boolean, code text, detail jsonb,
+               enqueued_xid xid8, queued_at timestamptz, version int, source text, input jsonb)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   v_rows tramline.enqueue_row[];
   v_source text := tramline.derived_source();
-  v_user uuid := auth.uid();
-  v_parent uuid := tramline.calling_run();
+  v_user uuid;
+  v_parent uuid;
   v_root uuid;
   v_limited boolean;                                 -- some queue or target has a limit
   v_lo uuid[];                                       -- the days that native ids may be of: is_native, once for all rows
   v_hi uuid[];
   v_retention jsonb;                                 -- how long correlation ids hold, of the targets that say so
-  -- Workers outside name their targets themselves: nothing of a run in a pull queue is looked up.
-  v_pull text[] := array(select q.name from tramline.queues q where q.mode = 'pull');
+  v_pull text[];
   v_ids uuid[];
+  v_versions jsonb;
+  c_told_max constant int := 500;                    -- as many as a node starts by name: of more, discovery reads pages
 begin
   if cardinality(array_remove(p_correlation_id, null)) = 0 then
     v_ids := case when array_position(p_run_id, null) is null then p_run_id
                   else array(select coalesce(u.id, tramline.uuid_v7()) from unnest(p_run_id) with ordinality as u(id, ord) order by u.ord) end;
-    if tramline.enqueue_plain(v_ids, p_target, p_input, p_opts) then
-      return query select u.ord::int, u.id, true, null::text, null::jsonb from unnest(v_ids) with ordinality as u(id, ord);
+    v_versions := tramline.enqueue_plain(v_ids, p_target, p_input, p_opts);
+    if v_versions is not null and cardinality(v_ids) > c_told_max then
+      return query select u.ord::int, u.id, true, null::text, null::jsonb, null::xid8, null::timestamptz, null::int, null::text, null::jsonb
+                     from unnest(v_ids) with ordinality as u(id, ord);
+      return;
+    elsif v_versions is not null then
+      return query select u.ord::int, u.id, true, null::text, null::jsonb, pg_current_xact_id(), now(), (v_versions ->> u.target)::int,
+                          coalesce(u.opts ->> 'source', v_source), coalesce(u.input, '{}')
+                     from unnest(v_ids, p_target, p_input, p_opts) with ordinality as u(id, target, input, opts, ord);
       return;
     end if;
   end if;
+  v_user := auth.uid();
+  v_parent := tramline.calling_run();
+  -- Workers outside name their targets themselves: nothing of a run in a pull queue is looked up.
+  v_pull := array(select q.name from tramline.queues q where q.mode = 'pull');
   select array_agg(p.lo), array_agg(p.hi) into v_lo, v_hi from tramline.native_days p;
   if v_parent is not null then
     select coalesce(r.root_run_id, r.run_id) into v_root from tramline.all_runs r where r.run_id = v_parent;
@@ -305,7 +316,8 @@ begin
            f.created_by, f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata,
            f.scheduled_at, f.retry
       from fresh f where not f.native and f.elsewhere is null on conflict do nothing returning run_id)
-  select r.ord, r.run_id, n.run_id is not null and row_number() over (partition by r.run_id, r.code order by r.ord) = 1, nullif(r.code, 'known'), r.detail
+  select r.ord, r.run_id, n.run_id is not null and row_number() over (partition by r.run_id, r.code order by r.ord) = 1, nullif(r.code, 'known'), r.detail,
+         null::xid8, null::timestamptz, null::int, null::text, null::jsonb
     from unnest(v_rows) r
     left join (select run_id from a union all select run_id from b) n on n.run_id = r.run_id and r.code is null
    order by r.ord;
@@ -313,9 +325,10 @@ end $$;
 
 -- The same for one run, as plain statements: a call of enqueue_many costs some 300 µs whatever it holds, this one a third of it.
 -- Takes the common case, with the rules of enqueue_many (a test compares the two), and hands everything else over to it.
+-- Where it inserted the row itself it answers that, too.
 -- Called by definer functions with a fixed search_path and generic plans: settings of its own would cost as much as its first statement.
 create function tramline.enqueue_one(p_run_id uuid, p_target text, p_input jsonb, p_correlation_id text, p_opts jsonb,
-  out run_id uuid, out created boolean, out code text, out detail jsonb)
+  out run_id uuid, out created boolean, out code text, out detail jsonb, out stored tramline.runs)
 language plpgsql as $$
 declare
   v_id uuid := coalesce(p_run_id, tramline.uuid_v7());
@@ -350,7 +363,7 @@ begin
               sha256(convert_to(v_input::text, 'UTF8')), now() + coalesce(v.retention, interval '30 days')) on conflict do nothing;
     end if;
     if p_correlation_id is null or found then
-      insert into tramline.runs (run_id, shard, kind, target, version, input, correlation_id, queue, priority, source, created_by, triggered_by,
+      insert into tramline.runs as r (run_id, shard, kind, target, version, input, correlation_id, queue, priority, source, created_by, triggered_by,
              project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
       values (v_id, v_shard, case when v.version is null then 'function' else 'workflow' end, p_target, v.version, v_input, p_correlation_id, v_queue,
               coalesce((p_opts ->> 'priority')::smallint, 2::smallint), coalesce(p_opts ->> 'source', tramline.derived_source()),
@@ -359,7 +372,7 @@ begin
               nullif(p_opts -> 'context', 'null'), nullif(p_opts -> 'metadata', 'null'),
               coalesce((p_opts ->> 'run_at')::timestamptz, now() + (p_opts ->> 'delay_ms')::bigint * interval '1 millisecond'),
               case when p_opts ? 'retry' then nullif(p_opts -> 'retry', 'null') else v.retry end)
-      on conflict do nothing;
+      on conflict do nothing returning r.* into stored;
       run_id := v_id;
       created := found;
       if not v.awake then

@@ -91,6 +91,7 @@ create function tramline.runs_insert() returns trigger language plpgsql security
   set plan_cache_mode = force_generic_plan as $$
 declare
   v record;
+  r tramline.runs;
   v_status text := coalesce(new.status, 'queued');
   v_native boolean;
 begin
@@ -110,6 +111,12 @@ begin
     end if;
     new.run_id := v.run_id;
     if v.created then
+      r := v.stored;
+      if r.run_id is null then
+        select x.* into r from tramline.runs x where x.run_id = v.run_id and x.shard = tramline.shard_of(v.run_id);
+      end if;
+    end if;
+    if r.run_id is not null then
       -- What the view shows of a run that has just been made, without asking all the tables that can say more of older ones.
       select r.kind, r.target, r.version, r.executor, case when r.scheduled_at > now() then 'scheduled' else 'queued' end, r.queue, r.priority,
              r.input, r.concurrency_key, r.source, r.created_by, r.parent_run_id, r.root_run_id, r.function_name, 0, 1, null, r.queued_at,
@@ -117,11 +124,8 @@ begin
         into new.kind, new.target, new.version, new.executor, new.status, new.queue, new.priority,
              new.input, new.concurrency_key, new.source, new.created_by, new.parent_run_id, new.root_run_id, new.function_name, new.attempt,
              new.generation, new.claimed_by, new.queued_at, new.scheduled_at, new.started_at, new.finished_at, new.completed_at, new.output,
-             new.error, new.error_step, new.metadata
-        from tramline.runs r where r.run_id = new.run_id and r.shard = tramline.shard_of(new.run_id);
-      if found then
-        return new;
-      end if;
+             new.error, new.error_step, new.metadata;
+      return new;
     end if;
   else
     -- The worker pattern: the writer executes the run and keeps its row; no node takes part.

@@ -19,25 +19,23 @@ create function tramline.flush(
   out held int[], out not_ended uuid[])
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_epoch bigint[];                                  -- epoch by shard + 1
+  v_epoch bigint[];                                  -- of the shards in held
   v_rows bigint;
 begin
-  select array_agg(q.shard) into held from (
-    select s.shard from tramline.shards s join unnest(p_shards, p_epochs) as e(shard, epoch) on e.shard = s.shard
+  select array_agg(q.shard), array_agg(q.epoch) into held, v_epoch from (
+    select s.shard, s.epoch from tramline.shards s join unnest(p_shards, p_epochs) as e(shard, epoch) on e.shard = s.shard
      where s.epoch = e.epoch and s.owner = p_owner order by s.shard for no key update of s) q;
   if held is null then
     held := '{}';
     return;
   end if;
-  select array_agg(e.epoch order by g) into v_epoch
-    from generate_series(0, (select max(s) from unnest(p_shards) s)) g left join unnest(p_shards, p_epochs) as e(shard, epoch) on e.shard = g;
 
   if p_foreign is null and not p_again then
     if p_step_run is not null then
       insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at,
              node, epoch)
       select u.run_id, u.shard, u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error, u.started_at, u.finished_at,
-             p_node, v_epoch[u.shard + 1]
+             p_node, v_epoch[array_position(held, u.shard)]
         from (select x.*, tramline.shard_of(x.run_id) as shard
                 from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output,
                             p_step_error, p_step_started, p_step_finished)
@@ -47,7 +45,7 @@ begin
     if p_end_run is not null then
       insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at,
              finished_at)
-      select u.run_id, u.shard, u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node, v_epoch[u.shard + 1],
+      select u.run_id, u.shard, u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node, v_epoch[array_position(held, u.shard)],
              u.started_at, u.finished_at
         from (select x.*, tramline.shard_of(x.run_id) as shard
                 from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt,
@@ -64,7 +62,7 @@ begin
   if p_step_run is not null then
     insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at, node, epoch)
     select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error,
-           u.started_at, u.finished_at, p_node, v_epoch[tramline.shard_of(u.run_id) + 1]
+           u.started_at, u.finished_at, p_node, v_epoch[array_position(held, tramline.shard_of(u.run_id))]
       from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output, p_step_error,
                   p_step_started, p_step_finished)
         as u(run_id, step, generation, attempt, status, function_name, output, error, started_at, finished_at)
@@ -74,7 +72,7 @@ begin
       insert into tramline.run_steps_foreign (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at,
              node, epoch)
       select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error,
-             u.started_at, u.finished_at, p_node, v_epoch[tramline.shard_of(u.run_id) + 1]
+             u.started_at, u.finished_at, p_node, v_epoch[array_position(held, tramline.shard_of(u.run_id))]
         from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output, p_step_error,
                     p_step_started, p_step_finished)
           as u(run_id, step, generation, attempt, status, function_name, output, error, started_at, finished_at)
@@ -86,7 +84,7 @@ begin
   if p_end_run is not null then
     insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at, finished_at)
     select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node,
-           v_epoch[tramline.shard_of(u.run_id) + 1], u.started_at, u.finished_at
+           v_epoch[array_position(held, tramline.shard_of(u.run_id))], u.started_at, u.finished_at
       from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt, p_end_started, p_end_finished)
         as u(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at)
      where tramline.shard_of(u.run_id) = any (held) and (p_foreign is null or u.run_id <> all (p_foreign))
@@ -96,7 +94,7 @@ begin
       insert into tramline.run_ends_foreign (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at,
              finished_at)
       select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node,
-             v_epoch[tramline.shard_of(u.run_id) + 1], u.started_at, u.finished_at
+             v_epoch[array_position(held, tramline.shard_of(u.run_id))], u.started_at, u.finished_at
         from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt, p_end_started,
                     p_end_finished)
           as u(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at)
@@ -110,7 +108,7 @@ begin
        where tramline.shard_of(u.run_id) = any (held)
          and not exists (select from tramline.all_ends x
                           where x.run_id = u.run_id and x.shard = tramline.shard_of(u.run_id) and x.generation = u.generation
-                            and x.status = u.status and x.epoch = v_epoch[tramline.shard_of(u.run_id) + 1]);
+                            and x.status = u.status and x.epoch = v_epoch[array_position(held, tramline.shard_of(u.run_id))]);
     end if;
   end if;
 
@@ -149,7 +147,7 @@ begin
   end if;
   if p ? 'starts' then
     insert into tramline.step_starts (run_id, shard, step, generation, epoch, node, started_at, deadline)
-    select r.run_id, tramline.shard_of(r.run_id), r.step, r.generation, p_epoch[tramline.shard_of(r.run_id) + 1], p_node, r.at, r.deadline
+    select r.run_id, tramline.shard_of(r.run_id), r.step, r.generation, p_epoch[array_position(p_held, tramline.shard_of(r.run_id))], p_node, r.at, r.deadline
       from jsonb_to_recordset(p -> 'starts') as r(run_id uuid, step text, generation int, at timestamptz, deadline timestamptz)
      where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
   end if;

@@ -118,7 +118,7 @@ begin
   end if;
   if p ? 'claims' then
     insert into tramline.limit_claims (shard, run_id, limit_key, epoch, node)
-    select tramline.shard_of(r.run_id), r.run_id, r.limit_key, p_epoch[tramline.shard_of(r.run_id) + 1], p_node
+    select tramline.shard_of(r.run_id), r.run_id, r.limit_key, p_epoch[array_position(p_held, tramline.shard_of(r.run_id))], p_node
       from jsonb_to_recordset(p -> 'claims') as r(run_id uuid, limit_key text)
      where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
   end if;

@@ -49,7 +49,7 @@ begin
     v_n := v_n + 1;
   end loop;
   return query
-    select m.* from (
+    select m.ord, m.run_id, m.created, m.code, m.detail from (
       select array_agg((x.item ->> 'run_id')::uuid order by x.n) as ids, array_agg(x.item ->> 'target' order by x.n) as targets,
              array_agg(coalesce(nullif(x.item -> 'input', 'null'), '{}') order by x.n) as inputs,
              array_agg(x.item ->> 'correlation_id' order by x.n) as correlations,

@@ -102,39 +102,47 @@ impl Loader {
                 BODY.join(", ")
             )
         };
-        Ok(Self {
-            native: prepare("run bodies", body("runs")).await?,
-            foreign: prepare("foreign run bodies", body("runs_foreign")).await?,
-            steps: prepare(
+        // All are sent before the first is answered: a node that starts waits for one round trip.
+        let (native, foreign, steps, marks, ends, timers, starts, handed, parked) = tokio::try_join!(
+            prepare("run bodies", body("runs")),
+            prepare("foreign run bodies", body("runs_foreign")),
+            prepare(
                 "past steps",
                 past(
                     "run_id, step, generation, attempt, status, output, error, started_at, finished_at",
                     "all_steps",
                 ),
-            )
-            .await?,
-            marks: prepare(
+            ),
+            prepare(
                 "past marks",
                 past(
                     "run_id, generation, seq, status, input, metadata ->> 'from_step', at",
                     "all_marks",
                 ) + " and priority is null",
-            )
-            .await?,
-            ends: prepare("past ends", past("run_id, generation, status", "all_ends")).await?,
-            timers: prepare(
+            ),
+            prepare("past ends", past("run_id, generation, status", "all_ends")),
+            prepare(
                 "timers of runs",
                 past("run_id, kind, step, attempt, due_at, created_at", "timers"),
-            )
-            .await?,
-            starts: prepare("starts of steps", past("run_id, step, generation", "step_starts")).await?,
-            handed: prepare(
+            ),
+            prepare("starts of steps", past("run_id, step, generation", "step_starts")),
+            prepare(
                 "handed calls",
                 past("run_id, step, generation, attempt, node, until", "handed_calls"),
-            )
-            .await?,
-            parked: prepare("parked runs", PARKED.to_owned()).await?,
+            ),
+            prepare("parked runs", PARKED.to_owned()),
+        )?;
+        Ok(Self {
             client,
+            native,
+            foreign,
+            steps,
+            marks,
+            ends,
+            timers,
+            starts,
+            handed,
+            parked,
         })
     }
 

@@ -4,17 +4,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
+use tramline_store::api::Accepted;
+use tramline_store::discovery::Header;
 use uuid::Uuid;
 
 /// Runs enqueued by this node that may be waiting to be read by name; beyond it a poll finds them as all others.
 const NAMED_MAX: usize = 500;
+
+/// Runs that this node has just enqueued.
+#[derive(Default)]
+pub(super) struct Named {
+    /// To be read.
+    pub(super) ids: Vec<Uuid>,
+    /// Told by the statement that enqueued them.
+    pub(super) told: Vec<Header>,
+}
+
+impl Named {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.told.is_empty()
+    }
+}
 
 /// Calls discovery before its time.
 #[derive(Default)]
 pub(crate) struct Wake {
     pub(super) notify: Notify,
     pub(super) search: AtomicBool,
-    named: Mutex<Vec<Uuid>>,
+    named: Mutex<Named>,
     /// Shards are free.
     pub(crate) shards: Notify,
     /// Limits have changed.
@@ -29,19 +46,24 @@ impl Wake {
     }
 
     /// These runs have been committed.
-    pub(crate) fn wake_for(&self, ids: impl Iterator<Item = Uuid>) {
+    pub(crate) fn wake_for<'a>(&self, made: impl Iterator<Item = &'a mut Accepted>) {
         {
             let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-            named.extend(ids);
-            if named.len() > NAMED_MAX {
-                named.clear();
+            for run in made {
+                match run.header.take() {
+                    Some(header) => named.told.push(*header),
+                    None => named.ids.push(run.run_id),
+                }
+            }
+            if named.ids.len() + named.told.len() > NAMED_MAX {
+                *named = Named::default();
                 self.search.store(true, Ordering::Release);
             }
         }
         self.notify.notify_one();
     }
 
-    pub(super) fn take_named(&self) -> Vec<Uuid> {
+    pub(super) fn take_named(&self) -> Named {
         std::mem::take(&mut *self.named.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -71,7 +71,7 @@ async fn a_stopping_node_hands_its_runs_over_while_its_calls_go_on() {
     let db = test_db().await;
     let made = Made::default();
     let (handlers, mut calls, answer) = held(&made);
-    let a = engine(db.url(), "a", handlers).await;
+    let a = engine_with(db.url(), unhurried("a"), handlers).await;
     until_owned(&a, 16).await;
     let ids = start(&db, &a, RUNS).await;
     for _ in 0..RUNS {
@@ -83,7 +83,7 @@ async fn a_stopping_node_hands_its_runs_over_while_its_calls_go_on() {
         *counted.lock().unwrap().entry(call.idempotency_key).or_insert(0) += 1;
         async { Outcome::Completed(json!({ "ok": true })) }
     });
-    let b = engine(db.url(), "b", there).await;
+    let b = engine_with(db.url(), unhurried("b"), there).await;
     let client = db.connect().await;
     until_count(&client, "select count(*) from tramline.nodes", 2).await;
     let stopping = tokio::spawn({
@@ -131,13 +131,13 @@ async fn a_node_that_joins_gets_shards_whose_calls_are_out_elsewhere() {
     let db = test_db().await;
     let made = Made::default();
     let (handlers, mut calls, answer) = held(&made);
-    let a = engine(db.url(), "a", handlers.clone()).await;
+    let a = engine_with(db.url(), unhurried("a"), handlers.clone()).await;
     until_owned(&a, 16).await;
     let ids = start(&db, &a, RUNS).await;
     for _ in 0..RUNS {
         calls.recv().await.unwrap();
     }
-    let b = engine(db.url(), "b", handlers).await;
+    let b = engine_with(db.url(), unhurried("b"), handlers).await;
     until_owned(&b, 8).await;
     answer.send(true).unwrap();
     for id in &ids {

@@ -23,7 +23,7 @@ async fn until_resting(client: &Client, engines: i64) {
 fn seldom(name: &str) -> EngineConfig {
     EngineConfig {
         poll_max: NEVER,
-        ..config(name)
+        ..unhurried(name)
     }
 }
 

@@ -25,6 +25,15 @@ pub fn config(name: &str) -> EngineConfig {
     }
 }
 
+/// For tests in which no node dies: on a machine that stands still for a moment none is taken for dead, which would be right, but
+/// makes calls twice.
+pub fn unhurried(name: &str) -> EngineConfig {
+    EngineConfig {
+        lease: Duration::from_secs(10),
+        ..config(name)
+    }
+}
+
 pub async fn engine(url: &str, name: &str, invoke: impl Invoke) -> EngineHandle {
     engine_with(url, config(name), invoke).await
 }

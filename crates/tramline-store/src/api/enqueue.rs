@@ -4,12 +4,18 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use tramline_core::ids::{key_bits, tail_bits, with_tail_bits};
+use tokio_postgres::Row;
+use tramline_core::ids::{key_bits, shard_of, tail_bits, with_tail_bits};
 use uuid::Uuid;
 
 use super::coalesce;
-use crate::rows::Jsonb;
-use crate::{Db, StoreError};
+use crate::discovery::Header;
+use crate::rows::{JsonText, Jsonb, Xid, millis};
+use crate::runs::Body;
+use crate::{Db, SHARD_COUNT, StoreError};
+
+/// The class of a run that names none: the default of its column.
+const DEFAULT_PRIORITY: u8 = 2;
 
 /// A run to start.
 #[derive(Debug, Clone, Default)]
@@ -38,11 +44,13 @@ pub struct NewRun {
 }
 
 /// A run that was accepted, or the first one of its correlation id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Accepted {
     pub run_id: Uuid,
     /// False when an earlier call made it.
     pub created: bool,
+    /// The run as its owner would read it, where the statement told: so that a node which owns it starts it at once.
+    pub header: Option<Box<Header>>,
 }
 
 /// Why one item of a batch was not accepted. The others are not touched by it.
@@ -85,6 +93,7 @@ pub(super) struct Items {
     inputs: Vec<Jsonb>,
     correlations: Vec<Option<String>>,
     options: Vec<Option<Jsonb>>,
+    metadata: Vec<Option<JsonText>>,
 }
 
 impl Items {
@@ -96,6 +105,10 @@ impl Items {
             inputs: runs.iter().map(|r| Jsonb::of(&r.input)).collect(),
             correlations: runs.iter().map(|r| r.correlation_id.clone()).collect(),
             options: runs.iter().map(options).collect(),
+            metadata: runs
+                .iter()
+                .map(|r| r.metadata.as_ref().map(|m| JsonText::of(&m.to_string())))
+                .collect(),
         }
     }
 
@@ -121,6 +134,40 @@ impl Items {
         self.inputs.append(&mut other.inputs);
         self.correlations.append(&mut other.correlations);
         self.options.append(&mut other.options);
+        self.metadata.append(&mut other.metadata);
+    }
+
+    /// The run at a place, from what the statement told of it; `None` when it told nothing.
+    fn header(&self, at: usize, row: &Row) -> Option<Box<Header>> {
+        let xid: Xid = row.get::<_, Option<_>>(4)?;
+        let run_id = row.get(0);
+        let version: Option<i32> = row.get(6);
+        let body = Body {
+            run_id,
+            kind: if version.is_some() { "workflow" } else { "function" }.to_owned(),
+            target: self.targets.get(at)?.clone(),
+            version,
+            input: row.get(8),
+            correlation_id: None,
+            source: row.get(7),
+            queued_at: millis(row.get::<_, Timestamp>(5)),
+            scheduled_at: None,
+            metadata: self.metadata.get(at)?.clone(),
+            retry: None,
+            foreign: false,
+            gate: None,
+            priority: DEFAULT_PRIORITY,
+        };
+        Some(Box::new(Header {
+            run_id,
+            shard: shard_of(run_id, SHARD_COUNT),
+            priority: DEFAULT_PRIORITY,
+            scheduled_at: None,
+            xid: xid.0,
+            foreign: false,
+            gate: None,
+            body: Some(Box::new(body)),
+        }))
     }
 }
 
@@ -129,7 +176,10 @@ pub(super) async fn send(db: &Db, items: &Items, part: Range<usize>) -> Result<A
     let query = |e| StoreError::query("enqueue", e);
     let client = db.get().await?;
     let statement = client
-        .prepare_cached("select run_id, created, code, detail from tramline.enqueue_many($1, $2, $3, $4, $5) order by ord")
+        .prepare_cached(
+            "select run_id, created, code, detail, enqueued_xid, queued_at, version, source, input
+               from tramline.enqueue_many($1, $2, $3, $4, $5) order by ord",
+        )
         .await
         .map_err(query)?;
     let rows = client
@@ -140,17 +190,19 @@ pub(super) async fn send(db: &Db, items: &Items, part: Range<usize>) -> Result<A
                 &&items.targets[part.clone()],
                 &&items.inputs[part.clone()],
                 &&items.correlations[part.clone()],
-                &&items.options[part],
+                &&items.options[part.clone()],
             ],
         )
         .await
         .map_err(query)?;
     Ok(rows
         .iter()
-        .map(|r| match r.get::<_, Option<String>>(2) {
+        .zip(part)
+        .map(|(r, at)| match r.get::<_, Option<String>>(2) {
             None => Ok(Accepted {
                 run_id: r.get(0),
                 created: r.get(1),
+                header: items.header(at, r),
             }),
             Some(code) => Err(Refused {
                 code,

@@ -2,11 +2,13 @@
 //! makes a batch take the long way.
 
 use serde_json::{Value, json};
+use tramline_store::api::NewRun;
+use tramline_store::discovery::Reader;
 use uuid::Uuid;
 
 use crate::support::*;
 
-const CALL: &str = "select jsonb_agg(to_jsonb(m) order by m.ord) from tramline.enqueue_many($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::jsonb[]) m";
+const CALL: &str = "select jsonb_agg(to_jsonb(m) - array['enqueued_xid', 'queued_at', 'version', 'source', 'input'] order by m.ord) from tramline.enqueue_many($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::jsonb[]) m";
 
 struct Batch {
     ids: Vec<Option<Uuid>>,
@@ -151,4 +153,59 @@ async fn correlation_ids_count_whatever_else_is_left_out() {
                  where created";
     assert_eq!(w.count(call).await, 1);
     assert_eq!(w.count("select count(*) from tramline.runs").await, 1);
+}
+
+/// What the statement tells of a plain batch is what the owner would read.
+#[tokio::test]
+async fn what_is_told_of_a_plain_batch_is_what_is_read() {
+    let w = world().await;
+    w.sql
+        .batch_execute("insert into tramline.workflow_definitions (name, version, status, definition, checksum, required_inputs) \
+            values ('flow', 7, 'published', '{}', 'x', '{}')")
+        .await
+        .unwrap();
+    let of = |target: &str, input: Value| NewRun {
+        target: target.into(),
+        input,
+        ..NewRun::default()
+    };
+    let sourced = NewRun {
+        run_id: Some(Uuid::now_v7()),
+        source: Some("test".into()),
+        ..of("step", json!({ "bb": [1.50, "\u{1F600}"], "a": null }))
+    };
+    let traced = NewRun {
+        metadata: Some(json!({ "traceparent": "x" })),
+        ..of("flow", json!([]))
+    };
+    let batches = [
+        vec![of("step", json!({ "n": 1 })), sourced, of("flow", json!({}))],
+        vec![of("flow", json!("alone"))],
+        vec![traced],
+    ];
+    let reader = Reader::connect(&w.store).await.unwrap();
+    for batch in &batches {
+        for run in w.enqueue(batch).await {
+            let run = run.unwrap();
+            let mut told = *run.header.expect("a plain batch");
+            let mut read = reader.named(&[run.run_id]).await.unwrap().remove(0);
+            // Spaces between the parts of metadata mean nothing: it is read before anything is done with it.
+            let metadata = [&mut told, &mut read].map(|header| {
+                let body = header.body.as_mut().unwrap();
+                body.metadata.take().map(|text| text.read().unwrap())
+            });
+            assert_eq!(metadata[0], metadata[1]);
+            assert_eq!(format!("{told:?}"), format!("{read:?}"));
+        }
+    }
+    let many = vec![of("step", json!({})); 501];
+    let uncommon = vec![NewRun {
+        priority: Some(1),
+        ..of("step", json!({}))
+    }];
+    for batch in [many, uncommon] {
+        for run in w.enqueue(&batch).await {
+            assert!(run.unwrap().header.is_none());
+        }
+    }
 }

@@ -29,9 +29,9 @@ impl NodeControl {
             .into_iter()
             .map(|run| new_run(run, &actor))
             .collect::<Result<Vec<_>, _>>()?;
-        let answers = api::enqueue(self.db(), &rows).await.map_err(convert::error)?;
+        let mut answers = api::enqueue(self.db(), &rows).await.map_err(convert::error)?;
         if let Some(engine) = self.engine() {
-            engine.wake_for(&answers);
+            engine.wake_for(&mut answers);
         }
         if rows.iter().any(|row| row.queue.is_some()) {
             self.inner.queued.notify_waiters();
