@@ -1,7 +1,8 @@
-// The program of every worker; its pieces are one file when it runs (worker/launch.rs). It binds its socket and warms the HTTP stack before it knows which function it will be;
-// the first POST tells it. Nothing of the function runs before that, and whatever the host trusts (the nonce of log
-// frames and of control requests) lives in closures and in built-ins captured here, where the function cannot reach it.
-// Modules of Node are loaded where they are needed: `node:http`, `node:util` and `node:url` take 3 MB of every instance.
+// The program of every worker; its pieces are one file when it runs (worker/launch.rs). It binds its socket and warms up
+// before it knows which function it will be; the first POST tells it. Nothing of the function runs before that, and
+// whatever the host trusts (the nonce of log frames and of control requests) lives in closures and in built-ins captured
+// here, where the function cannot reach it.
+// Modules of Node are loaded where functions name them: `node:http`, `node:util` and `node:url` take 3 MB of every instance.
 import { AsyncLocalStorage } from "node:async_hooks";
 
 type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
