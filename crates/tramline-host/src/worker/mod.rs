@@ -172,9 +172,10 @@ impl Worker {
         self.slot.path()
     }
 
-    /// Nothing runs: what is used from now on belongs to calls that come.
-    pub fn cpu_baseline(&self) {
-        self.cpu.baseline(self.pid(), self.in_flight());
+    /// No call is there: what is used from now on belongs to calls that come. Milliseconds of processor time that it used
+    /// since this was last said.
+    pub fn cpu_baseline(&self) -> u64 {
+        self.cpu.baseline(self.pid(), self.in_flight())
     }
 
     /// Calls it has begun in its life.
