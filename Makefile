@@ -17,7 +17,7 @@ help:
 	@echo "make run     build tramline and run examples/crm (PROJECT=… for another)"
 	@echo "make test    run the whole test suite"
 	@echo "make torture a mixed workload under random faults (MINUTES=10 NODES=3 BATCH=200 SEED=…)"
-	@echo "make churn   deploys, crashes and ends of functions, counting what is left of them (MINUTES=10)"
+	@echo "make churn   deploys, crashes and ends: of functions in a host, then in a whole node, counting what is left of them (MINUTES=10 of each)"
 	@echo "make bench   measure on this machine, beside the peers; writes bench/results/latest.json"
 	@echo "make lint    what CI checks before the tests"
 	@echo "make fmt     format the code"
@@ -43,6 +43,8 @@ torture: prerequisites
 churn: prerequisites
 	TRAMLINE_CHURN_MINUTES=$(MINUTES) \
 	  cargo test --package tramline-host --test it churn::host_that_lives_through_churn -- --exact --ignored --nocapture
+	TRAMLINE_CHURN_MINUTES=$(MINUTES) \
+	  cargo test --package tramline --test it churn::for_a_chosen_time -- --exact --ignored --nocapture
 
 lint: prerequisites
 	cargo fmt --check

@@ -1,7 +1,7 @@
-//! How a well-behaved function answers while others misbehave: `cargo run --release -p tramline-host --example neighbours`.
+//! How a well-behaved function answers while others misbehave: `cargo run -p tramline-host --example neighbours`.
 //!
-//! It prints median and 99th percentile of single calls with pauses, alone and beside each of the others. Nothing is
-//! asserted. Whoever loops takes a processor until the watch ends it: on a machine with two, that shows.
+//! It prints the table of `docs/sandbox.md`: median and 99th percentile of single calls with pauses, alone (before and after)
+//! and beside each of the others. It takes two minutes, and nothing is asserted. Whoever loops takes a processor until the watch ends it: on a machine with two, that shows.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,20 +13,23 @@ use tramline_host::{Body, CallContext, FunctionSpec, Host, HostConfig, Limits};
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const HELLO: &str = "Deno.serve(() => new Response('hello'));";
-/// What the neighbours of the measured function do, one call after the other.
-const ABUSERS: [(&str, &str); 5] = [
-    ("loops", "Deno.serve(() => { for (;;); });"),
+/// Name, what it does in words, and how: one call after the other.
+const ABUSERS: [(&str, &str, &str); 5] = [
+    ("loops", "loops", "Deno.serve(() => { for (;;); });"),
     (
         "eats",
+        "allocates",
         "const all = []; Deno.serve(() => { for (;;) all.push(new Uint8Array(1 << 20).fill(1)); });",
     ),
     (
         "floods",
+        "floods the log",
         "Deno.serve(() => { for (let i = 0; i < 20_000; i++) console.log('flood ' + i); return new Response('x'); });",
     ),
-    ("exits", "Deno.serve(() => Deno.exit(1));"),
+    ("exits", "exits", "Deno.serve(() => Deno.exit(1));"),
     (
         "forks",
+        "starts threads",
         "Deno.serve(() => { for (let i = 0; i < 50; i++) new Worker('data:application/javascript,for (;;);', { type: 'module' });
             return new Promise(() => {}); });",
     ),
@@ -40,7 +43,7 @@ async fn main() -> Result<(), Failure> {
     let deno = tramline_host::install_deno(&cache, &|line| println!("{line}"))?;
     let dir = tempfile::tempdir()?;
     let mut specs = vec![write_function(dir.path(), "hello", HELLO)?];
-    for (name, source) in ABUSERS {
+    for (name, _, source) in ABUSERS {
         specs.push(write_function(dir.path(), name, source)?);
     }
     let config = HostConfig {
@@ -54,8 +57,9 @@ async fn main() -> Result<(), Failure> {
     };
     let host = Host::start(config, specs).await?;
     host.wait_settled().await;
-    println!("alone          {}", latencies(&host).await?);
-    for (name, _) in ABUSERS {
+    println!("| beside | p50 | p99 |\n|---|---|---|");
+    println!("| nothing | {} |", latencies(&host).await?);
+    for (name, what, _) in ABUSERS {
         let abuse = tokio::spawn({
             let host = host.clone();
             async move {
@@ -65,11 +69,12 @@ async fn main() -> Result<(), Failure> {
                 }
             }
         });
-        println!("beside {name:<8}{}", latencies(&host).await?);
+        println!("| {what} | {} |", latencies(&host).await?);
         abuse.abort();
         // what is left of it is not the next one's: no call may use more than two seconds of a processor
         tokio::time::sleep(MEASURED).await;
     }
+    println!("| nothing again | {} |", latencies(&host).await?);
     host.stop(Duration::from_secs(1)).await;
     Ok(())
 }
@@ -111,10 +116,5 @@ async fn latencies(host: &Host) -> Result<String, Failure> {
     }
     times.sort();
     let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
-    let count = times.len();
-    Ok(format!(
-        "p50 {:>9.2?}  p99 {:>9.2?}  of {count} calls",
-        at(50),
-        at(99)
-    ))
+    Ok(format!("{:.2?} | {:.2?}", at(50), at(99)))
 }

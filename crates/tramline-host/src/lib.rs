@@ -5,7 +5,7 @@
 //!
 //! The way of a call: [`Host::call`] finds the function's instance (`host/function.rs`), starting one from the pool if
 //! needed, and streams the request over the instance's unix socket (`worker/connections.rs`) to the handler that
-//! `worker/bootstrap.ts` registered.
+//! `worker/bootstrap` registered.
 
 mod bundle;
 mod deno;

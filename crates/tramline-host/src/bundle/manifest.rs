@@ -1,5 +1,6 @@
 //! What is in a bundle: the packages as they were resolved, read from the lock file that Deno writes while it bundles.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -57,15 +58,54 @@ impl Manifest {
     }
 }
 
-/// The modules of Node that a bundle names, of those which a worker changes before it loads a function. They take time and
-/// memory, so the others do without.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The modules of Node that a bundle names. A worker changes some of them before it loads a function, and loads all of them
+/// ahead of its function where it can; whoever names none does without them, and without their time and memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeNames {
     /// `http` and its like: the function may listen through it.
     pub http: bool,
     /// `os`, which tells of the machine.
     pub os: bool,
+    /// Of [`LOADED_AHEAD`], those that stand there as the bundler writes them, and those behind Node's globals, which load
+    /// as much when they are first asked for.
+    pub ahead: BTreeSet<String>,
 }
+
+/// What may be loaded before it is known for whom: to load them does nothing else. Sorted.
+const LOADED_AHEAD: [&str; 29] = [
+    "assert",
+    "async_hooks",
+    "buffer",
+    "child_process",
+    "console",
+    "constants",
+    "crypto",
+    "diagnostics_channel",
+    "dns",
+    "events",
+    "fs",
+    "http",
+    "http2",
+    "https",
+    "module",
+    "net",
+    "os",
+    "path",
+    "perf_hooks",
+    "process",
+    "punycode",
+    "querystring",
+    "stream",
+    "string_decoder",
+    "timers",
+    "tls",
+    "url",
+    "util",
+    "zlib",
+];
+
+/// Globals of Node, and the modules that they are.
+const GLOBALS: [(&str, &str); 2] = [("process", "process"), ("Buffer", "buffer")];
 
 impl NodeNames {
     pub fn in_bundle(bundle: &[u8]) -> NodeNames {
@@ -73,8 +113,46 @@ impl NodeNames {
         NodeNames {
             http: ["http", "https", "http2"].iter().any(|name| names(&text, name)),
             os: names(&text, "os"),
+            ahead: prefixed(&text)
+                .filter(|name| LOADED_AHEAD.binary_search(name).is_ok())
+                .chain(
+                    GLOBALS
+                        .iter()
+                        .filter(|(global, _)| uses(&text, global))
+                        .map(|(_, name)| *name),
+                )
+                .map(str::to_owned)
+                .collect(),
         }
     }
+}
+
+/// What stands between `"node:` and the next quote, or a slash: to load `fs` is to load most of `fs/promises`.
+fn prefixed(bundle: &str) -> impl Iterator<Item = &str> {
+    bundle.match_indices("node:").filter_map(|(at, prefix)| {
+        let quote = bundle[..at]
+            .chars()
+            .next_back()
+            .filter(|c| matches!(c, '"' | '\''))?;
+        let rest = &bundle[at + prefix.len()..];
+        let name = &rest[..rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?];
+        rest[name.len()..].starts_with([quote, '/']).then_some(name)
+    })
+}
+
+/// Whether a global is asked for, or what it has: `typeof process`, `process.env`, `process["env"]`. Words in a comment are
+/// followed by other things.
+fn uses(bundle: &str, global: &str) -> bool {
+    bundle.match_indices(global).any(|(at, word)| {
+        let before = bundle[..at].trim_end_matches(' ');
+        if before.ends_with("typeof") && before.len() < at {
+            return true;
+        }
+        let is_part = bundle[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '.'));
+        let mut rest = bundle[at + word.len()..].chars();
+        let follows = (rest.next(), rest.next());
+        !is_part && matches!(follows, (Some('['), _) | (Some('.'), Some('a'..='z' | 'A'..='Z' | '_')))
+    })
 }
 
 /// Whether a module stands there as imports and `require` name it. One that is named without being loaded only costs time.

@@ -6,9 +6,11 @@
 
 mod glob;
 mod importmap;
+mod lighten;
 mod manifest;
 mod npmrc;
 mod plan;
+mod rework;
 mod rewrite;
 mod run;
 mod scan;
@@ -28,8 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::sandbox::Sandbox;
 use crate::types::FunctionSpec;
-use manifest::NodeNames;
-pub use manifest::{Dependency, Registry};
+pub use manifest::{Dependency, NodeNames, Registry};
 use plan::Plan;
 use shelf::{find, place, private_folder, store};
 pub use upload::{Bundled, SourceFiles, Upload, read_sources};
@@ -123,6 +124,7 @@ pub struct Bundle {
     pub sources: Arc<BTreeSet<PathBuf>>,
     /// The packages in it, as they were resolved.
     pub dependencies: Arc<Vec<Dependency>>,
+    /// The modules of Node that it names.
     pub node: NodeNames,
 }
 

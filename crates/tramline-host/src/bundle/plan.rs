@@ -14,7 +14,7 @@ use crate::deno::DENO_VERSION;
 use crate::types::FunctionSpec;
 
 /// Raise when the way bundles are made changes: older bundles are then made anew.
-const BUNDLER_REVISION: &str = "4";
+const BUNDLER_REVISION: &str = "5";
 /// What the scan reads as source. Other reachable files (JSON, text, WebAssembly) are taken along unread.
 const SOURCE_EXTENSIONS: &[&str] = &["ts", "tsx", "js", "jsx", "mjs", "mts", "cjs", "cts"];
 

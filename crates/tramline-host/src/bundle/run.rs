@@ -9,8 +9,9 @@ use tokio::net::unix::pipe::Receiver;
 use super::importmap::SHIM_FOLDER;
 use super::manifest::{self, Dependency};
 use super::plan::{Origin, Plan, is_source};
+use super::rework::rework;
 use super::shims::SHIMS;
-use super::{BundleError, Bundler, npmrc, scan};
+use super::{BundleError, Bundler, blocking, npmrc, scan};
 use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
 use crate::sandbox::{Files, Jail, Tcp};
 
@@ -66,7 +67,7 @@ pub fn stage(plan: &Plan, stage: &Path) -> Result<(), BundleError> {
     write(&stage.join("home").join(".npmrc"), registries().as_bytes())
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
     let failed = |source| BundleError::Write {
         path: path.to_owned(),
         source,
@@ -150,6 +151,8 @@ pub async fn run(
         }
     };
     if exit == ExitReason::Code(0) && out.is_file() {
+        let path = out.clone();
+        blocking(move || rework(&path)).await?;
         return Ok(Made {
             file: out,
             dependencies: manifest::of_lock(&stage.join(LOCK)),

@@ -111,7 +111,7 @@ pub fn store(folder: &Path, plan: &Plan, made: &Made) -> Result<Bundle, BundleEr
     }
     let mut bundle = place(folder, plan, &hex::encode(Sha256::digest(&text)));
     let known = Manifest::of(dependencies, &text);
-    bundle.node = known.node;
+    bundle.node = known.node.clone();
     let parent = bundle.entry.parent().unwrap_or(folder);
     std::fs::create_dir_all(parent).map_err(failed(parent))?;
     if bundle.has_static_files {

@@ -9,19 +9,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::gate::Gate;
 use super::instances::Instances;
+use super::problem::Problem;
 use crate::bundle::Bundle;
 use crate::types::{CallError, FunctionInfo, FunctionSpec, FunctionState, Level, Limits, Policy};
 use crate::worker::{Profile, StartError, Worker};
 
-/// A process that lived shorter than this before it crashed counts as crashing in a row.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// Wait before the second start in a row; doubled up to the longest. The first restart does not wait.
-const CRASH_DELAY: Duration = Duration::from_millis(100);
-const CRASH_DELAY_MAX: Duration = Duration::from_secs(5);
-/// After a module failed to load, the next attempt. Calls in between fail at once with the same message.
-const BOOT_DELAY: Duration = Duration::from_secs(1);
-const BOOT_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Background work may go on this long after an instance was replaced.
 const UNLOAD_MAX: Duration = Duration::from_secs(10);
 /// An instance that was replaced ends after this, even if calls are still streaming.
@@ -42,6 +36,8 @@ pub struct Function {
     /// Every process of this function that has not ended.
     live: Mutex<Vec<Arc<Worker>>>,
     edit_failed: AtomicBool,
+    /// Of itself, or of an edit of it.
+    pub problem: Problem,
     superseded: AtomicBool,
     /// Held while an instance starts: others wait for that one.
     gate: tokio::sync::Mutex<Gate>,
@@ -51,14 +47,6 @@ pub struct Function {
 struct Status {
     state: FunctionState,
     bundle: Option<Bundle>,
-}
-
-#[derive(Debug, Default)]
-struct Gate {
-    crashes: u32,
-    boot_failures: u32,
-    boot_error: Option<String>,
-    not_before: Option<Instant>,
 }
 
 impl Function {
@@ -87,6 +75,7 @@ impl Function {
             instances: Instances::default(),
             live: Mutex::new(Vec::new()),
             edit_failed: AtomicBool::new(false),
+            problem: Problem::default(),
             superseded: AtomicBool::new(false),
             gate: tokio::sync::Mutex::new(Gate::default()),
         })
@@ -123,6 +112,7 @@ impl Function {
         self.set_state(FunctionState::Bundling);
         match inner.bundler.bundle(&self.spec).await {
             Ok(bundle) => {
+                inner.pool.expect(&bundle.node);
                 let start = start && self.spec.policy == Policy::PerWorker;
                 self.status.send_modify(|status| {
                     status.bundle = Some(bundle);
@@ -141,6 +131,7 @@ impl Function {
 
     /// Takes a bundle and, if instances are shared, starts one of it. An error says why it does not work.
     pub async fn adopt(self: &Arc<Self>, inner: &Arc<Inner>, bundle: Bundle) -> Result<(), String> {
+        inner.pool.expect(&bundle.node);
         self.status.send_modify(|status| status.bundle = Some(bundle));
         if self.spec.policy == Policy::PerWorker {
             self.instance(inner).await.map_err(|error| match error {
@@ -159,9 +150,10 @@ impl Function {
         status.bundle.clone().filter(|_| is_ready)
     }
 
-    /// An edit of it did not work; or there is none any more that did not.
-    pub fn note_edit(&self, failed: bool) {
-        self.edit_failed.store(failed, Ordering::Release);
+    /// An edit of it did not work; or there is none any more that did not. True when that was not told before.
+    pub fn note_edit(&self, problem: Option<&str>) -> bool {
+        self.edit_failed.store(problem.is_some(), Ordering::Release);
+        self.problem.note(problem)
     }
 
     /// Whether a change to these files may change what the function does.
@@ -198,8 +190,10 @@ impl Function {
     }
 
     pub fn break_with(&self, inner: &Inner, reason: String) {
-        tracing::warn!(function = %self.spec.name, %reason, "function is broken");
-        inner.logs.host(&self.spec.name, Level::Error, reason.clone());
+        if self.problem.note(Some(&reason)) {
+            tracing::warn!(function = %self.spec.name, %reason, "function is broken");
+            inner.logs.host(&self.spec.name, Level::Error, reason.clone());
+        }
         self.set_state(FunctionState::Broken { reason });
     }
 
@@ -284,15 +278,10 @@ impl Function {
 
     async fn start(self: &Arc<Self>, inner: &Arc<Inner>, gate: &mut Gate) -> Result<Arc<Worker>, CallError> {
         let bundle = self.bundle().await?;
-        if let Some(at) = gate.not_before {
-            if let Some(message) = gate.boot_error.clone().filter(|_| Instant::now() < at) {
-                return Err(CallError::Boot { message });
-            }
-            tokio::time::sleep_until(at).await;
-        }
+        gate.pass().await.map_err(|message| CallError::Boot { message })?;
         let since = Instant::now();
         let taken = tokio::select! {
-            taken = inner.pool.take(&self.profile) => taken,
+            taken = inner.pool.take(&self.profile, &bundle.node) => taken,
             () = inner.stopping.cancelled() => return Err(CallError::Stopping),
         };
         let (worker, source) = match taken {
@@ -315,9 +304,8 @@ impl Function {
             return Err(self.boot_failed(inner, gate, &error));
         }
         inner.starts.count(&self.spec.name, source, since.elapsed());
-        gate.boot_failures = 0;
-        gate.boot_error = None;
-        gate.not_before = None;
+        self.problem.note(None);
+        gate.started();
         self.live
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -351,12 +339,7 @@ impl Function {
 
     fn boot_failed(&self, inner: &Inner, gate: &mut Gate, error: &StartError) -> CallError {
         let message = error.to_string();
-        let delay = BOOT_DELAY
-            .saturating_mul(1 << gate.boot_failures.min(10))
-            .min(BOOT_DELAY_MAX);
-        gate.boot_failures += 1;
-        gate.boot_error = Some(message.clone());
-        gate.not_before = Some(Instant::now() + delay);
+        gate.boot_failed(&message);
         if !inner.stopping.is_cancelled() {
             self.break_with(inner, message.clone());
         }
@@ -378,18 +361,7 @@ impl Function {
             .limit()
             .map_or_else(|| format!("the process ended with {reason}"), str::to_owned);
         inner.logs.host(&self.spec.name, Level::Error, why);
-        let mut gate = self.gate.lock().await;
-        gate.crashes = if worker.age() < STABLE_AFTER {
-            gate.crashes + 1
-        } else {
-            1
-        };
-        if gate.crashes > 1 {
-            let delay = CRASH_DELAY
-                .saturating_mul(1 << (gate.crashes - 2).min(10))
-                .min(CRASH_DELAY_MAX);
-            gate.not_before = Some(Instant::now() + delay);
-        }
+        self.gate.lock().await.crashed(worker.age());
     }
 
     /// Sends new calls elsewhere, and ends the process when its calls and background work are done.

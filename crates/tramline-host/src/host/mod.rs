@@ -4,8 +4,10 @@ mod address;
 mod bounded;
 mod call;
 mod function;
+mod gate;
 mod instances;
 mod pool;
+mod problem;
 mod reload;
 mod starts;
 pub mod usage;
@@ -28,7 +30,7 @@ use crate::bundle::{BundleError, Bundled, Bundler, Upload};
 use crate::logs::LogHub;
 use crate::sandbox::{Egress, Sandbox};
 use crate::types::{CallError, FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine, Policy};
-use crate::worker::{Profile, RunDir, Worker, WorkerConfig, write_bootstrap};
+use crate::worker::{Profile, RunDir, Worker, WorkerConfig, close_storage, write_bootstrap};
 use function::Function;
 use pool::Pool;
 pub use starts::HostStats;
@@ -134,6 +136,7 @@ impl Host {
         }
         let sandbox = Arc::new(Sandbox::new(&config.sandbox, &state_dir)?);
         let cache = state_dir.join("cache");
+        close_storage(&cache).map_err(prepare(&cache))?;
         let run_dir = RunDir::create(&state_dir).map_err(prepare(&state_dir))?;
         if sandbox.account().is_some() {
             sandbox.hand_over(&cache).map_err(prepare(&cache))?;

@@ -1,25 +1,69 @@
 //! Generic workers kept ready, and the bound on how many start at once.
+//!
+//! There are two kinds: bare ones, and ones that have loaded modules of Node. Those take tens of milliseconds to load and
+//! megabytes to keep, so functions that need them find them loaded, and the others do without. A kind is kept while the
+//! host has had a function of it; none waits for a function that nobody has.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::starts::Source;
+use crate::bundle::NodeNames;
 use crate::worker::{Profile, StartError, Worker, WorkerConfig};
 
 /// Hands out workers that have no function yet.
 #[derive(Debug)]
 pub struct Pool {
     config: Arc<WorkerConfig>,
-    spares: Mutex<Vec<Worker>>,
+    shelves: Mutex<Shelves>,
+    /// Spares of each kind.
     target: usize,
     turn: Semaphore,
     refilling: AtomicBool,
     /// Spares wait until the functions of the start have their instances.
     open: AtomicBool,
     stopping: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Shelves {
+    bare: Vec<Worker>,
+    with_node: Vec<Worker>,
+    /// There is a function that names no module of Node.
+    wants_bare: bool,
+    /// What the functions name that name some. A spare that was made before a name came gets that one late.
+    ahead: BTreeSet<String>,
+}
+
+impl Shelves {
+    fn expect(&mut self, names: &NodeNames) {
+        self.wants_bare |= names.ahead.is_empty();
+        self.ahead.extend(names.ahead.iter().cloned());
+    }
+
+    /// What the next spare is to have loaded; None when there are enough.
+    fn lacking(&self, target: usize) -> Option<BTreeSet<String>> {
+        let wants_bare = self.wants_bare || self.ahead.is_empty();
+        if wants_bare && self.bare.len() < target {
+            return Some(BTreeSet::new());
+        }
+        (!self.ahead.is_empty() && self.with_node.len() < target).then(|| self.ahead.clone())
+    }
+
+    /// One that lives, of the kind if there is one.
+    fn take(&mut self, names: &NodeNames) -> Option<Worker> {
+        let (first, second) = match names.ahead.is_empty() {
+            true => (&mut self.bare, &mut self.with_node),
+            false => (&mut self.with_node, &mut self.bare),
+        };
+        first.retain(Worker::alive);
+        second.retain(Worker::alive);
+        first.pop().or_else(|| second.pop())
+    }
 }
 
 impl Pool {
@@ -31,7 +75,7 @@ impl Pool {
     ) -> Arc<Pool> {
         Arc::new(Pool {
             config,
-            spares: Mutex::new(Vec::new()),
+            shelves: Mutex::default(),
             target,
             turn: Semaphore::new(max_spawns.max(1)),
             refilling: AtomicBool::new(false),
@@ -40,28 +84,29 @@ impl Pool {
         })
     }
 
-    /// A generic worker: a spare one, else a fresh one.
-    pub async fn take(self: &Arc<Self>, profile: &Profile) -> Result<(Worker, Source), StartError> {
+    /// Says that there is a function that names these modules.
+    pub fn expect(self: &Arc<Self>, names: &NodeNames) {
+        self.shelves().expect(names);
+        self.refill();
+    }
+
+    /// A generic worker for a function that names these modules: a spare one, else a fresh one.
+    pub async fn take(
+        self: &Arc<Self>,
+        profile: &Profile,
+        names: &NodeNames,
+    ) -> Result<(Worker, Source), StartError> {
         // this is decided when a process starts; spares are for the usual case
         if *profile != self.config.usual {
-            return Ok((self.spawn(profile).await?, Source::Fresh));
+            return Ok((self.spawn(profile, &BTreeSet::new()).await?, Source::Fresh));
         }
-        let spare = loop {
-            match self.pop() {
-                Some(spare) if !spare.alive() => continue,
-                other => break other,
-            }
-        };
+        let spare = self.shelves().take(names);
+        // whoever comes next shall find one
+        self.refill();
         match spare {
-            Some(spare) => {
-                self.refill();
-                Ok((spare, Source::Spare))
-            }
-            None => {
-                // whoever comes next shall find one
-                self.refill();
-                Ok((self.spawn(profile).await?, Source::Fresh))
-            }
+            Some(spare) => Ok((spare, Source::Spare)),
+            // it loads what it needs while it boots
+            None => Ok((self.spawn(profile, &BTreeSet::new()).await?, Source::Fresh)),
         }
     }
 
@@ -73,28 +118,28 @@ impl Pool {
 
     /// Takes all spares, to end them.
     pub fn drain(&self) -> Vec<Worker> {
-        std::mem::take(&mut self.spares.lock().unwrap_or_else(PoisonError::into_inner))
+        let shelves = std::mem::take(&mut *self.shelves());
+        shelves.bare.into_iter().chain(shelves.with_node).collect()
     }
 
     /// How many wait for a function.
     pub fn spares(&self) -> usize {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner).len()
+        let shelves = self.shelves();
+        shelves.bare.len() + shelves.with_node.len()
     }
 
-    fn pop(&self) -> Option<Worker> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, worker: Worker) -> bool {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        spares.push(worker);
-        spares.len() < self.target
-    }
-
-    async fn spawn(&self, profile: &Profile) -> Result<Worker, StartError> {
+    async fn spawn(&self, profile: &Profile, ahead: &BTreeSet<String>) -> Result<Worker, StartError> {
         // the semaphore is never closed
         let _turn = self.turn.acquire().await;
-        Worker::spawn(&self.config, profile).await
+        Worker::spawn(&self.config, profile, ahead).await
+    }
+
+    fn lacking(&self) -> Option<BTreeSet<String>> {
+        self.shelves().lacking(self.target)
     }
 
     fn refill(self: &Arc<Self>) {
@@ -107,23 +152,37 @@ impl Pool {
         let pool = Arc::clone(self);
         tokio::spawn(async move {
             loop {
-                let spawned = tokio::select! {
-                    spawned = pool.spawn(&pool.config.usual) => spawned,
-                    () = pool.stopping.cancelled() => break,
-                };
-                match spawned {
-                    Ok(worker) if pool.stopping.is_cancelled() => worker.kill(),
-                    Ok(worker) => {
-                        if pool.push(worker) {
-                            continue;
-                        }
-                    }
-                    // the next call tries again and reports it
-                    Err(error) => tracing::warn!(%error, "cannot start a spare worker"),
+                let filled = pool.fill().await;
+                pool.refilling.store(false, Ordering::Release);
+                // one may have been taken since it was full
+                if !filled || pool.lacking().is_none() || pool.refilling.swap(true, Ordering::AcqRel) {
+                    return;
                 }
-                break;
             }
-            pool.refilling.store(false, Ordering::Release);
         });
+    }
+
+    /// Starts what is lacking, one after the other. False when that came to nothing.
+    async fn fill(&self) -> bool {
+        while let Some(ahead) = self.lacking() {
+            let spawned = tokio::select! {
+                spawned = self.spawn(&self.config.usual, &ahead) => spawned,
+                () = self.stopping.cancelled() => return false,
+            };
+            match spawned {
+                Ok(worker) if self.stopping.is_cancelled() => {
+                    worker.kill();
+                    return false;
+                }
+                Ok(worker) if ahead.is_empty() => self.shelves().bare.push(worker),
+                Ok(worker) => self.shelves().with_node.push(worker),
+                Err(error) => {
+                    // the next call tries again and reports it
+                    tracing::warn!(%error, "cannot start a spare worker");
+                    return false;
+                }
+            }
+        }
+        true
     }
 }

@@ -77,6 +77,9 @@ impl Host {
 
 async fn replace(inner: &Arc<Inner>, old: Option<Arc<Function>>, spec: FunctionSpec) -> Edit {
     let fresh = Function::new(spec, &inner.limits);
+    if let Some(old) = &old {
+        fresh.problem.follow(&old.problem);
+    }
     match make(inner, old.as_deref(), &fresh).await {
         Ok(true) => {
             let was_idle = old.is_none_or(|old| old.live().is_empty());
@@ -90,7 +93,7 @@ async fn replace(inner: &Arc<Inner>, old: Option<Arc<Function>>, spec: FunctionS
         }
         Ok(false) => {
             if let Some(old) = old {
-                old.note_edit(false);
+                old.note_edit(None);
             }
             Edit::Unchanged
         }
@@ -103,9 +106,10 @@ async fn replace(inner: &Arc<Inner>, old: Option<Arc<Function>>, spec: FunctionS
                 put(inner, &fresh.spec.name, Some(&fresh));
                 return Edit::Broken { reason };
             };
-            old.note_edit(true);
-            let told = format!("the last version that worked goes on: {reason}");
-            inner.logs.host(&fresh.spec.name, Level::Error, told);
+            if old.note_edit(Some(&reason)) {
+                let told = format!("the last version that worked goes on: {reason}");
+                inner.logs.host(&fresh.spec.name, Level::Error, told);
+            }
             fresh.supersede("early_drop");
             Edit::Kept { reason }
         }

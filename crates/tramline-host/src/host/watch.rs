@@ -19,6 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const PING_EVERY: u32 = 2;
 /// Looks between two at a process without calls, and at files.
 const REST_EVERY: u32 = 4;
+/// Processor time between two looks from which on an instance without calls is pinged: resting ones use none. One whose
+/// caller went away may be in an endless loop that no limit of calls ends.
+const BUSY_MS: u64 = 20;
 /// Resident memory of a worker without a function, most of it shared with the others (measured 31 MB).
 const BASE_RSS_MB: u64 = 64;
 /// Per cent of a limit at which an instance is replaced, as on Supabase for memory and time.
@@ -45,8 +48,10 @@ pub async fn run(host: Weak<Inner>, stopping: CancellationToken) {
             }
             for worker in function.live() {
                 let is_resting = worker.in_flight() == 0;
+                if is_resting && worker.cpu_baseline() >= BUSY_MS {
+                    ping(&worker, &function.limits);
+                }
                 if is_resting && !look.is_multiple_of(REST_EVERY) {
-                    worker.cpu_baseline();
                     continue;
                 }
                 check(&worker, &function, look);

@@ -13,8 +13,20 @@ pub struct Frame {
     pub run_id: Option<String>,
     pub request_id: Option<String>,
     pub message: String,
-    /// The bootstrap's report of an error nobody caught.
-    pub uncaught: bool,
+}
+
+/// What the bootstrap writes first of an error nobody caught.
+const UNCAUGHT: &[u8] = b"[\"uncaught\",";
+
+/// Whether the bootstrap wrote this line.
+pub fn is_framed(line: &[u8], nonce: &str) -> bool {
+    line.starts_with(nonce.as_bytes())
+}
+
+/// Whether a framed line is its report of an error nobody caught.
+pub fn is_uncaught(line: &[u8], nonce: &str) -> bool {
+    line.get(nonce.len()..)
+        .is_some_and(|json| json.starts_with(UNCAUGHT))
 }
 
 /// The frame in `line`, if it is one.
@@ -22,18 +34,16 @@ pub fn parse(line: &[u8], nonce: &str) -> Option<Frame> {
     let json = line.strip_prefix(nonce.as_bytes())?;
     let (level, run_id, request_id, message): (String, Option<String>, Option<String>, String) =
         serde_json::from_slice(json).ok()?;
-    let (level, uncaught) = match level.as_str() {
-        "debug" => (Level::Debug, false),
-        "warn" => (Level::Warn, false),
-        "error" => (Level::Error, false),
-        "uncaught" => (Level::Error, true),
-        _ => (Level::Info, false),
+    let level = match level.as_str() {
+        "debug" => Level::Debug,
+        "warn" => Level::Warn,
+        "error" | "uncaught" => Level::Error,
+        _ => Level::Info,
     };
     Some(Frame {
         level,
         run_id,
         request_id,
         message,
-        uncaught,
     })
 }

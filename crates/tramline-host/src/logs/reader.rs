@@ -19,7 +19,11 @@ const WINDOW_ENTRIES: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Bytes of one line that are kept: the longest frame (10,000 characters, each escaped as `\uXXXX\uXXXX`) and its head.
 const LINE_MAX_BYTES: usize = MESSAGE_MAX_CHARS * 12 + 2_048;
-const READ_BYTES: usize = 16 * 1024;
+/// What a pipe holds.
+const READ_BYTES: usize = 64 * 1024;
+/// Between two reads of one who writes more than is kept. A flood then comes in whole pipes instead of line by line, and does
+/// not take the processors of its neighbours; the writer waits when the pipe is full, at 13 MB/s.
+const FLOOD_PAUSE: Duration = Duration::from_millis(5);
 
 /// Whose output it is. A generic worker learns its function later.
 #[derive(Debug, Default)]
@@ -122,6 +126,7 @@ async fn read(mut pipe: Receiver, tag: Arc<Tag>, hub: LogHub, stream: Stream) {
             }
         };
         let Ok(bytes @ 1..) = read else { break };
+        let mut is_flood = false;
         for part in buffer[..bytes].split_inclusive(|&b| b == b'\n') {
             let (text, ended) = match part.strip_suffix(b"\n") {
                 Some(text) => (text, true),
@@ -131,36 +136,38 @@ async fn read(mut pipe: Receiver, tag: Arc<Tag>, hub: LogHub, stream: Stream) {
             let room = LINE_MAX_BYTES.saturating_sub(line.len());
             line.extend_from_slice(&text[..text.len().min(room)]);
             if ended {
-                emit(&line, &tag, &hub, stream);
+                is_flood |= !emit(&line, &tag, &hub, stream);
                 line.clear();
             }
+        }
+        if is_flood {
+            tokio::time::sleep(FLOOD_PAUSE).await;
         }
     }
     emit(&line, &tag, &hub, stream);
     report_dropped(&tag, &hub, true);
 }
 
-fn emit(line: &[u8], tag: &Tag, hub: &LogHub, stream: Stream) {
+/// False when the entry is one too many.
+fn emit(line: &[u8], tag: &Tag, hub: &LogHub, stream: Stream) -> bool {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {
-        return;
+        return true;
     }
-    let frame = if stream == Stream::Stderr {
-        frame::parse(line, &tag.nonce)
-    } else {
-        None
-    };
-    if frame.as_ref().is_some_and(|frame| frame.uncaught) {
+    let is_framed = stream == Stream::Stderr && frame::is_framed(line, &tag.nonce);
+    if is_framed && frame::is_uncaught(line, &tag.nonce) {
         tag.uncaught.fetch_add(1, Ordering::Relaxed);
     }
-    if frame.is_none() && stream == Stream::Stderr && says_out_of_memory(line) {
+    if !is_framed && stream == Stream::Stderr && says_out_of_memory(line) {
         tag.out_of_memory.store(true, Ordering::Relaxed);
     }
     match tag.admit(Instant::now()) {
         Ok(Some(dropped)) => push_dropped(tag, hub, dropped),
         Ok(None) => {}
-        Err(()) => return,
+        Err(()) => return false,
     }
+    // what is dropped is not taken apart
+    let frame = is_framed.then(|| frame::parse(line, &tag.nonce)).flatten();
     let entry = match frame {
         Some(frame) => LogLine {
             at: now_ms(),
@@ -186,6 +193,7 @@ fn emit(line: &[u8], tag: &Tag, hub: &LogHub, stream: Stream) {
         },
     };
     hub.push(entry);
+    true
 }
 
 /// The last words of V8, of Rust's allocator, and of the system's when a thread cannot be started.

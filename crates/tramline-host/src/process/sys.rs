@@ -37,6 +37,7 @@ pub fn confine(command: &mut Command, parent: Pid, limits: Rlimits, mut jail: Ja
     let steps = move || -> std::io::Result<()> {
         rustix::process::setsid()?;
         rustix::process::umask(Mode::from_raw_mode(CHILD_UMASK));
+        leave_descriptors();
         if let Some(group) = &mut jail.cgroup {
             group.join()?;
         }
@@ -93,6 +94,23 @@ pub fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     // SAFETY: nobody here asks for a descriptor table of its own, the one flag that may harm other threads' safety.
     unsafe {
         rustix::thread::unshare_unsafe(flags)
+    }
+}
+
+/// Whoever started this process may have left it open files without the mark that keeps them from its children. Kernels
+/// before 5.11 do not know this; what this process opens itself has the mark.
+fn leave_descriptors() {
+    /// After standard error.
+    const FIRST: libc::c_uint = 3;
+    #[expect(unsafe_code, reason = "close_range is not in rustix")]
+    // SAFETY: one system call that marks descriptors, and closes none before exec.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
     }
 }
 

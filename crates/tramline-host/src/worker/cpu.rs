@@ -43,13 +43,15 @@ impl Cpu {
         }
     }
 
-    pub fn baseline(&self, pid: u32, in_flight: usize) {
+    /// Begins to count anew, and gives what was used since the last time. Nothing while there are calls.
+    pub fn baseline(&self, pid: u32, in_flight: usize) -> u64 {
         let (Some(now), 0) = (usage::cpu_ms(pid), in_flight) else {
-            return;
+            return 0;
         };
-        self.base_ms.store(now, Ordering::Relaxed);
+        let before = self.base_ms.swap(now, Ordering::Relaxed);
         self.base_calls
             .store(self.calls.load(Ordering::Relaxed), Ordering::Relaxed);
+        now.saturating_sub(before)
     }
 
     pub fn of_calls(&self, pid: u32, in_flight: usize, is_pinged: bool) -> Option<CpuOfCalls> {

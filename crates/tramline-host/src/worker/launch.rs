@@ -14,8 +14,15 @@ use crate::logs::LogHub;
 use crate::process::{ChildSpec, Rlimits};
 use crate::sandbox::{CgroupLimits, Egress, Files, Jail, Sandbox};
 
-/// The program every worker runs.
-const BOOTSTRAP: &str = include_str!("bootstrap.ts");
+/// The program every worker runs: pieces by subject, in one scope.
+const BOOTSTRAP: &str = concat!(
+    include_str!("bootstrap/taken.ts"),
+    include_str!("bootstrap/calls.ts"),
+    include_str!("bootstrap/logs.ts"),
+    include_str!("bootstrap/globals.ts"),
+    include_str!("bootstrap/servers.ts"),
+    include_str!("bootstrap/serving.ts"),
+);
 /// What V8 reserves as data before any JavaScript runs (measured 557 MB); below that a worker does not start.
 const BASE_DATA_BYTES: u64 = 557 << 20;
 /// Room between the JavaScript heap's bound and the data limit, so that V8 reports its own end before the kernel refuses.
@@ -68,6 +75,16 @@ pub fn write_bootstrap(state_dir: &Path) -> std::io::Result<PathBuf> {
         std::fs::rename(&fresh, &path)?;
     }
     Ok(path)
+}
+
+/// Puts a file where Deno would keep storage and caches of its programs. All workers are one program to it: what one
+/// function kept there, in a thread where nothing takes `caches` away from it, every other would find.
+pub fn close_storage(cache: &Path) -> std::io::Result<()> {
+    let place = cache.join("location_data");
+    if place.is_dir() {
+        std::fs::remove_dir_all(&place)?;
+    }
+    File::options().create(true).append(true).open(&place).map(drop)
 }
 
 /// The command of one worker. Permissions end at its own folder and the bundles; the latter it loses once it has booted.

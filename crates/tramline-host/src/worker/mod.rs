@@ -9,68 +9,38 @@ mod exchange;
 mod launch;
 mod line;
 mod slot;
+mod start;
 mod wire;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 pub use connections::{Reply, SendError};
 pub use cpu::CpuOfCalls;
 pub use exchange::Broken;
-pub use launch::{Profile, WorkerConfig, write_bootstrap};
+pub use launch::{Profile, WorkerConfig, close_storage, write_bootstrap};
 pub use slot::RunDir;
+pub use start::StartError;
 pub use wire::{HEAD_BYTES_MAX, HEADERS_MAX};
 
-use crate::bundle::Bundle;
-use crate::logs::{Tag, read_console, read_raw};
+use crate::logs::Tag;
 use crate::process::{ExitReason, Process};
 use crate::types::Body;
 use connections::Connections;
 use cpu::Cpu;
-use launch::child_spec;
 use slot::Slot;
 
-/// A process start takes 20-100 ms; on an overloaded machine 20 of them took 1.6 s.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
-const SOCKET_POLL: Duration = Duration::from_millis(2);
-/// Requests before the boot message: the first few compile what serving needs.
-const WARM_UPS: usize = 3;
 /// Between asking a process to end and killing it. Deno ends at once; only a function's own signal listener delays it.
 const TERM_GRACE: Duration = Duration::from_millis(500);
 /// After a ping whose connection broke, how long the process may take to end.
 const ENDING: Duration = Duration::from_secs(2);
-/// An answer of the bootstrap itself (an error text with its stack) is short.
-const CONTROL_MAX_BYTES: usize = 64 << 10;
-
-/// Why a worker did not start or boot.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("start {}: {source}", deno.display())]
-    Spawn { deno: PathBuf, source: std::io::Error },
-    #[error("start a worker: it ended with {0} before it served; the functions' logs tell more")]
-    Died(ExitReason),
-    #[error("start a worker: it was not ready after {} s", .0.as_secs())]
-    Slow(Duration),
-    #[error("load the function: no answer after {} ms", .0.as_millis())]
-    BootTimeout(Duration),
-    /// The function's own words.
-    #[error("{0}")]
-    Function(String),
-    #[error("load the function: the process ended with {0}")]
-    BootDied(ExitReason),
-}
-
-/// What the bootstrap answers when the function listens through Node's http module.
-const NODE_SERVER: &str = "booted node";
 
 /// A live process.
 #[derive(Debug)]
@@ -99,111 +69,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a generic worker and warms it up.
-    pub async fn spawn(config: &WorkerConfig, profile: &Profile) -> Result<Worker, StartError> {
-        let nonce = format!("{:032x}", rand::random::<u128>());
-        let failed = |source| StartError::Spawn {
-            deno: config.deno.clone(),
-            source,
-        };
-        let slot = config.run_dir.slot().map_err(failed)?;
-        config.sandbox.hand_over(slot.path()).map_err(failed)?;
-        let spec = child_spec(config, &slot, profile).map_err(failed)?;
-        let (process, output) = Process::spawn(spec, &config.children).await.map_err(failed)?;
-        let tag = Arc::new(Tag::new(nonce.clone()));
-        tokio::spawn(read_raw(output.stdout, Arc::clone(&tag), config.logs.clone()));
-        tokio::spawn(read_console(output.stderr, Arc::clone(&tag), config.logs.clone()));
-        let now = Instant::now();
-        let worker = Worker {
-            process,
-            connections: Connections::new(slot.socket()),
-            node: std::sync::OnceLock::new(),
-            tag,
-            nonce,
-            born: now,
-            in_flight: AtomicUsize::new(0),
-            retired: AtomicBool::new(false),
-            limit: std::sync::OnceLock::new(),
-            last_used: std::sync::Mutex::new(now),
-            idle: tokio::sync::Notify::new(),
-            pinged: AtomicBool::new(false),
-            cpu: Cpu::default(),
-            slot,
-            home: Handle::current(),
-        };
-        let ready = async {
-            // the socket's file exists a moment before anybody listens on it
-            let mut answered = 0;
-            while answered < WARM_UPS {
-                let request = request(
-                    Method::GET,
-                    "/",
-                    Body::new(Empty::new().map_err(|never| match never {})),
-                );
-                match worker.connections.send(request, "").await {
-                    Ok(response) => {
-                        // only a body read to its end gives the connection back
-                        let _ = response.into_body().collect().await;
-                        answered += 1;
-                    }
-                    Err(_) => tokio::time::sleep(SOCKET_POLL).await,
-                }
-            }
-        };
-        tokio::select! {
-            () = ready => Ok(worker),
-            reason = worker.process.wait() => Err(StartError::Died(reason)),
-            () = tokio::time::sleep(START_TIMEOUT) => Err(StartError::Slow(START_TIMEOUT)),
-        }
-    }
-
-    /// Makes a generic worker the worker of one function.
-    pub async fn boot(
-        &self,
-        function: &str,
-        bundle: &Bundle,
-        env: &BTreeMap<String, String>,
-        bundles: &Path,
-        timeout: Duration,
-    ) -> Result<(), StartError> {
-        self.tag.assign(function);
-        // a function that reads its static files must keep the permission
-        let revoke: &[&Path] = if bundle.has_static_files { &[] } else { &[bundles] };
-        let message = serde_json::json!({
-            "path": format!("file://{}", bundle.entry.display()),
-            "env": env,
-            "nonce": self.nonce,
-            "revoke": revoke,
-            "node": bundle.node,
-        });
-        let body = Full::new(Bytes::from(message.to_string())).map_err(|never| match never {});
-        let answer = async {
-            match self
-                .connections
-                .send(request(Method::POST, "/", Body::new(body)), "")
-                .await
-            {
-                Ok(response) => Ok((response.status(), text_of(response).await)),
-                // it ends without an answer when the module ends the process; the reason comes with its end
-                Err(_) => Err(self.process.wait().await),
-            }
-        };
-        let (status, text) = match tokio::time::timeout(timeout, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(reason)) => return Err(StartError::BootDied(reason)),
-            Err(_) => return Err(StartError::BootTimeout(timeout)),
-        };
-        if !status.is_success() {
-            return Err(StartError::Function(text));
-        }
-        // loading the module has its own limit
-        self.cpu_baseline();
-        if text == NODE_SERVER {
-            let _ = self.node.set(Connections::new(self.slot.node_socket()));
-        }
-        Ok(())
-    }
-
     /// Whether the function listens through Node's http module, past the bootstrap.
     pub fn has_node_server(&self) -> bool {
         self.node.get().is_some()
@@ -308,9 +173,10 @@ impl Worker {
         self.slot.path()
     }
 
-    /// Nothing runs: what is used from now on belongs to calls that come.
-    pub fn cpu_baseline(&self) {
-        self.cpu.baseline(self.pid(), self.in_flight());
+    /// No call is there: what is used from now on belongs to calls that come. Milliseconds of processor time that it used
+    /// since this was last said.
+    pub fn cpu_baseline(&self) -> u64 {
+        self.cpu.baseline(self.pid(), self.in_flight())
     }
 
     /// Calls it has begun in its life.
@@ -400,12 +266,4 @@ fn request(method: Method, path: &str, body: Body) -> Request<Body> {
         .headers_mut()
         .insert(http::header::HOST, HeaderValue::from_static("worker"));
     request
-}
-
-async fn text_of(response: Response<Reply>) -> String {
-    let body = http_body_util::Limited::new(response.into_body(), CONTROL_MAX_BYTES);
-    match body.collect().await {
-        Ok(collected) => String::from_utf8_lossy(&collected.to_bytes()).into_owned(),
-        Err(error) => format!("its answer broke off: {error}"),
-    }
 }

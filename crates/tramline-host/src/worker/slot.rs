@@ -3,13 +3,12 @@
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sandbox::Leaf;
 
 /// `sun_path` of a unix socket, with its final NUL, is 108 bytes.
 const SOCKET_PATH_MAX: usize = 107;
-/// The longest tail below the run folder: `/<slot number>/s`.
+/// The longest tail below the run folder: `/<slot>/s`.
 const SLOT_TAIL: usize = 24;
 const FOLDER_MODE: u32 = 0o700;
 /// Others may enter what they know the name of, and list nothing.
@@ -19,7 +18,6 @@ const ENTER_MODE: u32 = 0o711;
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    next: AtomicU64,
 }
 
 impl RunDir {
@@ -39,14 +37,13 @@ impl RunDir {
         std::fs::DirBuilder::new().mode(FOLDER_MODE).create(&path)?;
         Ok(RunDir {
             path: path.canonicalize()?,
-            next: AtomicU64::new(0),
         })
     }
 
+    /// A new one, with a name that nobody can guess: all workers are the same user's, and neither Landlock nor that user
+    /// keeps a program that has broken out of Deno from a socket that it knows the path of.
     pub fn slot(&self) -> std::io::Result<Slot> {
-        let path = self
-            .path
-            .join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self.path.join(format!("{:016x}", rand::random::<u64>()));
         std::fs::DirBuilder::new().mode(FOLDER_MODE).create(&path)?;
         Ok(Slot {
             path,

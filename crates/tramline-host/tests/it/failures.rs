@@ -126,6 +126,26 @@ async fn an_endless_loop_is_killed_and_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_loop_whose_caller_went_away_is_ended() {
+    let source = "Deno.serve(() => { console.log('begins'); for (;;); });";
+    let mut project = Project::new().function("left", source);
+    project.limits.hang_ms = 500;
+    // what ends it is not that the call took too much
+    project.limits.cpu_ms = 600_000;
+    let host = project.host().await;
+    let left = {
+        let host = host.clone();
+        tokio::spawn(async move { host.call("left", get("/left"), context()).await.map(drop) })
+    };
+    log_with(&host, "begins").await;
+    left.abort();
+    let _ = left.await;
+    log_with(&host, "it did not react for 500 ms").await;
+    eventually("its end", || project.processes().is_empty().then_some(())).await;
+    stop(&host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_over_its_time_ends_a_looping_instance() {
     let source =
         "Deno.serve((req) => { if (req.url.endsWith('/loop')) for (;;); return new Response('fine'); });";

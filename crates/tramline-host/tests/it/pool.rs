@@ -114,6 +114,66 @@ async fn warming_up_starts_the_instance_that_the_call_then_gets() {
     assert_eq!(host.warm("pid").await, Err(CallError::Stopping));
 }
 
+/// Kilobytes that only this process has.
+fn private_kb(pid: u32) -> u64 {
+    let told = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = told
+        .lines()
+        .find_map(|line| line.strip_prefix("Private_Dirty:"))
+        .unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_with_modules_of_node_find_them_loaded_and_the_others_do_without() {
+    let node = format!(
+        "import http from 'node:http'; import zlib from 'node:zlib'; const all = [http, zlib]; {PID}"
+    );
+    let mut project = Project::new()
+        .function("bare", PID)
+        .function("other-bare", PID)
+        .function("node", &node)
+        // a global of Node is a module too
+        .function("global", &format!("console.log(typeof process); {PID}"));
+    project.limits.prestart = 0;
+    project.limits.spare_workers = 1;
+    let host = project.host().await;
+    // the first ones of a project compile what the later ones find compiled, which shows in their memory
+    for names in [["node", "bare"], ["global", "other-bare"]] {
+        eventually("a spare worker of each kind", || {
+            (host.stats().spares == 2).then_some(())
+        })
+        .await;
+        let live = host.stats().instances;
+        for name in names {
+            assert_eq!(call(&host, name).await.unwrap().0, 200);
+        }
+        assert_eq!(host.stats().starts_from_spare, live + 2);
+    }
+    eventually("a spare worker of each kind", || {
+        (host.stats().spares == 2).then_some(())
+    })
+    .await;
+    let mut spares = project.processes();
+    for name in ["node", "bare", "global", "other-bare"] {
+        let pid = call(&host, name).await.unwrap().1.parse::<u32>().unwrap();
+        spares.retain(|spare| *spare != pid);
+    }
+    let kilobytes: Vec<u64> = spares.iter().map(|pid| private_kb(*pid)).collect();
+    assert!(
+        spares.len() == 2 && kilobytes[0].abs_diff(kilobytes[1]) > 1_500,
+        "{kilobytes:?}"
+    );
+    let loaded = spares[usize::from(kilobytes[1] > kilobytes[0])];
+    project.write(
+        "global/index.ts",
+        &format!("console.log('edited', typeof process); {PID}"),
+    );
+    assert_eq!(host.reload("global").await, Some(tramline_host::Edit::Live));
+    assert_eq!(call(&host, "global").await, ok(&loaded.to_string()));
+    stop(&host).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_is_replaced_after_its_number_of_calls() {
     let project = Project::new().function_with("pid", PID, |spec| spec.limits.max_calls = Some(3));

@@ -27,10 +27,15 @@ fn slot(project: &Project) -> PathBuf {
 }
 
 /// Calls a function that answers with JSON.
-async fn answers(host: &Host, name: &str) -> Value {
-    let (status, body) = call(host, name).await.unwrap();
-    assert_eq!(status, StatusCode::OK, "{body}");
-    serde_json::from_str(&body).unwrap()
+pub async fn answers(host: &Host, name: &str) -> Value {
+    let logs = || -> Vec<String> {
+        let lines = host.recent_logs(Some(name), 20).into_iter();
+        lines.map(|line| line.message).collect()
+    };
+    match call(host, name).await {
+        Ok((StatusCode::OK, body)) => serde_json::from_str(&body).unwrap(),
+        other => panic!("{name}: {other:?}\n{}", logs().join("\n")),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,7 +324,7 @@ async fn required_layers_decide_whether_the_host_starts() {
 }
 
 /// Compiles a program that a worker runs in Deno's place, and gives what it wrote.
-async fn outcome_of(program: &str) -> (Project, String) {
+pub async fn outcome_of(program: &str) -> (Project, String) {
     let project = Project::new().function("native", HELLO);
     let source = project.dir.path().join("native.c");
     std::fs::write(&source, program).unwrap();

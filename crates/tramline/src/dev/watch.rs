@@ -3,7 +3,7 @@
 //! The kernel tells which files changed. Sources of a function make that function anew; files that declare (settings,
 //! environment, import maps, new and removed folders) make everything be read again, and what is the same stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,10 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tramline_host::Edit;
+use tramline_host::{Edit, FunctionInfo, FunctionState};
 
 use super::live::clock;
-use crate::exit::Done;
+use crate::exit::{Done, Failure};
 use crate::node::Node;
 use crate::node::project::Setup;
 use crate::output;
@@ -59,6 +59,7 @@ pub async fn watch(
     mut changes: Changes,
     stop: CancellationToken,
 ) {
+    let mut told = Told::default();
     loop {
         changes.follow(&node.host.sources());
         changes.follow(&node.schema_files());
@@ -68,23 +69,29 @@ pub async fn watch(
         };
         let Some((paths, since)) = batch else { return };
         tokio::select! {
-            () = take_in(&node, &dir, inspect.as_ref(), &paths, since) => {}
+            () = take_in(&node, &dir, inspect.as_ref(), &paths, since, &mut told) => {}
             () = stop.cancelled() => return,
         }
     }
 }
 
-async fn take_in(node: &Node, dir: &Path, inspect: Option<&String>, paths: &[PathBuf], since: Instant) {
+async fn take_in(
+    node: &Node,
+    dir: &Path,
+    inspect: Option<&String>,
+    paths: &[PathBuf],
+    since: Instant,
+    told: &mut Told,
+) {
+    told.know(&node.host.functions());
     let edits = if paths.iter().any(|path| declares(node, dir, path)) {
-        match read_again(node, dir, inspect).await {
+        let read = read_again(node, dir, inspect).await;
+        told.project(read.as_ref().err())
+            .into_iter()
+            .for_each(|line| say(&line));
+        match read {
             Ok(edits) => edits,
-            Err(failure) => {
-                let mut told = format!("the edit is not taken in: {}", failure.message);
-                for detail in &failure.details {
-                    told.push_str(&format!("\n  - {detail}"));
-                }
-                return say(&told);
-            }
+            Err(_) => return,
         }
     } else {
         let edits = node.host.reload_all(&node.host.affected_by(paths)).await;
@@ -95,16 +102,72 @@ async fn take_in(node: &Node, dir: &Path, inspect: Option<&String>, paths: &[Pat
     };
     let ms = since.elapsed().as_millis();
     for (name, edit) in edits {
-        match edit {
-            Edit::Live => say(&format!("function {name} is live as edited ({ms} ms)")),
-            Edit::Unchanged => {}
-            Edit::Kept { reason } => say(&format!(
-                "function {name} keeps its last version that worked: {reason}"
-            )),
-            Edit::Broken { reason } => say(&format!("function {name} is broken: {reason}")),
-            Edit::Removed => say(&format!("function {name} is gone")),
+        told.function(&name, edit, ms)
+            .into_iter()
+            .for_each(|line| say(&line));
+    }
+}
+
+/// What was told to be wrong, so that a save somewhere else does not tell it again.
+#[derive(Debug, Default)]
+struct Told {
+    project: Option<String>,
+    functions: BTreeMap<String, String>,
+}
+
+impl Told {
+    /// What does not work since the start was told there.
+    fn know(&mut self, functions: &[FunctionInfo]) {
+        for info in functions {
+            if let FunctionState::Broken { reason } = &info.state {
+                let line = || is_broken(&info.name, reason);
+                self.functions.entry(info.name.clone()).or_insert_with(line);
+            }
         }
     }
+
+    /// What is new of reading the project again.
+    fn project(&mut self, failure: Option<&Failure>) -> Option<String> {
+        let Some(failure) = failure else {
+            return self.project.take().map(|_| "the edits are taken in".to_owned());
+        };
+        let details = failure.details.iter().map(|detail| format!("\n  - {detail}"));
+        let text = format!(
+            "the edit is not taken in: {}{}",
+            failure.message,
+            details.collect::<String>()
+        );
+        let is_new = self.project.as_ref() != Some(&text);
+        is_new.then(|| self.project.insert(text).clone())
+    }
+
+    /// What is new of a function.
+    fn function(&mut self, name: &str, edit: Edit, ms: u128) -> Option<String> {
+        let problem = match edit {
+            Edit::Kept { reason } => format!("function {name} keeps its last version that worked: {reason}"),
+            Edit::Broken { reason } => is_broken(name, &reason),
+            fine => {
+                let had = self.functions.remove(name).is_some();
+                return match fine {
+                    Edit::Unchanged if had => Some(format!(
+                        "function {name} is mended: it is again the version that serves"
+                    )),
+                    Edit::Unchanged => None,
+                    Edit::Removed => Some(format!("function {name} is gone")),
+                    _ => Some(format!("function {name} is live as edited ({ms} ms)")),
+                };
+            }
+        };
+        let is_new = self.functions.get(name) != Some(&problem);
+        is_new.then(|| {
+            self.functions.insert(name.to_owned(), problem.clone());
+            problem
+        })
+    }
+}
+
+fn is_broken(name: &str, reason: &str) -> String {
+    format!("function {name} is broken: {reason}")
 }
 
 async fn read_again(node: &Node, dir: &Path, inspect: Option<&String>) -> Done<Vec<(String, Edit)>> {

@@ -316,3 +316,40 @@ fn edits_are_live_without_a_restart_and_a_broken_one_changes_nothing() {
     assert_eq!(late().0, 404);
     dev.stop();
 }
+
+#[test]
+fn a_problem_is_told_once_until_it_changes_or_is_mended() {
+    let failing = |what: &str| format!("throw new Error('no {what}');");
+    let project = Project::example("hello").file("supabase/functions/wrong/index.ts", &failing("luck"));
+    let mut dev = project.dev();
+    dev.wait_for("function wrong is broken");
+    dev.wait_for("function hello is ready");
+    let wrong = project.path().join("supabase/functions/wrong/index.ts");
+    let hello = project.path().join("supabase/functions/hello/index.ts");
+    let works = std::fs::read_to_string(&hello).unwrap();
+    // saves elsewhere, each of which makes the broken one be tried again
+    for edit in 0..3 {
+        std::fs::write(&hello, format!("{works}\nconsole.log('edit {edit}');")).unwrap();
+        dev.wait_for_next("function hello is live as edited");
+    }
+    std::fs::write(&hello, "const x = ;").unwrap();
+    dev.wait_for_next("function hello keeps its last version that worked");
+    std::fs::write(&wrong, failing("patience")).unwrap();
+    dev.wait_for_next("no patience");
+    std::fs::write(&wrong, "Deno.serve(() => new Response('mended'));").unwrap();
+    dev.wait_for_next("function wrong is live as edited");
+    // what it was before it was broken
+    std::fs::write(&hello, format!("{works}\nconsole.log('edit 2');")).unwrap();
+    dev.wait_for_next("function hello is mended");
+    let told = |text: &str| dev.said.iter().filter(|line| line.contains(text)).count();
+    for text in [
+        "function wrong is broken: Error: no luck",
+        "function wrong is broken: Error: no patience",
+        "function hello keeps its last version",
+    ] {
+        assert_eq!(told(text), 1, "{text}:\n{}", dev.said.join("\n"));
+    }
+    // the node's own log
+    assert!(told("function is broken") <= 2, "{}", dev.said.join("\n"));
+    dev.stop();
+}

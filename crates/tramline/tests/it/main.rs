@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
+mod churn;
 mod commands;
 mod crm;
 mod deploy;
 mod dev;
 mod edge;
 mod functions;
+mod invoke;
 mod openapi;
 mod operations;
 mod scaffold;

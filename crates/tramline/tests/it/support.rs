@@ -211,9 +211,15 @@ impl Dev {
     /// Waits for a line that holds this text; it may have been said already.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
-        if let Some(line) = self.said.iter().find(|line| line.contains(text)) {
-            return line.clone();
+        match self.said.iter().find(|line| line.contains(text)) {
+            Some(line) => line.clone(),
+            None => self.wait_for_next(text),
         }
+    }
+
+    /// The same among the lines that nobody has waited for yet.
+    #[track_caller]
+    pub fn wait_for_next(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self

@@ -1,0 +1,183 @@
+//! From nothing to an instance: a process that is started and warmed up, and then told its function.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::connections::{Connections, Reply};
+use super::cpu::Cpu;
+use super::launch::{Profile, WorkerConfig, child_spec};
+use super::{Worker, request};
+use crate::bundle::Bundle;
+use crate::logs::{Tag, read_console, read_raw};
+use crate::process::{ExitReason, Process};
+use crate::types::Body;
+
+/// A process start takes 20-100 ms; on an overloaded machine 20 of them took 1.6 s.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const SOCKET_POLL: Duration = Duration::from_millis(2);
+/// Requests before the boot message: the first few compile what serving needs.
+const WARM_UPS: usize = 3;
+/// An answer of the bootstrap itself (an error text with its stack) is short.
+const CONTROL_MAX_BYTES: usize = 64 << 10;
+
+/// Why a worker did not start or boot.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("start {}: {source}", deno.display())]
+    Spawn { deno: PathBuf, source: std::io::Error },
+    #[error("start a worker: it ended with {0} before it served; the functions' logs tell more")]
+    Died(ExitReason),
+    #[error("start a worker: it was not ready after {} s", .0.as_secs())]
+    Slow(Duration),
+    #[error("load the function: no answer after {} ms", .0.as_millis())]
+    BootTimeout(Duration),
+    /// The function's own words.
+    #[error("{0}")]
+    Function(String),
+    #[error("load the function: the process ended with {0}")]
+    BootDied(ExitReason),
+}
+
+/// What the bootstrap answers when the function listens through Node's http module.
+const NODE_SERVER: &str = "booted node";
+
+impl Worker {
+    /// Starts a generic worker and warms it up; with these modules of Node loaded.
+    pub async fn spawn(
+        config: &WorkerConfig,
+        profile: &Profile,
+        ahead: &BTreeSet<String>,
+    ) -> Result<Worker, StartError> {
+        let nonce = format!("{:032x}", rand::random::<u128>());
+        let failed = |source| StartError::Spawn {
+            deno: config.deno.clone(),
+            source,
+        };
+        let slot = config.run_dir.slot().map_err(failed)?;
+        config.sandbox.hand_over(slot.path()).map_err(failed)?;
+        let spec = child_spec(config, &slot, profile).map_err(failed)?;
+        let (process, output) = Process::spawn(spec, &config.children).await.map_err(failed)?;
+        let tag = Arc::new(Tag::new(nonce.clone()));
+        tokio::spawn(read_raw(output.stdout, Arc::clone(&tag), config.logs.clone()));
+        tokio::spawn(read_console(output.stderr, Arc::clone(&tag), config.logs.clone()));
+        let now = Instant::now();
+        let worker = Worker {
+            process,
+            connections: Connections::new(slot.socket()),
+            node: std::sync::OnceLock::new(),
+            tag,
+            nonce,
+            born: now,
+            in_flight: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            limit: std::sync::OnceLock::new(),
+            last_used: std::sync::Mutex::new(now),
+            idle: tokio::sync::Notify::new(),
+            pinged: AtomicBool::new(false),
+            cpu: Cpu::default(),
+            slot,
+            home: Handle::current(),
+        };
+        let ready = async {
+            // the socket's file exists a moment before anybody listens on it
+            let mut answered = 0;
+            while answered < WARM_UPS {
+                match worker.warm_up("/").await {
+                    true => answered += 1,
+                    false => tokio::time::sleep(SOCKET_POLL).await,
+                }
+            }
+            if !ahead.is_empty() {
+                let names: Vec<String> = ahead.iter().map(|name| format!("node={name}")).collect();
+                // what was not loaded is loaded with the function
+                worker.warm_up(&format!("/?{}", names.join("&"))).await;
+            }
+        };
+        tokio::select! {
+            () = ready => Ok(worker),
+            reason = worker.process.wait() => Err(StartError::Died(reason)),
+            () = tokio::time::sleep(START_TIMEOUT) => Err(StartError::Slow(START_TIMEOUT)),
+        }
+    }
+
+    /// One request before the boot message; false when nobody answered.
+    async fn warm_up(&self, path: &str) -> bool {
+        let nothing = Body::new(Empty::new().map_err(|never| match never {}));
+        match self
+            .connections
+            .send(request(Method::GET, path, nothing), "")
+            .await
+        {
+            Ok(response) => {
+                // only a body read to its end gives the connection back
+                let _ = response.into_body().collect().await;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Makes a generic worker the worker of one function.
+    pub async fn boot(
+        &self,
+        function: &str,
+        bundle: &Bundle,
+        env: &BTreeMap<String, String>,
+        bundles: &Path,
+        timeout: Duration,
+    ) -> Result<(), StartError> {
+        self.tag.assign(function);
+        // a function that reads its static files must keep the permission
+        let revoke: &[&Path] = if bundle.has_static_files { &[] } else { &[bundles] };
+        let message = serde_json::json!({
+            "path": format!("file://{}", bundle.entry.display()),
+            "env": env,
+            "nonce": self.nonce,
+            "revoke": revoke,
+            "node": bundle.node,
+        });
+        let body = Full::new(Bytes::from(message.to_string())).map_err(|never| match never {});
+        let answer = async {
+            match self
+                .connections
+                .send(request(Method::POST, "/", Body::new(body)), "")
+                .await
+            {
+                Ok(response) => Ok((response.status(), text_of(response).await)),
+                // it ends without an answer when the module ends the process; the reason comes with its end
+                Err(_) => Err(self.process.wait().await),
+            }
+        };
+        let (status, text) = match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(reason)) => return Err(StartError::BootDied(reason)),
+            Err(_) => return Err(StartError::BootTimeout(timeout)),
+        };
+        if !status.is_success() {
+            return Err(StartError::Function(text));
+        }
+        // loading the module has its own limit
+        self.cpu_baseline();
+        if text == NODE_SERVER {
+            let _ = self.node.set(Connections::new(self.slot.node_socket()));
+        }
+        Ok(())
+    }
+}
+
+async fn text_of(response: Response<Reply>) -> String {
+    let body = http_body_util::Limited::new(response.into_body(), CONTROL_MAX_BYTES);
+    match body.collect().await {
+        Ok(collected) => String::from_utf8_lossy(&collected.to_bytes()).into_owned(),
+        Err(error) => format!("its answer broke off: {error}"),
+    }
+}
