@@ -1,5 +1,7 @@
 //! Runs coming in: discovered headers, loaded runs, starts.
 
+use std::collections::HashSet;
+
 use tramline_core::machine::{Event, Row, TimerKind};
 use tramline_core::status::RunStatus;
 use tramline_store::discovery::Header;
@@ -151,7 +153,13 @@ impl Driver {
                 .state
                 .loads_wanted
                 .split_off(self.state.loads_wanted.len().min(LOAD_BATCH));
-            let ids = std::mem::replace(&mut self.state.loads_wanted, rest);
+            let mut ids = std::mem::replace(&mut self.state.loads_wanted, rest);
+            // A run whose shard went and came back meanwhile is wanted by who is there now, and once.
+            let mut told = HashSet::new();
+            ids.retain(|id| self.waits_for_load(id.run_id, id.epoch) && told.insert(id.run_id));
+            if ids.is_empty() {
+                continue;
+            }
             self.load(LoadJob {
                 ids,
                 past: true,
@@ -234,6 +242,14 @@ impl Driver {
         }
     }
 
+    /// Whether a run is here and not read yet, under this ownership of its shard.
+    fn waits_for_load(&self, run_id: Uuid, epoch: i64) -> bool {
+        self.state.entries.get(&run_id).is_some_and(|entry| {
+            let shard = self.state.shards.get(&entry.shard);
+            matches!(entry.stage, Stage::Loading) && shard.is_some_and(|shard| shard.epoch == epoch)
+        })
+    }
+
     pub(super) fn on_loaded(&mut self, runs: Vec<LoadedRun>) {
         self.state.loads_out = self.state.loads_out.saturating_sub(1);
         for LoadedRun {
@@ -242,10 +258,8 @@ impl Driver {
             loaded,
         } in runs
         {
-            let entry = self.state.entries.get(&run_id);
-            let shard = entry.and_then(|entry| self.state.shards.get(&entry.shard));
             // Read for an ownership that is over: who is there now is read by itself.
-            if shard.is_none_or(|shard| shard.epoch != epoch) {
+            if !self.waits_for_load(run_id, epoch) {
                 continue;
             }
             match loaded {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use tokio::sync::oneshot;
+use tramline_core::ids::shard_of;
+use tramline_store::SHARD_COUNT;
 use tramline_store::shards::{Beat, Mark, NodeLoad};
 use uuid::Uuid;
 
@@ -79,10 +81,23 @@ impl Driver {
             self.state.commands_seen.remove(&id);
             self.state.gone.remove(&id);
         }
+        self.forget_gone_of(shard);
         self.state.timers.drop_shard(shard);
         self.state.schedules.drop_shard(shard);
         self.state.limits.drop_shard(shard);
         self.tell_shards();
+    }
+
+    /// What had left memory says nothing to the next owner, which may be this node again: its scan shows what is unfinished, such
+    /// as a run that left with a timer and was woken since.
+    fn forget_gone_of(&mut self, shard: u16) {
+        let gone = &mut self.state.gone;
+        let is_of = |id: &Uuid| shard_of(*id, SHARD_COUNT) == shard;
+        // Of commands only runs' ids are looked at.
+        self.state
+            .gone_order
+            .retain(|(_, id)| !(gone.contains(id) && is_of(id)));
+        gone.retain(|id| !is_of(id));
     }
 
     pub(super) fn on_release(&mut self, shard: u16, done: oneshot::Sender<()>) {
