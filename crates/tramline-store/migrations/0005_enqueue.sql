@@ -308,20 +308,21 @@ begin
            triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
     select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.limit_key, f.source, f.created_by,
            f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata, f.scheduled_at, f.retry
-      from fresh f where f.native and f.elsewhere is null on conflict do nothing returning run_id, executor),
+      from fresh f where f.native and f.elsewhere is null on conflict do nothing
+    returning run_id, executor, queue, priority, coalesce(scheduled_at, queued_at) as run_at),
   b as (
     insert into tramline.runs_foreign (run_id, shard, kind, target, version, executor, input, correlation_id, queue, priority, concurrency_key, limit_key, source,
            created_by, triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
     select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.limit_key, f.source,
            f.created_by, f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata,
            f.scheduled_at, f.retry
-      from fresh f where not f.native and f.elsewhere is null on conflict do nothing returning run_id, executor),
+      from fresh f where not f.native and f.elsewhere is null on conflict do nothing
+    returning run_id, executor, queue, priority, coalesce(scheduled_at, queued_at) as run_at),
   -- Where workers outside claim them, and row triggers of users see them.
   c as (
     insert into ops.pull_runs (run_id, queue, priority, run_at, is_foreign)
-    select f.run_id, f.queue, f.priority, coalesce(f.scheduled_at, now()), not f.native
-      from fresh f join (select run_id, executor from a union all select run_id, executor from b) n on n.run_id = f.run_id
-     where n.executor = 'pull')
+    select run_id, queue, priority, run_at, false from a where executor = 'pull'
+    union all select run_id, queue, priority, run_at, true from b where executor = 'pull')
   select r.ord, r.run_id, n.run_id is not null and row_number() over (partition by r.run_id, r.code order by r.ord) = 1, nullif(r.code, 'known'), r.detail,
          null::xid8, null::timestamptz, null::int, null::text, null::jsonb
     from unnest(v_rows) r
