@@ -69,10 +69,10 @@ impl Suites<'_> {
             measured.context("measure idle connections")?;
         }
         if wanted.any(memory::NAMES) {
-            memory::measure(postgres, wanted, figures).await?;
+            memory::measure(postgres, sizes, wanted, figures).await?;
         }
         if wanted.any(lists::NAMES) {
-            let measured = lists::measure(postgres, wanted, figures).await;
+            let measured = lists::measure(postgres, sizes.listed_runs, wanted, figures).await;
             measured.context("measure lists")?;
         }
         Ok(())
