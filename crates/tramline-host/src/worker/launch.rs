@@ -34,7 +34,7 @@ const FILE_BYTES: u64 = 256 << 20;
 /// Threads of all workers of a node together, when they have a user of their own. A worker has 7; this leaves room for
 /// hundreds, and bounds what one that forks can take.
 const USER_THREADS: u64 = 8_192;
-/// Threads of one worker, where it has a control group: it starts with 7.
+/// Threads of one worker until it has a function, where it has a control group: it starts with 7.
 const WORKER_THREADS: u64 = 64;
 
 /// What a process is started with, and keeps.

@@ -27,7 +27,7 @@ pub use cpu::CpuOfCalls;
 pub use exchange::Broken;
 pub use launch::{Profile, WorkerConfig, close_storage, write_bootstrap};
 pub use slot::RunDir;
-pub use start::StartError;
+pub use start::{Assignment, StartError};
 pub use wire::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 use crate::logs::Tag;

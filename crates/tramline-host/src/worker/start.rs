@@ -17,6 +17,7 @@ use super::cpu::Cpu;
 use super::launch::{Profile, WorkerConfig, child_spec};
 use super::{Worker, request};
 use crate::bundle::Bundle;
+use crate::limits::Limits;
 use crate::logs::{Tag, read_console, read_raw};
 use crate::process::{ExitReason, Process};
 use crate::types::Body;
@@ -49,6 +50,17 @@ pub enum StartError {
 
 /// What the bootstrap answers when the function listens through Node's http module.
 const NODE_SERVER: &str = "booted node";
+
+/// What a generic worker becomes.
+#[derive(Debug, Clone, Copy)]
+pub struct Assignment<'a> {
+    pub function: &'a str,
+    pub bundle: &'a Bundle,
+    /// The folder of all bundles.
+    pub bundles: &'a Path,
+    pub env: &'a BTreeMap<String, String>,
+    pub limits: &'a Limits,
+}
 
 impl Worker {
     /// Starts a generic worker and warms it up; with these modules of Node loaded.
@@ -127,15 +139,19 @@ impl Worker {
     }
 
     /// Makes a generic worker the worker of one function.
-    pub async fn boot(
-        &self,
-        function: &str,
-        bundle: &Bundle,
-        env: &BTreeMap<String, String>,
-        bundles: &Path,
-        timeout: Duration,
-    ) -> Result<(), StartError> {
-        self.tag.assign(function);
+    pub async fn boot(&self, assignment: Assignment<'_>) -> Result<(), StartError> {
+        let Assignment {
+            function,
+            bundle,
+            bundles,
+            env,
+            limits,
+        } = assignment;
+        let timeout = Duration::from_millis(limits.boot_ms);
+        self.tag.assign(function, limits.log_entries);
+        if let Some(group) = self.slot.group() {
+            group.bound_threads(limits.threads);
+        }
         // a function that reads its static files must keep the permission
         let revoke: &[&Path] = if bundle.has_static_files { &[] } else { &[bundles] };
         let message = serde_json::json!({
