@@ -7,6 +7,7 @@ mod child;
 mod cold_start;
 mod connections;
 mod cpu;
+mod edits;
 mod engine;
 mod figures;
 mod function_jobs;

@@ -33,7 +33,7 @@ use crate::limits::Limits;
 use crate::logs::LogHub;
 use crate::sandbox::{Egress, Sandbox};
 use crate::types::{CallError, FunctionInfo, FunctionSpec, HostConfig, HostError, LogLine, Policy};
-use crate::worker::{Profile, RunDir, Worker, WorkerConfig, close_storage, write_bootstrap};
+use crate::worker::{Profile, RunDir, Worker, WorkerConfig, close_storage, write_bootstrap, write_warm_up};
 use function::Function;
 use pool::Pool;
 pub use starts::HostStats;
@@ -146,7 +146,9 @@ impl Host {
             run_dir.open_to_others().map_err(prepare(&state_dir))?;
         }
         let bootstrap = write_bootstrap(&state_dir).map_err(prepare(&state_dir))?;
-        for shared in [&bootstrap, &state_dir.join("bundles")] {
+        let bundles = state_dir.join("bundles");
+        let warm_up = write_warm_up(&bundles).map_err(prepare(&bundles))?;
+        for shared in [&bootstrap, &bundles] {
             sandbox.share_tree(shared).map_err(prepare(shared))?;
         }
         let deno_file = File::open(&config.deno).map_err(prepare(&config.deno))?;
@@ -167,7 +169,8 @@ impl Host {
             deno: config.deno,
             deno_file,
             cache,
-            bundles: bundler.folder(),
+            bundles,
+            warm_up,
             bootstrap,
             run_dir,
             usual: Profile {

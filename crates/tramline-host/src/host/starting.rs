@@ -74,36 +74,13 @@ impl Function {
     async fn start(self: &Arc<Self>, inner: &Arc<Inner>, gate: &mut Gate) -> Result<Arc<Worker>, CallError> {
         let bundle = self.bundle().await?;
         gate.pass().await.map_err(|message| CallError::Boot { message })?;
-        let since = Instant::now();
-        let taken = tokio::select! {
-            taken = inner.pool.take(&self.profile, &bundle.node) => taken,
+        let booted = tokio::select! {
+            booted = self.booted(inner, &bundle) => booted,
             () = inner.stopping.cancelled() => return Err(CallError::Stopping),
         };
-        let (worker, source) = match taken {
-            Ok((worker, source)) => (Arc::new(worker), source),
-            Err(error) => return Err(self.boot_failed(inner, gate, &error)),
-        };
-        let mut env = self.spec.env.clone();
-        env.insert("SB_EXECUTION_ID".into(), uuid::Uuid::new_v4().to_string());
-        let assignment = Assignment {
-            function: &self.spec.name,
-            bundle: &bundle,
-            bundles: &inner.bundler.folder(),
-            env: &env,
-            limits: &self.limits,
-        };
-        let booted = tokio::select! {
-            booted = worker.boot(assignment) => booted,
-            () = inner.stopping.cancelled() => {
-                worker.kill();
-                return Err(CallError::Stopping);
-            }
-        };
-        if let Err(error) = booted {
-            worker.kill();
-            return Err(self.boot_failed(inner, gate, &error));
-        }
-        inner.starts.count(&self.spec.name, source, since.elapsed());
+        // not before, as that takes a processor
+        inner.pool.refill();
+        let worker = booted.map_err(|error| self.boot_failed(inner, gate, &error))?;
         self.problem.note(None);
         gate.started();
         self.live
@@ -119,6 +96,25 @@ impl Function {
             Function::retire(&worker, "early_drop");
         }
         Ok(worker)
+    }
+
+    /// A process that has become this function's. One that does not, and one that is not waited for, is ended.
+    async fn booted(&self, inner: &Arc<Inner>, bundle: &Bundle) -> Result<Arc<Worker>, StartError> {
+        let since = Instant::now();
+        let (worker, source) = inner.pool.take(&self.profile, &bundle.node).await?;
+        let mut env = self.spec.env.clone();
+        env.insert("SB_EXECUTION_ID".into(), uuid::Uuid::new_v4().to_string());
+        let assignment = Assignment {
+            function: &self.spec.name,
+            bundle,
+            bundles: &inner.bundler.folder(),
+            env: &env,
+            limits: &self.limits,
+        };
+        // dropping it kills the process
+        worker.boot(assignment).await?;
+        inner.starts.count(&self.spec.name, source, since.elapsed());
+        Ok(Arc::new(worker))
     }
 
     async fn bundle(&self) -> Result<Bundle, CallError> {

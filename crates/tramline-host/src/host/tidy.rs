@@ -29,7 +29,8 @@ fn forget_gone(bundles: &Path, known: &BTreeSet<String>) {
     let entries = std::fs::read_dir(bundles).into_iter().flatten().flatten();
     let gone = entries.filter(|entry| {
         let is_known = |name: &str| known.contains(name);
-        !entry.file_name().to_str().is_some_and(is_known)
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        is_folder && !entry.file_name().to_str().is_some_and(is_known)
     });
     let aged: Vec<(SystemTime, PathBuf)> = gone
         .filter_map(|entry| Some((changed(&entry.path())?, entry.path())))

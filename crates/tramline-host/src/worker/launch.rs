@@ -55,6 +55,8 @@ pub struct WorkerConfig {
     /// Deno's cache of compiled code. Workers write to it; the bundler has another.
     pub cache: PathBuf,
     pub bundles: PathBuf,
+    /// A module that is loaded in the place of a function's while nobody waits.
+    pub warm_up: PathBuf,
     pub bootstrap: PathBuf,
     pub run_dir: RunDir,
     /// What spares are started with.
@@ -66,12 +68,24 @@ pub struct WorkerConfig {
     pub own_addresses: Vec<IpAddr>,
 }
 
+/// What a worker becomes while it warms up.
+const WARM_UP: &str = "Deno.serve(() => new Response('warm'));\n";
+
 /// Writes the bootstrap where Deno finds it; the constant path keeps its compiled form in the cache.
 pub fn write_bootstrap(state_dir: &Path) -> std::io::Result<PathBuf> {
-    let path = state_dir.join("bootstrap.ts");
-    if std::fs::read(&path).ok().as_deref() != Some(BOOTSTRAP.as_bytes()) {
-        let fresh = state_dir.join(format!("bootstrap.{}.tmp", std::process::id()));
-        std::fs::write(&fresh, BOOTSTRAP)?;
+    write_once(state_dir.join("bootstrap.ts"), BOOTSTRAP)
+}
+
+/// Writes what is loaded in the place of a function's bundle, beside those of functions. No function has a name like its.
+pub fn write_warm_up(bundles: &Path) -> std::io::Result<PathBuf> {
+    write_once(bundles.join("warm-up.js"), WARM_UP)
+}
+
+/// Whoever sees the file sees all of it.
+fn write_once(path: PathBuf, text: &str) -> std::io::Result<PathBuf> {
+    if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+        let fresh = path.with_extension(format!("{}.tmp", std::process::id()));
+        std::fs::write(&fresh, text)?;
         std::fs::rename(&fresh, &path)?;
     }
     Ok(path)

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 pub use connections::{Reply, SendError};
 pub use cpu::CpuOfCalls;
 pub use exchange::Broken;
-pub use launch::{Profile, WorkerConfig, close_storage, write_bootstrap};
+pub use launch::{Profile, WorkerConfig, close_storage, write_bootstrap, write_warm_up};
 pub use slot::RunDir;
 pub use start::{Assignment, StartError};
 pub use wire::{HEAD_BYTES_MAX, HEADERS_MAX};
