@@ -33,7 +33,9 @@ use crate::limits::Limits;
 use crate::logs::LogHub;
 use crate::sandbox::{Egress, Sandbox};
 use crate::types::{CallError, FunctionInfo, FunctionSpec, HostConfig, HostError, LogLine, Policy};
-use crate::worker::{Profile, RunDir, Worker, WorkerConfig, close_storage, write_bootstrap, write_warm_up};
+use crate::worker::{
+    Profile, RunDir, Worker, WorkerConfig, close_storage, write_bootstrap, write_forget, write_warm_up,
+};
 use function::Function;
 use pool::Pool;
 pub use starts::HostStats;
@@ -148,7 +150,8 @@ impl Host {
         let bootstrap = write_bootstrap(&state_dir).map_err(prepare(&state_dir))?;
         let bundles = state_dir.join("bundles");
         let warm_up = write_warm_up(&bundles).map_err(prepare(&bundles))?;
-        for shared in [&bootstrap, &bundles] {
+        let forget = write_forget(&state_dir).map_err(prepare(&state_dir))?;
+        for shared in [&bootstrap, &forget, &bundles] {
             sandbox.share_tree(shared).map_err(prepare(shared))?;
         }
         let deno_file = File::open(&config.deno).map_err(prepare(&config.deno))?;
@@ -172,6 +175,7 @@ impl Host {
             bundles,
             warm_up,
             bootstrap,
+            forget,
             run_dir,
             usual: Profile {
                 egress: Egress::default(),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::starts::Source;
 use crate::bundle::NodeNames;
-use crate::worker::{Profile, StartError, Worker, WorkerConfig};
+use crate::worker::{Profile, StartError, Worker, WorkerConfig, forget_gone};
 
 /// Before spares that were taken are replaced: the call that took one goes first, and the start of a process takes a processor
 /// for longer than all that is left of it.
@@ -118,6 +118,17 @@ impl Pool {
     pub fn open(self: &Arc<Self>) {
         self.open.store(true, Ordering::Release);
         self.refill();
+    }
+
+    /// Forgets what was compiled of bundles that are gone.
+    pub async fn forget_gone(&self) {
+        let forgotten = tokio::select! {
+            forgotten = forget_gone(&self.config) => forgotten,
+            () = self.stopping.cancelled() => return,
+        };
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "what was compiled of bundles that are gone is still kept");
+        }
     }
 
     /// Takes all spares, to end them.

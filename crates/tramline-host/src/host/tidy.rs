@@ -14,7 +14,7 @@ pub const GONE_MAX: usize = 32;
 /// Removes what is kept no longer.
 pub(super) async fn tidy(inner: Arc<Inner>) {
     // nothing comes or goes meanwhile
-    let _turn = inner.editing.lock().await;
+    let turn = inner.editing.lock().await;
     let functions = inner.all_functions();
     let known: BTreeSet<String> = functions.iter().map(|f| f.spec.name.clone()).collect();
     let keep = Duration::from_millis(inner.limits.log_keep_ms);
@@ -22,6 +22,8 @@ pub(super) async fn tidy(inner: Arc<Inner>) {
     let bundles = inner.bundler.folder();
     // it has no outcome, and a panic in it is told by the runtime
     let _ = tokio::task::spawn_blocking(move || forget_gone(&bundles, &known)).await;
+    drop(turn);
+    inner.pool.forget_gone().await;
 }
 
 /// Removes the bundles of functions that are not known, but for the newest.

@@ -27,7 +27,7 @@ const BOOTSTRAP: &str = concat!(
 const BASE_DATA_BYTES: u64 = 557 << 20;
 /// Room between the JavaScript heap's bound and the data limit, so that V8 reports its own end before the kernel refuses.
 const DATA_HEADROOM_BYTES: u64 = 128 << 20;
-const OPEN_FILES: u64 = 4_096;
+pub(super) const OPEN_FILES: u64 = 4_096;
 
 /// Bytes of one temporary file: what Supabase gives a function for all of them; see also `host/watch.rs`.
 const FILE_BYTES: u64 = 256 << 20;
@@ -58,6 +58,8 @@ pub struct WorkerConfig {
     /// A module that is loaded in the place of a function's while nobody waits.
     pub warm_up: PathBuf,
     pub bootstrap: PathBuf,
+    /// The program that keeps the cache small.
+    pub forget: PathBuf,
     pub run_dir: RunDir,
     /// What spares are started with.
     pub usual: Profile,
@@ -66,6 +68,32 @@ pub struct WorkerConfig {
     pub children: TaskTracker,
     pub sandbox: Arc<Sandbox>,
     pub own_addresses: Vec<IpAddr>,
+}
+
+impl WorkerConfig {
+    /// What is executed.
+    pub(super) fn program(&self) -> PathBuf {
+        match self.sandbox.account() {
+            // the child opens it after it has become another user
+            Some(_) => format!("/proc/self/fd/{}", self.deno_file.as_raw_fd()).into(),
+            None => self.deno.clone(),
+        }
+    }
+
+    /// Of a process whose own folder is this.
+    pub(super) fn environment(&self, folder: &Path) -> Vec<(String, OsString)> {
+        let env = [
+            ("DENO_DIR", self.cache.clone().into_os_string()),
+            ("NO_COLOR", "1".into()),
+            ("DENO_NO_UPDATE_CHECK", "1".into()),
+            ("TMPDIR", folder.to_owned().into_os_string()),
+            // certificates of the machine's own authorities count, as they do for curl
+            ("DENO_TLS_CA_STORE", "mozilla,system".into()),
+        ];
+        env.into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
 }
 
 /// What a worker becomes while it warms up.
@@ -82,7 +110,7 @@ pub fn write_warm_up(bundles: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Whoever sees the file sees all of it.
-fn write_once(path: PathBuf, text: &str) -> std::io::Result<PathBuf> {
+pub(super) fn write_once(path: PathBuf, text: &str) -> std::io::Result<PathBuf> {
     if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
         let fresh = path.with_extension(format!("{}.tmp", std::process::id()));
         std::fs::write(&fresh, text)?;
@@ -140,27 +168,11 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std:
     args.push(list("--allow-write", &[slot.path()]));
     args.push(config.bootstrap.clone().into());
     args.push(socket.into());
-    let env = [
-        ("DENO_DIR", config.cache.clone().into_os_string()),
-        ("NO_COLOR", "1".into()),
-        ("DENO_NO_UPDATE_CHECK", "1".into()),
-        ("TMPDIR", slot.path().to_owned().into_os_string()),
-        // certificates of the machine's own authorities count, as they do for curl
-        ("DENO_TLS_CA_STORE", "mozilla,system".into()),
-    ];
     let data_bytes = BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (profile.memory_mb << 20);
-    let program = match config.sandbox.account() {
-        // the child opens it after it has become another user
-        Some(_) => format!("/proc/self/fd/{}", config.deno_file.as_raw_fd()).into(),
-        None => config.deno.clone(),
-    };
     Ok(ChildSpec {
-        program,
+        program: config.program(),
         args,
-        env: env
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
+        env: config.environment(slot.path()),
         cwd: slot.path().to_owned(),
         limits: Rlimits {
             data_bytes: Some(data_bytes),

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use tramline_host::LogLine;
+use tramline_host::{Edit, LogLine};
 
-use crate::common::{Project, call, eventually, log_with, ok, stop};
+use crate::common::{Project, call, deno, eventually, log_with, ok, stop, within};
 
 const HELLO: &str = "Deno.serve(() => { console.log('said'); return new Response('hello'); });";
 /// Of functions that are gone, so many are kept (`GONE_MAX`).
@@ -107,4 +107,58 @@ async fn log_entries_are_kept_for_their_time() {
     stop(&host).await;
     let fresh = std::fs::read_to_string(logs.join("talks.log")).unwrap();
     assert_eq!(fresh.lines().count(), 1, "{fresh}");
+}
+
+/// Tells which bundles there is compiled code of.
+const COMPILED: &str = r#"import { DatabaseSync } from "node:sqlite";
+    const database = new DatabaseSync(Deno.args[0], { readOnly: true });
+    for (const { specifier } of database.prepare("select distinct specifier from codecache").all()) {
+        if (specifier.includes("/bundles/large/")) console.log(new URL(specifier).pathname);
+    }"#;
+
+async fn compiled(project: &Project) -> Vec<String> {
+    let script = project.dir.path().join("compiled.ts");
+    std::fs::write(&script, COMPILED).unwrap();
+    let told = tokio::process::Command::new(deno())
+        .args(["run", "--quiet", "--no-config", "--allow-read", "--allow-write"])
+        .arg(&script)
+        .arg(project.state_dir().join("cache/v8_code_cache_v2"))
+        .env("DENO_DIR", project.dir.path().join("reader"))
+        .output();
+    let told = within("the reader", told).await.unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let paths = String::from_utf8(told.stdout).unwrap();
+    paths.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_compiled_of_bundles_that_are_gone_is_forgotten() {
+    // a text is kept with what was compiled of it
+    let large = |version: usize| {
+        let letter = |i: usize| char::from(b'a' + u8::try_from((i * 7 + version) % 26).unwrap());
+        let text: String = (0..(1 << 20)).map(letter).collect();
+        format!("const text = '{text}'; Deno.serve(() => new Response('{version} ' + text.length));")
+    };
+    let project = Project::new().function("large", &large(0));
+    let host = project.host().await;
+    for version in 1..=12 {
+        project.write("large/index.ts", &large(version));
+        assert_eq!(within("the edit", host.reload("large")).await, Some(Edit::Live));
+    }
+    stop(&host).await;
+    let before = compiled(&project).await;
+    let gone = before.iter().filter(|path| !Path::new(path).exists()).count();
+    assert!(gone > 4, "{before:?}");
+    let host = project.host().await;
+    let deadline = std::time::Instant::now() + crate::common::PATIENCE;
+    loop {
+        let now = compiled(&project).await;
+        if now.iter().all(|path| Path::new(path).exists()) {
+            assert!(!now.is_empty(), "what there is stays compiled");
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{now:?} is still there");
+    }
+    assert_eq!(call(&host, "large").await, ok("12 1048576"));
+    stop(&host).await;
 }
