@@ -43,23 +43,11 @@ impl Driver {
     }
 
     pub(super) fn on_lost(&mut self, shard: u16) {
-        let Some(lost) = self.state.shards.remove(&shard) else {
+        if self.state.shards.remove(&shard).is_none() {
             return;
-        };
-        if lost.leaves {
-            // It took too long, and was given up without its last flush; which may have been committed, and names the calls.
-            self.let_shard_go(shard);
         }
-        let ids: Vec<Uuid> = self
-            .state
-            .entries
-            .iter()
-            .filter(|(_, e)| e.shard == shard)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.drop_entry(id);
-        }
+        // Calls of a shard that was being given up go on: its last flush, which names them, may have been committed.
+        self.drop_entries_of(shard);
         let pending = std::mem::take(&mut self.state.pending);
         let (dropped, kept): (VecDeque<Unit>, _) = pending.into_iter().partition(|u| u.shard == shard);
         self.state.pending = kept;
@@ -86,6 +74,17 @@ impl Driver {
         self.state.schedules.drop_shard(shard);
         self.state.limits.drop_shard(shard);
         self.tell_shards();
+    }
+
+    fn drop_entries_of(&mut self, shard: u16) {
+        let entries = self.state.entries.iter();
+        let ids: Vec<Uuid> = entries
+            .filter(|(_, e)| e.shard == shard)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.drop_entry(id);
+        }
     }
 
     /// What had left memory says nothing to the next owner, which may be this node again: its scan shows what is unfinished, such
@@ -154,7 +153,7 @@ impl Driver {
             .map(|(id, _)| *id)
             .collect();
         for shard in written {
-            self.let_shard_go(shard);
+            self.drop_entries_of(shard);
             let asked = self.state.shards.get_mut(&shard);
             for done in asked
                 .map(|s| std::mem::take(&mut s.written))
