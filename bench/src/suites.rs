@@ -9,8 +9,8 @@ use crate::postgres::Postgres;
 use crate::sizes::Sizes;
 use crate::{Place, Wanted, say};
 use crate::{
-    cold_start, connections, engine, function_jobs, gateway, idle, instances, lists, many_functions, memory,
-    single_rows, tokens,
+    cold_start, connections, deploys, edits, engine, function_jobs, gateway, idle, instances, lists,
+    many_functions, memory, single_rows, streams, tokens,
 };
 
 /// Everything that can be measured.
@@ -90,6 +90,10 @@ impl Suites<'_> {
             let measured = cold_start::measure(place, sizes, wanted, repeats, figures).await;
             measured.context("measure cold starts")?;
         }
+        if wanted.any(edits::NAMES) {
+            let measured = edits::measure(place, sizes, wanted, repeats, figures).await;
+            measured.context("measure edits")?;
+        }
         if wanted.any(instances::NAMES) {
             let measured = instances::measure(place, sizes, wanted, repeats, figures).await;
             measured.context("measure instances")?;
@@ -101,6 +105,14 @@ impl Suites<'_> {
         if wanted.any(gateway::NAMES) {
             let measured = gateway::measure(place, sizes, wanted, repeats, figures).await;
             measured.context("measure the gateway")?;
+        }
+        if wanted.any(deploys::NAMES) {
+            let measured = deploys::measure(place, wanted, repeats, figures).await;
+            measured.context("measure deploys")?;
+        }
+        if wanted.any(streams::NAMES) {
+            let measured = streams::measure(place, repeats, figures).await;
+            measured.context("measure streams")?;
         }
         if wanted.any(tokens::NAMES) {
             let measured = tokens::measure(sizes, wanted, repeats, figures).await;

@@ -165,6 +165,21 @@ pub const FIGURES: &[Figure] = &[
         "ms",
         "the same for a function that uses supabase-js",
     ),
+    less(
+        "cold-start-empty-pool",
+        "ms",
+        "the same as the first when no started process waits",
+    ),
+    less(
+        "edit-live-hello",
+        "ms",
+        "from the save of a function's file until `tramline dev` answers with it",
+    ),
+    less(
+        "edit-live-supabase-js",
+        "ms",
+        "the same for a function that uses supabase-js",
+    ),
     more(
         "instance-calls-per-second",
         "calls/s",
@@ -201,6 +216,21 @@ pub const FIGURES: &[Figure] = &[
         "gateway-memory-10k-connections",
         "MB",
         "memory of a gateway with 10,000 idle connections",
+    ),
+    less(
+        "deploy-one-of-200",
+        "ms",
+        "`tramline deploy` of 200 functions of which one has changed",
+    ),
+    less(
+        "first-call-after-deploy",
+        "ms",
+        "first call of a function that was just deployed",
+    ),
+    less(
+        "gateway-streams-memory",
+        "MB",
+        "growth of a node's memory while 64 streams of 10 MB pass, both ways",
     ),
     more(
         "tokens-hs256-per-second",

@@ -46,65 +46,46 @@ struct Handed {
 }
 
 impl Driver {
-    /// Writes down which calls of a shard go on here. Their runs are driven on until that is committed.
+    /// Writes down which calls of a shard go on here. From now on their results are the next owner's, whether or not this is committed:
+    /// what is written about them after it would be lost with the shard, and nobody would tell a next owner that waits.
     pub(super) fn hand_calls_over(&mut self, shard: u16) {
         let mut rows = Vec::new();
-        for (id, entry) in &self.state.entries {
-            let Stage::Live(live) = &entry.stage else { continue };
+        for (id, entry) in &mut self.state.entries {
+            let Stage::Live(live) = &mut entry.stage else {
+                continue;
+            };
             if entry.shard != shard || live.calls.is_empty() {
                 continue;
             }
+            let generation = live.run.generation;
             let subject = Subject {
                 run_id: *id,
-                generation: live.run.generation,
+                generation,
                 foreign: live.foreign,
             };
-            let calls = live.calls.iter().map(|out| PastCall {
-                step: live.run.plan.step_name(out.step as usize).to_owned(),
-                generation: live.run.generation,
-                attempt: out.attempt,
-                elsewhere: Elsewhere {
-                    node: self.node,
-                    until: out.until.saturating_add(RESULT_WAIT_MS),
-                },
-            });
-            rows.push((subject, calls.collect::<Vec<_>>()));
-        }
-        for (subject, calls) in rows {
-            let items: Vec<_> = calls
-                .into_iter()
-                .filter_map(|call| self.item(shard, What::Handed(subject, call)))
-                .collect();
-            self.push(Unit::new(Some(subject.run_id), shard, items));
-        }
-    }
-
-    /// Everything of a shard is written: its runs leave memory, its calls stay.
-    pub(super) fn let_shard_go(&mut self, shard: u16) {
-        let ids: Vec<Uuid> = self
-            .state
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.shard == shard)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            if let Some(Entry {
-                stage: Stage::Live(live),
-                ..
-            }) = self.state.entries.get_mut(&id)
-                && !live.calls.is_empty()
-            {
-                let generation = live.run.generation;
-                let calls = std::mem::take(&mut live.calls).into_iter().map(|out| Handed {
+            for out in std::mem::take(&mut live.calls) {
+                let step = live.run.plan.step_name(out.step as usize).to_owned();
+                let call = PastCall {
+                    step: step.clone(),
                     generation,
-                    step: live.run.plan.step_name(out.step as usize).to_owned(),
+                    attempt: out.attempt,
+                    elsewhere: Elsewhere {
+                        node: self.node,
+                        until: out.until.saturating_add(RESULT_WAIT_MS),
+                    },
+                };
+                rows.push((subject, call));
+                let handed = Handed {
+                    generation,
+                    step,
                     out,
-                });
-                let calls: Vec<Handed> = calls.collect();
-                self.state.handover.runs.entry(id).or_default().extend(calls);
+                };
+                self.state.handover.runs.entry(*id).or_default().push(handed);
             }
-            self.drop_entry(id);
+        }
+        for (subject, call) in rows {
+            let item = self.item(shard, What::Handed(subject, call));
+            self.push(Unit::new(Some(subject.run_id), shard, item.into_iter().collect()));
         }
     }
 

@@ -13,6 +13,7 @@ mod entry;
 mod expected;
 mod explain;
 mod gate;
+mod gone;
 mod handover;
 mod intake;
 mod limited;
@@ -27,6 +28,8 @@ mod schedules;
 mod shards;
 mod timers;
 mod unit;
+
+pub(crate) use self::commit::FLUSHES_MAX;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -45,12 +48,12 @@ use self::unit::{Leaving, Unit};
 use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::discovery::Shared;
-use crate::flushing::Item;
+use crate::flushing::Job;
 use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
 use crate::loading::{LoadId, LoadJob};
 use crate::maintenance::Chore;
-use crate::message::{CallEnded, Message};
+use crate::message::Message;
 
 /// Priority classes.
 const CLASSES: usize = 4;
@@ -74,7 +77,7 @@ pub(crate) struct Driver {
     pub(crate) node: Uuid,
     pub(crate) outside: Arc<Outside>,
     pub(crate) inbox: mpsc::Receiver<Message>,
-    pub(crate) flushes: mpsc::Sender<Vec<Item>>,
+    pub(crate) flushes: mpsc::Sender<Job>,
     pub(crate) loads: mpsc::Sender<LoadJob>,
     pub(crate) chores: mpsc::Sender<Chore>,
     pub(crate) results: mpsc::Sender<CallResult>,
@@ -110,7 +113,7 @@ pub(crate) struct State {
     gone_order: VecDeque<(u64, Uuid)>,
     commands_seen: HashSet<Uuid>,
     pending: VecDeque<Unit>,
-    in_flight: Option<Vec<Unit>>,
+    in_flight: commit::InFlight,
     timers: timers::Timers,
     schedules: schedules::Schedules,
     expected: Expected,
@@ -158,7 +161,7 @@ impl State {
             gone_order: VecDeque::new(),
             commands_seen: HashSet::new(),
             pending: VecDeque::new(),
-            in_flight: None,
+            in_flight: commit::InFlight::default(),
             timers: timers::Timers::default(),
             schedules: schedules::Schedules::default(),
             expected: Expected::new(Millis::try_from(config.warm_before.as_millis()).unwrap_or(Millis::MAX)),
@@ -251,6 +254,7 @@ impl Driver {
             Message::CallEnded(end) => self.on_call_ended(end),
             Message::CallFull(full) => self.on_call_full(full),
             Message::Flushed(flushed) => self.on_flushed(flushed),
+            Message::Unsent(items) => self.on_unsent(items),
             Message::Timers {
                 shard,
                 timers,
@@ -270,7 +274,7 @@ impl Driver {
 
     /// Whether what is about to be sent may grow at once: calls are out that may have ended already.
     fn may_gather(&self) -> bool {
-        self.state.calls.out > 0 && self.state.in_flight.is_none() && !self.state.pending.is_empty()
+        self.state.calls.out > 0 && self.state.in_flight.is_empty() && !self.state.pending.is_empty()
     }
 
     fn next_wake(&self, tick_at: Instant) -> Instant {
@@ -307,7 +311,7 @@ impl Driver {
         let idle = self.state.calls.out == 0
             && handed_out == 0
             && self.state.pending.is_empty()
-            && self.state.in_flight.is_none();
+            && self.state.in_flight.is_empty();
         if !idle && Instant::now() < *deadline {
             return false;
         }
@@ -321,88 +325,6 @@ impl Driver {
             let _ = done.send(());
         }
         true
-    }
-
-    /// Takes a run out of memory and stops its calls; reads that are under way may still name it.
-    fn forget(&mut self, id: Uuid) {
-        if self.drop_entry(id) && self.state.gone.insert(id) {
-            self.remember(id);
-        }
-    }
-
-    /// The same for a run of a shard that is given up: whoever reads it next may start it.
-    fn drop_entry(&mut self, id: Uuid) -> bool {
-        let Some(mut entry) = self.state.entries.remove(&id) else {
-            return false;
-        };
-        for waiting in entry.take_waiting() {
-            if let Waiting::Command(command) = waiting {
-                self.state.commands_seen.remove(&command.command_id);
-            }
-        }
-        if let Stage::Live(live) = entry.stage {
-            self.state.active -= 1;
-            self.state.calls.drop_all(live.calls);
-        }
-        if let (Some(xid), Some(shard)) = (entry.xid, self.state.shards.get_mut(&entry.shard)) {
-            shard.forget_xid(xid);
-        }
-        true
-    }
-
-    /// Keeps an id in mind until a tick that was read after the present flush has been delivered.
-    fn remember(&mut self, id: Uuid) {
-        let flushes = self.shared.flushes.load(std::sync::atomic::Ordering::Acquire);
-        self.state.gone_order.push_back((flushes, id));
-    }
-
-    /// Puts what a decision wants recorded into the next batch.
-    fn push(&mut self, unit: Unit) {
-        if let Some(entry) = unit.run_id.and_then(|id| self.state.entries.get_mut(&id)) {
-            entry.units += 1;
-        }
-        self.state.pending.push_back(unit);
-    }
-
-    fn tell_shards(&mut self) {
-        let owned: Vec<u16> = self.state.shards.keys().copied().collect();
-        let (asked, fresh) = self.state.schedules.ask(&owned);
-        if self
-            .chores
-            .try_send(Chore::Shards { owned, fresh, asked })
-            .is_err()
-        {
-            tracing::debug!("maintenance is busy; schedules are read at its next turn");
-        }
-    }
-
-    fn on_call_ended(&mut self, end: CallEnded) {
-        if self.is_for_another(&end) {
-            return;
-        }
-        let random = rand::random();
-        let now = self.state.clock.now();
-        self.call_is_back(end.run_id, end.step);
-        let Some(Entry {
-            stage: Stage::Live(live),
-            ..
-        }) = self.state.entries.get_mut(&end.run_id)
-        else {
-            return;
-        };
-        let event = tramline_core::machine::Event::CallEnded {
-            step: end.step,
-            generation: end.generation,
-            attempt: end.attempt,
-            outcome: end.outcome,
-            started_at: end.started_at,
-            now,
-            random,
-        };
-        // A refusal means that nobody waits for this result any more.
-        if let Ok(decision) = live.run.decide(event) {
-            self.apply(end.run_id, decision);
-        }
     }
 
     /// Numbers for status pages and metrics.

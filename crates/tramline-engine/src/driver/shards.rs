@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use tokio::sync::oneshot;
-use tramline_core::ids::shard_of;
-use tramline_store::SHARD_COUNT;
 use tramline_store::shards::{Beat, Mark, NodeLoad};
 use uuid::Uuid;
 
 use super::{Driver, Shard, Stage, Unit};
+use crate::maintenance::Chore;
 
 impl Driver {
     pub(super) fn on_acquired(&mut self, shard: u16, epoch: i64, low_xid: Option<u64>, unclean: bool) {
@@ -43,32 +42,15 @@ impl Driver {
     }
 
     pub(super) fn on_lost(&mut self, shard: u16) {
-        let Some(lost) = self.state.shards.remove(&shard) else {
+        if self.state.shards.remove(&shard).is_none() {
             return;
-        };
-        if lost.leaves {
-            // It took too long, and was given up without its last flush; which may have been committed, and names the calls.
-            self.let_shard_go(shard);
         }
-        let ids: Vec<Uuid> = self
-            .state
-            .entries
-            .iter()
-            .filter(|(_, e)| e.shard == shard)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.drop_entry(id);
-        }
+        // Calls of a shard that was being given up go on: its last flush, which names them, may have been committed.
+        self.drop_entries_of(shard);
         let pending = std::mem::take(&mut self.state.pending);
         let (dropped, kept): (VecDeque<Unit>, _) = pending.into_iter().partition(|u| u.shard == shard);
         self.state.pending = kept;
-        let in_flight = self
-            .state
-            .in_flight
-            .iter_mut()
-            .flatten()
-            .filter(|u| u.shard == shard);
+        let in_flight = self.state.in_flight.units_mut().filter(|u| u.shard == shard);
         let forgotten: Vec<Uuid> = in_flight
             .filter_map(|unit| {
                 unit.void = true;
@@ -88,16 +70,27 @@ impl Driver {
         self.tell_shards();
     }
 
-    /// What had left memory says nothing to the next owner, which may be this node again: its scan shows what is unfinished, such
-    /// as a run that left with a timer and was woken since.
-    fn forget_gone_of(&mut self, shard: u16) {
-        let gone = &mut self.state.gone;
-        let is_of = |id: &Uuid| shard_of(*id, SHARD_COUNT) == shard;
-        // Of commands only runs' ids are looked at.
-        self.state
-            .gone_order
-            .retain(|(_, id)| !(gone.contains(id) && is_of(id)));
-        gone.retain(|id| !is_of(id));
+    fn drop_entries_of(&mut self, shard: u16) {
+        let entries = self.state.entries.iter();
+        let ids: Vec<Uuid> = entries
+            .filter(|(_, e)| e.shard == shard)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.drop_entry(id);
+        }
+    }
+
+    pub(super) fn tell_shards(&mut self) {
+        let owned: Vec<u16> = self.state.shards.keys().copied().collect();
+        let (asked, fresh) = self.state.schedules.ask(&owned);
+        if self
+            .chores
+            .try_send(Chore::Shards { owned, fresh, asked })
+            .is_err()
+        {
+            tracing::debug!("maintenance is busy; schedules are read at its next turn");
+        }
     }
 
     pub(super) fn on_release(&mut self, shard: u16, done: oneshot::Sender<()>) {
@@ -143,7 +136,7 @@ impl Driver {
             .state
             .pending
             .iter()
-            .chain(self.state.in_flight.iter().flatten())
+            .chain(self.state.in_flight.units())
             .map(|u| u.shard)
             .collect();
         let written: Vec<u16> = self
@@ -154,7 +147,7 @@ impl Driver {
             .map(|(id, _)| *id)
             .collect();
         for shard in written {
-            self.let_shard_go(shard);
+            self.drop_entries_of(shard);
             let asked = self.state.shards.get_mut(&shard);
             for done in asked
                 .map(|s| std::mem::take(&mut s.written))
