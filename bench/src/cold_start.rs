@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tramline_host::{Host, Policy};
+use tramline_host::{FunctionSpec, Host, Limits, Policy};
 
 use crate::figures::{Figures, Sample, Side};
 use crate::hosting::{self, HELLO};
@@ -14,12 +14,18 @@ use crate::stats::{ms, p50_p99};
 use crate::{Place, Wanted};
 
 /// Figures measured here.
-pub const NAMES: &[&str] = &["cold-start-hello", "cold-start-supabase-js"];
-/// The functions, in the order of [`NAMES`].
+pub const NAMES: &[&str] = &[
+    "cold-start-hello",
+    "cold-start-supabase-js",
+    "cold-start-empty-pool",
+];
+/// What is called for each of [`NAMES`].
+const CALLED: [&str; 3] = ["hello", SUPABASE_JS, "hello"];
+const SUPABASE_JS: &str = "supabase-js";
 const FUNCTIONS: [(&str, &str); 2] = [
     ("hello", HELLO),
     (
-        "supabase-js",
+        SUPABASE_JS,
         "import { createClient } from \"npm:@supabase/supabase-js@2.57.4\";\n\
          const client = createClient(\"http://127.0.0.1:54321\", \"key\");\n\
          Deno.serve(() => Response.json({ client: typeof client.from }));\n",
@@ -43,14 +49,16 @@ pub async fn measure(
         None
     };
     let project = place.target.join("functions");
-    // Every call gets a new instance.
-    let specs = FUNCTIONS
-        .iter()
-        .map(|(name, source)| hosting::function(&project, name, source, Policy::PerRequest))
-        .collect::<Result<_>>()?;
-    let host = hosting::start(&deno, &project, specs).await?;
+    let host = hosting::start(&deno, &project, specs(&project)?).await?;
+    let unpooled_project = place.target.join("functions-unpooled");
+    let limits = Limits {
+        spare_workers: 0,
+        ..Limits::default()
+    };
+    let unpooled = hosting::start_with(&deno, &unpooled_project, specs(&unpooled_project)?, limits).await?;
     let starts = Starts {
         host: &host,
+        unpooled: &unpooled,
         deno: &deno,
         project: &project,
         workerd: workerd.as_ref(),
@@ -58,11 +66,22 @@ pub async fn measure(
     };
     let measured = starts.measure(sizes, wanted, repeats, figures).await;
     host.stop(Duration::from_secs(1)).await;
+    unpooled.stop(Duration::from_secs(1)).await;
     measured
+}
+
+/// Every call gets a new instance.
+fn specs(project: &Path) -> Result<Vec<FunctionSpec>> {
+    let made = FUNCTIONS
+        .iter()
+        .map(|(name, source)| hosting::function(project, name, source, Policy::PerRequest));
+    made.collect()
 }
 
 struct Starts<'a> {
     host: &'a Host,
+    /// Keeps no workers ready.
+    unpooled: &'a Host,
     deno: &'a Path,
     project: &'a Path,
     workerd: Option<&'a Workerd>,
@@ -78,12 +97,12 @@ impl Starts<'_> {
         figures: &mut Figures,
     ) -> Result<()> {
         for turn in 0..=repeats {
-            for (name, (function, _)) in NAMES.iter().zip(FUNCTIONS).filter(|(name, _)| wanted.has(name)) {
+            for (name, function) in NAMES.iter().zip(CALLED).filter(|(name, _)| wanted.has(name)) {
                 // The first turn fills caches on all sides and is not counted.
                 let count = if turn == 0 { 2 } else { sizes.cold_starts };
                 let mut times: Vec<(Side, Vec<f64>)> = Vec::new();
                 for _ in 0..count {
-                    for (side, time) in self.one_round(function).await? {
+                    for (side, time) in self.one_round(name, function).await? {
                         match times.iter_mut().find(|(known, _)| *known == side) {
                             Some((_, times)) => times.push(time),
                             None => times.push((side, vec![time])),
@@ -104,10 +123,15 @@ impl Starts<'_> {
     }
 
     /// One start of each.
-    async fn one_round(&self, function: &str) -> Result<Vec<(Side, f64)>> {
+    async fn one_round(&self, name: &str, function: &str) -> Result<Vec<(Side, f64)>> {
         tokio::time::sleep(PAUSE).await;
+        let host = if name == NAMES[2] {
+            self.unpooled
+        } else {
+            self.host
+        };
         let since = Instant::now();
-        hosting::call(self.host, function, None)
+        hosting::call(host, function, None)
             .await
             .with_context(|| format!("call {function}"))?;
         let mut times = vec![(Side::Tramline, ms(since.elapsed()))];
@@ -119,7 +143,7 @@ impl Starts<'_> {
         let since = Instant::now();
         let serving = Serving::deno(self.deno, &self.project.join("deno-peer"), &bundle)?;
         times.push((Side::peer(DENO_RUN), answered(serving, since).await?));
-        if let Some(workerd) = self.workerd.filter(|_| function == FUNCTIONS[0].0) {
+        if let Some(workerd) = self.workerd.filter(|_| name == NAMES[0]) {
             tokio::time::sleep(PAUSE).await;
             let since = Instant::now();
             times.push((

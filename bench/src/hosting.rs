@@ -33,11 +33,21 @@ pub fn function(project: &Path, name: &str, source: &str, policy: Policy) -> Res
 
 /// A host with the product's own settings.
 pub async fn start(deno: &Path, project: &Path, specs: Vec<FunctionSpec>) -> Result<Host> {
+    start_with(deno, project, specs, Limits::default()).await
+}
+
+/// The same with other limits.
+pub async fn start_with(
+    deno: &Path,
+    project: &Path,
+    specs: Vec<FunctionSpec>,
+    limits: Limits,
+) -> Result<Host> {
     let config = HostConfig {
         state_dir: project.join(".tramline"),
         deno: deno.to_owned(),
         project_dir: project.to_owned(),
-        limits: Limits::default(),
+        limits,
         max_spawns: SPAWNS_MAX,
         sandbox: tramline_host::SandboxConfig::default(),
         own_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],

@@ -8,6 +8,7 @@ mod cold_start;
 mod connections;
 mod cpu;
 mod deploys;
+mod edits;
 mod engine;
 mod figures;
 mod function_jobs;

@@ -9,8 +9,8 @@ use crate::postgres::Postgres;
 use crate::sizes::Sizes;
 use crate::{Place, Wanted, say};
 use crate::{
-    cold_start, connections, deploys, engine, function_jobs, gateway, idle, instances, lists, many_functions,
-    memory, single_rows, streams, tokens,
+    cold_start, connections, deploys, edits, engine, function_jobs, gateway, idle, instances, lists,
+    many_functions, memory, single_rows, streams, tokens,
 };
 
 /// Everything that can be measured.
@@ -69,10 +69,10 @@ impl Suites<'_> {
             measured.context("measure idle connections")?;
         }
         if wanted.any(memory::NAMES) {
-            memory::measure(postgres, wanted, figures).await?;
+            memory::measure(postgres, sizes, wanted, figures).await?;
         }
         if wanted.any(lists::NAMES) {
-            let measured = lists::measure(postgres, wanted, figures).await;
+            let measured = lists::measure(postgres, sizes.listed_runs, wanted, figures).await;
             measured.context("measure lists")?;
         }
         Ok(())
@@ -89,6 +89,10 @@ impl Suites<'_> {
         if wanted.any(cold_start::NAMES) {
             let measured = cold_start::measure(place, sizes, wanted, repeats, figures).await;
             measured.context("measure cold starts")?;
+        }
+        if wanted.any(edits::NAMES) {
+            let measured = edits::measure(place, sizes, wanted, repeats, figures).await;
+            measured.context("measure edits")?;
         }
         if wanted.any(instances::NAMES) {
             let measured = instances::measure(place, sizes, wanted, repeats, figures).await;

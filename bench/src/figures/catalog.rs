@@ -165,6 +165,21 @@ pub const FIGURES: &[Figure] = &[
         "ms",
         "the same for a function that uses supabase-js",
     ),
+    less(
+        "cold-start-empty-pool",
+        "ms",
+        "the same as the first when no started process waits",
+    ),
+    less(
+        "edit-live-hello",
+        "ms",
+        "from the save of a function's file until `tramline dev` answers with it",
+    ),
+    less(
+        "edit-live-supabase-js",
+        "ms",
+        "the same for a function that uses supabase-js",
+    ),
     more(
         "instance-calls-per-second",
         "calls/s",

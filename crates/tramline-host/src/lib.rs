@@ -10,6 +10,7 @@
 mod bundle;
 mod deno;
 mod host;
+mod limits;
 mod logs;
 mod process;
 mod sandbox;
@@ -19,9 +20,9 @@ mod worker;
 pub use bundle::{BundleError, Bundled, Dependency, Registry, SourceFiles, Upload, read_sources};
 pub use deno::{DENO_ENV, DENO_VERSION, DenoError, default_cache_dir, deno_version, find_deno, install_deno};
 pub use host::{Host, HostStats};
+pub use limits::{FunctionLimits, Limits};
 pub use sandbox::{Egress, Layer, LayerStatus, SandboxConfig, layers};
 pub use types::{
     AnswerCut, Body, BoxError, CallContext, CallError, DEFAULT_WALL_MS, Deployed, Edit, FunctionInfo,
-    FunctionLimits, FunctionSpec, FunctionState, HostConfig, HostError, Level, Limits, LogLine, Package,
-    Packages, Policy, Stream,
+    FunctionSpec, FunctionState, HostConfig, HostError, Level, LogLine, Package, Packages, Policy, Stream,
 };

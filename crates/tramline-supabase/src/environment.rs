@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::keys::LocalKeys;
-use crate::project::Project;
+use crate::project::{FunctionSource, Project};
 use crate::text::Warning;
 
 /// Prefix of the names that only the platform sets.
@@ -26,14 +26,56 @@ pub struct EnvironmentInput<'a> {
     pub cron_secret: &'a str,
 }
 
-/// The result: the same for every function of the project.
+/// What all functions of a project share.
 #[derive(Clone)]
 pub struct FunctionEnvironment {
     pub vars: BTreeMap<String, String>,
     pub warnings: Vec<Warning>,
 }
 
+/// What one function gets.
+#[derive(Clone)]
+pub struct OwnEnvironment {
+    pub vars: BTreeMap<String, String>,
+    pub warnings: Vec<Warning>,
+    /// Names that were chosen for it and have no value.
+    pub missing: Vec<String>,
+}
+
 impl FunctionEnvironment {
+    /// What one function gets: of what all share the platform's names and those that were `chosen` (all where nothing was
+    /// chosen), and over them the lines of its own `.env`.
+    pub fn of(
+        &self,
+        source: &FunctionSource,
+        chosen: Option<&[String]>,
+        project: &Project,
+        input: &EnvironmentInput<'_>,
+    ) -> OwnEnvironment {
+        let mut vars = self.vars.clone();
+        if let Some(chosen) = chosen {
+            vars.retain(|name, _| is_platforms(name) || chosen.contains(name));
+        }
+        let mut warnings = Vec::new();
+        for line in &source.env {
+            if is_platforms(&line.name) {
+                let message = format!("{} is the project's, not one function's; skipping", line.name);
+                warnings.push(Warning::at(source.env_file(project), line.line, message));
+                continue;
+            }
+            let value = reachable(&line.value, input.gateway_url, project.config.api.port);
+            vars.insert(line.name.clone(), value);
+        }
+        let has_value = |name: &str| vars.get(name).is_some_and(|value| !value.is_empty());
+        let chosen = chosen.unwrap_or_default().iter();
+        let missing = chosen.filter(|name| !has_value(name)).cloned().collect();
+        OwnEnvironment {
+            vars,
+            warnings,
+            missing,
+        }
+    }
+
     /// The secret that guards `auth = "cron"` functions: the gateway must use this one.
     pub fn cron_secret(&self) -> &str {
         self.vars.get(CRON_SECRET).map_or("", String::as_str)
@@ -74,6 +116,11 @@ pub fn of_functions(project: &Project, input: &EnvironmentInput<'_>) -> Function
         );
     }
     FunctionEnvironment { vars, warnings }
+}
+
+/// Names whose values are the same for all functions, whatever they choose.
+fn is_platforms(name: &str) -> bool {
+    name.starts_with(PLATFORM_PREFIX) || name == CRON_SECRET
 }
 
 fn platform(input: &EnvironmentInput<'_>) -> BTreeMap<String, String> {

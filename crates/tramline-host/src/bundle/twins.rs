@@ -46,7 +46,6 @@ const DENO_LAND_X: &[(&str, Twin)] = &[
     ("ky", Npm("ky")),
     ("marked", Npm("marked")),
     ("nanoid", Npm("nanoid")),
-    ("oak", Npm("@oakserver/oak")),
     ("openai", Npm("openai")),
     ("postgres", Shim("deno_postgres.ts")),
     ("postgresjs", Npm("postgres")),
@@ -88,6 +87,11 @@ pub fn of_deno_land_x(name: &str, version: &str, file: &str) -> Rewrite {
         ("hono", ["middleware.ts"]) => return Rewrite::Shim("hono_middleware.ts"),
         ("hono", ["middleware" | "helper", part, _]) => {
             return Rewrite::To(format!("npm:hono{version}/{part}"));
+        }
+        // npm has few of its versions, and the last of each major one
+        ("oak", _) if is_entry(name, file) => {
+            let major = version.split('.').next().unwrap_or_default();
+            return Rewrite::To(format!("npm:@oakserver/oak{major}"));
         }
         ("dotenv", ["load.ts"]) => return Rewrite::Shim("empty.ts"),
         ("dotenv", ["" | "mod.ts"]) => return Rewrite::Shim("std_dotenv.ts"),

@@ -11,7 +11,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::call::{Claim, overdue};
 use super::verdict;
-use crate::types::{AnswerCut, BoxError, Limits};
+use crate::limits::Limits;
+use crate::types::{AnswerCut, BoxError};
 use crate::worker::Reply;
 
 /// How long and how large an answer may become, and the instance that it keeps meanwhile.

@@ -19,7 +19,8 @@ use super::address::Address;
 use super::bounded::Bound;
 use super::function::Function;
 use super::{Host, Inner, verdict};
-use crate::types::{Body, CallContext, CallError, DEBUG_MS, DEFAULT_WALL_MS, Policy};
+use crate::limits::DEBUG_MS;
+use crate::types::{Body, CallContext, CallError, DEFAULT_WALL_MS, Policy};
 use crate::worker::{InFlight, Reply, SendError, Worker};
 
 /// Instances tried when one turns out to be gone before it got anything of the request.

@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::Inner;
 use super::gate::Gate;
 use super::instances::Instances;
 use super::problem::Problem;
 use crate::bundle::Bundle;
-use crate::types::{CallError, FunctionInfo, FunctionSpec, FunctionState, Level, Limits, Policy};
-use crate::worker::{Profile, StartError, Worker};
+use crate::limits::Limits;
+use crate::types::{CallError, FunctionInfo, FunctionSpec, FunctionState, Level, Policy};
+use crate::worker::{Profile, Worker};
 
 /// Background work may go on this long after an instance was replaced.
 const UNLOAD_MAX: Duration = Duration::from_secs(10);
@@ -30,23 +30,23 @@ pub struct Function {
     /// The host's, with the function's own.
     pub limits: Limits,
     pub profile: Profile,
-    status: watch::Sender<Status>,
-    /// The instances that new calls go to.
-    instances: Instances,
+    pub(super) status: watch::Sender<Status>,
+    /// The instances that new calls go to, or that wait for one call each.
+    pub(super) instances: Instances,
     /// Every process of this function that has not ended.
-    live: Mutex<Vec<Arc<Worker>>>,
+    pub(super) live: Mutex<Vec<Arc<Worker>>>,
     edit_failed: AtomicBool,
     /// Of itself, or of an edit of it.
     pub problem: Problem,
     superseded: AtomicBool,
     /// Held while an instance starts: others wait for that one.
-    gate: tokio::sync::Mutex<Gate>,
+    pub(super) gate: tokio::sync::Mutex<Gate>,
 }
 
 #[derive(Debug, Clone)]
-struct Status {
-    state: FunctionState,
-    bundle: Option<Bundle>,
+pub(super) struct Status {
+    pub(super) state: FunctionState,
+    pub(super) bundle: Option<Bundle>,
 }
 
 impl Function {
@@ -113,7 +113,6 @@ impl Function {
         match inner.bundler.bundle(&self.spec).await {
             Ok(bundle) => {
                 inner.pool.expect(&bundle.node);
-                let start = start && self.spec.policy == Policy::PerWorker;
                 self.status.send_modify(|status| {
                     status.bundle = Some(bundle);
                     if !start {
@@ -122,23 +121,22 @@ impl Function {
                 });
                 if start {
                     // its outcome is in the state
-                    let _ = self.instance(inner).await;
+                    let _ = self.show_that_it_starts(inner).await;
                 }
             }
             Err(error) => self.break_with(inner, format!("failed to bundle: {error}")),
         }
     }
 
-    /// Takes a bundle and, if instances are shared, starts one of it. An error says why it does not work.
+    /// Takes a bundle and starts an instance of it. An error says why it does not work.
     pub async fn adopt(self: &Arc<Self>, inner: &Arc<Inner>, bundle: Bundle) -> Result<(), String> {
         inner.pool.expect(&bundle.node);
         self.status.send_modify(|status| status.bundle = Some(bundle));
-        if self.spec.policy == Policy::PerWorker {
-            self.instance(inner).await.map_err(|error| match error {
-                CallError::Boot { message } => message,
-                other => other.to_string(),
-            })?;
-        }
+        let shown = self.show_that_it_starts(inner).await;
+        shown.map_err(|error| match error {
+            CallError::Boot { message } => message,
+            other => other.to_string(),
+        })?;
         self.set_state(FunctionState::Ready);
         Ok(())
     }
@@ -176,6 +174,10 @@ impl Function {
         }
     }
 
+    pub(super) fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::SeqCst)
+    }
+
     /// Ends the instances that have nothing to do; the next call starts one.
     pub fn rest(&self) {
         if self.limits.min_instances == 0 {
@@ -185,7 +187,7 @@ impl Function {
         }
     }
 
-    fn set_state(&self, state: FunctionState) {
+    pub(super) fn set_state(&self, state: FunctionState) {
         self.status.send_modify(|status| status.state = state);
     }
 
@@ -234,7 +236,10 @@ impl Function {
             let Ok(mut gate) = this.gate.try_lock() else {
                 return;
             };
-            let wanted = this.limits.max_instances.max(this.limits.min_instances);
+            let wanted = match this.spec.policy {
+                Policy::PerWorker => this.limits.max_instances.max(this.limits.min_instances),
+                Policy::PerRequest | Policy::Oneshot => this.limits.min_instances,
+            };
             if this.instances.count() < wanted {
                 // a failure is in the state, and the next call reports it
                 let _ = this.start_shared(&inner, &mut gate).await;
@@ -242,22 +247,11 @@ impl Function {
         });
     }
 
-    async fn start_shared(
-        self: &Arc<Self>,
-        inner: &Arc<Inner>,
-        gate: &mut Gate,
-    ) -> Result<Arc<Worker>, CallError> {
-        let worker = self.start(inner, gate).await?;
-        self.instances.add(Arc::clone(&worker));
-        self.set_state(FunctionState::Ready);
-        Ok(worker)
-    }
-
     /// Whether it keeps fewer instances warm than it should.
     pub fn wants_more(&self) -> bool {
         self.limits.min_instances > 0
             && self.running().is_some()
-            && !self.superseded.load(Ordering::SeqCst)
+            && !self.is_superseded()
             && self.instances.count() < self.limits.min_instances
     }
 
@@ -266,102 +260,8 @@ impl Function {
         self.instances.count() > self.limits.min_instances
     }
 
-    /// A fresh instance for one call.
-    pub async fn fresh(self: &Arc<Self>, inner: &Arc<Inner>) -> Result<Arc<Worker>, CallError> {
-        let mut outcome = Gate::default();
-        self.start(inner, &mut outcome).await
-    }
-
     pub fn live(&self) -> Vec<Arc<Worker>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    async fn start(self: &Arc<Self>, inner: &Arc<Inner>, gate: &mut Gate) -> Result<Arc<Worker>, CallError> {
-        let bundle = self.bundle().await?;
-        gate.pass().await.map_err(|message| CallError::Boot { message })?;
-        let since = Instant::now();
-        let taken = tokio::select! {
-            taken = inner.pool.take(&self.profile, &bundle.node) => taken,
-            () = inner.stopping.cancelled() => return Err(CallError::Stopping),
-        };
-        let (worker, source) = match taken {
-            Ok((worker, source)) => (Arc::new(worker), source),
-            Err(error) => return Err(self.boot_failed(inner, gate, &error)),
-        };
-        let mut env = self.spec.env.clone();
-        env.insert("SB_EXECUTION_ID".into(), uuid::Uuid::new_v4().to_string());
-        let timeout = Duration::from_millis(self.limits.boot_ms);
-        let bundles = inner.bundler.folder();
-        let booted = tokio::select! {
-            booted = worker.boot(&self.spec.name, &bundle, &env, &bundles, timeout) => booted,
-            () = inner.stopping.cancelled() => {
-                worker.kill();
-                return Err(CallError::Stopping);
-            }
-        };
-        if let Err(error) = booted {
-            worker.kill();
-            return Err(self.boot_failed(inner, gate, &error));
-        }
-        inner.starts.count(&self.spec.name, source, since.elapsed());
-        self.problem.note(None);
-        gate.started();
-        self.live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::clone(&worker));
-        tokio::spawn(Arc::clone(self).follow(Arc::clone(inner), Arc::clone(&worker)));
-        if inner.stopping.is_cancelled() {
-            worker.kill();
-            return Err(CallError::Stopping);
-        }
-        if self.superseded.load(Ordering::SeqCst) {
-            Function::retire(&worker, "early_drop");
-        }
-        Ok(worker)
-    }
-
-    async fn bundle(&self) -> Result<Bundle, CallError> {
-        let mut status = self.status.subscribe();
-        let known =
-            |status: &Status| status.bundle.is_some() || matches!(status.state, FunctionState::Broken { .. });
-        let Ok(status) = status.wait_for(known).await else {
-            return Err(CallError::Stopping);
-        };
-        match (&status.bundle, &status.state) {
-            (Some(bundle), _) => Ok(bundle.clone()),
-            (None, FunctionState::Broken { reason }) => Err(CallError::Boot {
-                message: reason.clone(),
-            }),
-            (None, _) => Err(CallError::Stopping),
-        }
-    }
-
-    fn boot_failed(&self, inner: &Inner, gate: &mut Gate, error: &StartError) -> CallError {
-        let message = error.to_string();
-        gate.boot_failed(&message);
-        if !inner.stopping.is_cancelled() {
-            self.break_with(inner, message.clone());
-        }
-        CallError::Boot { message }
-    }
-
-    /// Waits for a process's end and decides when the next one may start.
-    async fn follow(self: Arc<Self>, inner: Arc<Inner>, worker: Arc<Worker>) {
-        let reason = worker.wait().await;
-        self.live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|other| !Arc::ptr_eq(other, &worker));
-        let expected = !worker.retire() && worker.limit().is_none();
-        if expected || inner.stopping.is_cancelled() {
-            return;
-        }
-        let why = worker
-            .limit()
-            .map_or_else(|| format!("the process ended with {reason}"), str::to_owned);
-        inner.logs.host(&self.spec.name, Level::Error, why);
-        self.gate.lock().await.crashed(worker.age());
     }
 
     /// Sends new calls elsewhere, and ends the process when its calls and background work are done.

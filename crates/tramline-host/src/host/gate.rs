@@ -25,12 +25,20 @@ pub struct Gate {
 impl Gate {
     /// Waits until it may start; an error is the message of its last attempt, when that was just now.
     pub async fn pass(&self) -> Result<(), String> {
-        let Some(at) = self.not_before else { return Ok(()) };
-        if let Some(message) = self.boot_error.clone().filter(|_| Instant::now() < at) {
-            return Err(message);
+        self.fail_early()?;
+        if let Some(at) = self.not_before {
+            tokio::time::sleep_until(at).await;
         }
-        tokio::time::sleep_until(at).await;
         Ok(())
+    }
+
+    /// The message of the last attempt to load the module, when that was just now.
+    pub fn fail_early(&self) -> Result<(), String> {
+        let is_over = self.not_before.is_none_or(|at| Instant::now() >= at);
+        match self.boot_error.clone().filter(|_| !is_over) {
+            Some(message) => Err(message),
+            None => Ok(()),
+        }
     }
 
     pub fn started(&mut self) {

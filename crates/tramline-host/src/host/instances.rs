@@ -23,6 +23,13 @@ impl Instances {
         Some((Arc::clone(least), all.len()))
     }
 
+    /// Takes one out of them, for one call.
+    pub fn take(&self) -> Option<Arc<Worker>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|worker| worker.usable());
+        all.pop()
+    }
+
     pub fn add(&self, worker: Arc<Worker>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|worker| worker.usable());

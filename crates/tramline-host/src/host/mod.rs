@@ -9,7 +9,9 @@ mod instances;
 mod pool;
 mod problem;
 mod reload;
+mod starting;
 mod starts;
+pub mod tidy;
 pub mod usage;
 mod verdict;
 mod watch;
@@ -27,10 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bundle::{BundleError, Bundled, Bundler, Upload};
+use crate::limits::Limits;
 use crate::logs::LogHub;
 use crate::sandbox::{Egress, Sandbox};
-use crate::types::{CallError, FunctionInfo, FunctionSpec, HostConfig, HostError, Limits, LogLine, Policy};
-use crate::worker::{Profile, RunDir, Worker, WorkerConfig, close_storage, write_bootstrap};
+use crate::types::{CallError, FunctionInfo, FunctionSpec, HostConfig, HostError, LogLine, Policy};
+use crate::worker::{
+    Profile, RunDir, Worker, WorkerConfig, close_storage, write_bootstrap, write_forget, write_warm_up,
+};
 use function::Function;
 use pool::Pool;
 pub use starts::HostStats;
@@ -143,7 +148,10 @@ impl Host {
             run_dir.open_to_others().map_err(prepare(&state_dir))?;
         }
         let bootstrap = write_bootstrap(&state_dir).map_err(prepare(&state_dir))?;
-        for shared in [&bootstrap, &state_dir.join("bundles")] {
+        let bundles = state_dir.join("bundles");
+        let warm_up = write_warm_up(&bundles).map_err(prepare(&bundles))?;
+        let forget = write_forget(&state_dir).map_err(prepare(&state_dir))?;
+        for shared in [&bootstrap, &forget, &bundles] {
             sandbox.share_tree(shared).map_err(prepare(shared))?;
         }
         let deno_file = File::open(&config.deno).map_err(prepare(&config.deno))?;
@@ -164,8 +172,10 @@ impl Host {
             deno: config.deno,
             deno_file,
             cache,
-            bundles: bundler.folder(),
+            bundles,
+            warm_up,
             bootstrap,
+            forget,
             run_dir,
             usual: Profile {
                 egress: Egress::default(),

@@ -7,13 +7,18 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::starts::Source;
 use crate::bundle::NodeNames;
-use crate::worker::{Profile, StartError, Worker, WorkerConfig};
+use crate::worker::{Profile, StartError, Worker, WorkerConfig, forget_gone};
+
+/// Before spares that were taken are replaced: the call that took one goes first, and the start of a process takes a processor
+/// for longer than all that is left of it.
+const REFILL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Hands out workers that have no function yet.
 #[derive(Debug)]
@@ -90,7 +95,8 @@ impl Pool {
         self.refill();
     }
 
-    /// A generic worker for a function that names these modules: a spare one, else a fresh one.
+    /// A generic worker for a function that names these modules: a spare one, else a fresh one. Whoever takes one says
+    /// [`Pool::refill`] when it has no more to do for it.
     pub async fn take(
         self: &Arc<Self>,
         profile: &Profile,
@@ -101,8 +107,6 @@ impl Pool {
             return Ok((self.spawn(profile, &BTreeSet::new()).await?, Source::Fresh));
         }
         let spare = self.shelves().take(names);
-        // whoever comes next shall find one
-        self.refill();
         match spare {
             Some(spare) => Ok((spare, Source::Spare)),
             // it loads what it needs while it boots
@@ -114,6 +118,17 @@ impl Pool {
     pub fn open(self: &Arc<Self>) {
         self.open.store(true, Ordering::Release);
         self.refill();
+    }
+
+    /// Forgets what was compiled of bundles that are gone.
+    pub async fn forget_gone(&self) {
+        let forgotten = tokio::select! {
+            forgotten = forget_gone(&self.config) => forgotten,
+            () = self.stopping.cancelled() => return,
+        };
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "what was compiled of bundles that are gone is still kept");
+        }
     }
 
     /// Takes all spares, to end them.
@@ -142,7 +157,8 @@ impl Pool {
         self.shelves().lacking(self.target)
     }
 
-    fn refill(self: &Arc<Self>) {
+    /// Starts what is lacking, in the background: whoever comes next shall find one.
+    pub fn refill(self: &Arc<Self>) {
         if self.target == 0
             || !self.open.load(Ordering::Acquire)
             || self.refilling.swap(true, Ordering::AcqRel)
@@ -151,6 +167,7 @@ impl Pool {
         }
         let pool = Arc::clone(self);
         tokio::spawn(async move {
+            tokio::time::sleep(REFILL_PAUSE).await;
             loop {
                 let filled = pool.fill().await;
                 pool.refilling.store(false, Ordering::Release);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::function::Function;
-use super::{Inner, usage};
-use crate::types::Limits;
+use super::{Inner, tidy, usage};
+use crate::limits::Limits;
 use crate::worker::Worker;
 
 /// Between two looks. Memory can grow by some 100 MB in between; the data limit of the process bounds that.
@@ -19,6 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const PING_EVERY: u32 = 2;
 /// Looks between two at a process without calls, and at files.
 const REST_EVERY: u32 = 4;
+/// Looks between two at what is left on disk: an hour.
+const TIDY_EVERY: u32 = 7_200;
 /// Processor time between two looks from which on an instance without calls is pinged: resting ones use none. One whose
 /// caller went away may be in an endless loop that no limit of calls ends.
 const BUSY_MS: u64 = 20;
@@ -42,6 +44,9 @@ pub async fn run(host: Weak<Inner>, stopping: CancellationToken) {
             () = stopping.cancelled() => return,
         }
         let Some(inner) = host.upgrade() else { return };
+        if look % TIDY_EVERY == 1 {
+            tokio::spawn(tidy::tidy(Arc::clone(&inner)));
+        }
         for function in inner.all_functions() {
             if function.wants_more() {
                 function.grow(&inner);

@@ -3,16 +3,18 @@
 //! A thread of its own writes, so that a slow disk never holds up a worker's pipe. When it falls too far behind,
 //! entries are left out of the files and the loss is written down.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::retention;
 use crate::types::LogLine;
 
 /// A file is renamed to `<fn>.log.1` at this size: enough for days of normal output, small enough to open.
@@ -25,6 +27,7 @@ const QUEUE_ENTRIES: usize = 4_096;
 enum Job {
     Line(Box<LogLine>),
     Flush(oneshot::Sender<()>),
+    Tidy { known: BTreeSet<String>, keep: Duration },
 }
 
 #[derive(Debug)]
@@ -55,6 +58,11 @@ impl Writer {
         }
     }
 
+    /// Removes what is kept no longer; left for the next time when the disk is behind.
+    pub fn tidy(&self, known: BTreeSet<String>, keep: Duration) {
+        let _ = self.queue.try_send(Job::Tidy { known, keep });
+    }
+
     pub async fn flush(&self) {
         let (told, done) = oneshot::channel();
         if self.queue.try_send(Job::Flush(told)).is_ok() {
@@ -70,6 +78,11 @@ fn run(folder: &Path, jobs: &Receiver<Job>) {
         match job {
             Job::Flush(told) => {
                 let _ = told.send(());
+            }
+            Job::Tidy { known, keep } => {
+                // nothing is written to a file that is gone
+                open.clear();
+                retention::tidy(folder, &known, keep);
             }
             Job::Line(line) => {
                 let written = match open.get_mut(&line.function) {
@@ -115,8 +128,7 @@ impl LogFile {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         if self.bytes + text.len() as u64 > FILE_MAX_BYTES {
-            let older = self.path.with_extension("log.1");
-            std::fs::rename(&self.path, older)?;
+            retention::turn(&self.path)?;
             self.file = OpenOptions::new()
                 .create(true)
                 .append(true)

@@ -3,11 +3,12 @@
 mod files;
 mod frame;
 mod reader;
+mod retention;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::broadcast;
 
@@ -85,6 +86,11 @@ impl LogHub {
         let mut lines: Vec<LogLine> = ring.iter().rev().filter(wanted).take(limit).cloned().collect();
         lines.reverse();
         lines
+    }
+
+    /// Removes the files of entries older than `keep`, and of functions that are not `known` all but the newest.
+    pub fn tidy(&self, known: BTreeSet<String>, keep: Duration) {
+        self.inner.files.tidy(known, keep);
     }
 
     /// Waits until everything pushed so far is in the files.

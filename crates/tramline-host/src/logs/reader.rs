@@ -14,7 +14,7 @@ use crate::types::{Level, LogLine, Stream};
 
 /// Characters of one entry, as on Supabase.
 pub const MESSAGE_MAX_CHARS: usize = 10_000;
-/// Entries of one worker in one window, as on Supabase.
+/// Entries of a worker in one window before it has a function: what Deno itself says of a bad start.
 const WINDOW_ENTRIES: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Bytes of one line that are kept: the longest frame (10,000 characters, each escaped as `\uXXXX\uXXXX`) and its head.
@@ -28,11 +28,19 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(5);
 /// Whose output it is. A generic worker learns its function later.
 #[derive(Debug, Default)]
 pub struct Tag {
-    function: OnceLock<String>,
+    owner: OnceLock<Owner>,
     nonce: String,
     window: Mutex<Window>,
     uncaught: AtomicU32,
     out_of_memory: AtomicBool,
+}
+
+/// The function that a worker has become.
+#[derive(Debug)]
+struct Owner {
+    name: String,
+    /// Of one window.
+    entries_max: u32,
 }
 
 #[derive(Debug, Default)]
@@ -50,9 +58,14 @@ impl Tag {
         }
     }
 
-    /// From now on entries belong to `function`.
-    pub fn assign(&self, function: &str) {
-        let _ = self.function.set(function.to_owned());
+    /// From now on entries belong to `function`, which may write so many of them in ten seconds.
+    pub fn assign(&self, function: &str, entries_max: u32) {
+        let name = function.to_owned();
+        let _ = self.owner.set(Owner { name, entries_max });
+    }
+
+    fn entries_max(&self) -> u32 {
+        self.owner.get().map_or(WINDOW_ENTRIES, |owner| owner.entries_max)
     }
 
     /// Whether the process said on its standard error that memory is used up. A function can say so too; it then names
@@ -67,7 +80,8 @@ impl Tag {
     }
 
     fn function(&self) -> String {
-        self.function.get().cloned().unwrap_or_else(|| "(spare)".into())
+        let owner = self.owner.get();
+        owner.map_or_else(|| "(spare)".into(), |owner| owner.name.clone())
     }
 
     /// Counts an entry. `Err` when it is over the limit of this window.
@@ -82,7 +96,7 @@ impl Tag {
                 dropped: 0,
             };
         }
-        if window.entries < WINDOW_ENTRIES {
+        if window.entries < self.entries_max() {
             window.entries += 1;
             Ok(dropped)
         } else {
@@ -215,8 +229,8 @@ fn report_dropped(tag: &Tag, hub: &LogHub, end: bool) {
 }
 
 fn push_dropped(tag: &Tag, hub: &LogHub, dropped: u32) {
-    let seconds = WINDOW.as_secs();
-    let message = format!("{dropped} log entries dropped (at most {WINDOW_ENTRIES} in {seconds} s are kept)");
+    let (seconds, max) = (WINDOW.as_secs(), tag.entries_max());
+    let message = format!("{dropped} log entries dropped (at most {max} in {seconds} s are kept)");
     hub.host(&tag.function(), Level::Warn, message);
 }
 

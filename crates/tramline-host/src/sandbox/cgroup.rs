@@ -97,6 +97,13 @@ impl Leaf {
             .open(self.path.join("cgroup.procs"))?;
         Ok(Entry(procs))
     }
+
+    /// Sets how many threads its processes may have together.
+    pub fn bound_threads(&self, threads: u64) {
+        if let Err(error) = put(&self.path, "pids.max", &threads.to_string()) {
+            tracing::warn!(group = %self.path.display(), %error, "cannot bound the threads of a worker");
+        }
+    }
 }
 
 impl Entry {

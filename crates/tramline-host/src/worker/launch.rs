@@ -27,14 +27,14 @@ const BOOTSTRAP: &str = concat!(
 const BASE_DATA_BYTES: u64 = 557 << 20;
 /// Room between the JavaScript heap's bound and the data limit, so that V8 reports its own end before the kernel refuses.
 const DATA_HEADROOM_BYTES: u64 = 128 << 20;
-const OPEN_FILES: u64 = 4_096;
+pub(super) const OPEN_FILES: u64 = 4_096;
 
 /// Bytes of one temporary file: what Supabase gives a function for all of them; see also `host/watch.rs`.
 const FILE_BYTES: u64 = 256 << 20;
 /// Threads of all workers of a node together, when they have a user of their own. A worker has 7; this leaves room for
 /// hundreds, and bounds what one that forks can take.
 const USER_THREADS: u64 = 8_192;
-/// Threads of one worker, where it has a control group: it starts with 7.
+/// Threads of one worker until it has a function, where it has a control group: it starts with 7.
 const WORKER_THREADS: u64 = 64;
 
 /// What a process is started with, and keeps.
@@ -55,7 +55,11 @@ pub struct WorkerConfig {
     /// Deno's cache of compiled code. Workers write to it; the bundler has another.
     pub cache: PathBuf,
     pub bundles: PathBuf,
+    /// A module that is loaded in the place of a function's while nobody waits.
+    pub warm_up: PathBuf,
     pub bootstrap: PathBuf,
+    /// The program that keeps the cache small.
+    pub forget: PathBuf,
     pub run_dir: RunDir,
     /// What spares are started with.
     pub usual: Profile,
@@ -66,12 +70,50 @@ pub struct WorkerConfig {
     pub own_addresses: Vec<IpAddr>,
 }
 
+impl WorkerConfig {
+    /// What is executed.
+    pub(super) fn program(&self) -> PathBuf {
+        match self.sandbox.account() {
+            // the child opens it after it has become another user
+            Some(_) => format!("/proc/self/fd/{}", self.deno_file.as_raw_fd()).into(),
+            None => self.deno.clone(),
+        }
+    }
+
+    /// Of a process whose own folder is this.
+    pub(super) fn environment(&self, folder: &Path) -> Vec<(String, OsString)> {
+        let env = [
+            ("DENO_DIR", self.cache.clone().into_os_string()),
+            ("NO_COLOR", "1".into()),
+            ("DENO_NO_UPDATE_CHECK", "1".into()),
+            ("TMPDIR", folder.to_owned().into_os_string()),
+            // certificates of the machine's own authorities count, as they do for curl
+            ("DENO_TLS_CA_STORE", "mozilla,system".into()),
+        ];
+        env.into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+}
+
+/// What a worker becomes while it warms up.
+const WARM_UP: &str = "Deno.serve(() => new Response('warm'));\n";
+
 /// Writes the bootstrap where Deno finds it; the constant path keeps its compiled form in the cache.
 pub fn write_bootstrap(state_dir: &Path) -> std::io::Result<PathBuf> {
-    let path = state_dir.join("bootstrap.ts");
-    if std::fs::read(&path).ok().as_deref() != Some(BOOTSTRAP.as_bytes()) {
-        let fresh = state_dir.join(format!("bootstrap.{}.tmp", std::process::id()));
-        std::fs::write(&fresh, BOOTSTRAP)?;
+    write_once(state_dir.join("bootstrap.ts"), BOOTSTRAP)
+}
+
+/// Writes what is loaded in the place of a function's bundle, beside those of functions. No function has a name like its.
+pub fn write_warm_up(bundles: &Path) -> std::io::Result<PathBuf> {
+    write_once(bundles.join("warm-up.js"), WARM_UP)
+}
+
+/// Whoever sees the file sees all of it.
+pub(super) fn write_once(path: PathBuf, text: &str) -> std::io::Result<PathBuf> {
+    if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+        let fresh = path.with_extension(format!("{}.tmp", std::process::id()));
+        std::fs::write(&fresh, text)?;
         std::fs::rename(&fresh, &path)?;
     }
     Ok(path)
@@ -126,27 +168,11 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std:
     args.push(list("--allow-write", &[slot.path()]));
     args.push(config.bootstrap.clone().into());
     args.push(socket.into());
-    let env = [
-        ("DENO_DIR", config.cache.clone().into_os_string()),
-        ("NO_COLOR", "1".into()),
-        ("DENO_NO_UPDATE_CHECK", "1".into()),
-        ("TMPDIR", slot.path().to_owned().into_os_string()),
-        // certificates of the machine's own authorities count, as they do for curl
-        ("DENO_TLS_CA_STORE", "mozilla,system".into()),
-    ];
     let data_bytes = BASE_DATA_BYTES + DATA_HEADROOM_BYTES + (profile.memory_mb << 20);
-    let program = match config.sandbox.account() {
-        // the child opens it after it has become another user
-        Some(_) => format!("/proc/self/fd/{}", config.deno_file.as_raw_fd()).into(),
-        None => config.deno.clone(),
-    };
     Ok(ChildSpec {
-        program,
+        program: config.program(),
         args,
-        env: env
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
+        env: config.environment(slot.path()),
         cwd: slot.path().to_owned(),
         limits: Rlimits {
             data_bytes: Some(data_bytes),

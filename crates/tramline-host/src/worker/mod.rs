@@ -3,6 +3,7 @@
 //! Starting and booting are apart on purpose: a generic worker has its socket bound and its HTTP stack warm before it
 //! knows its function, so a pool of them turns a first call into a module load. A worker never serves a second function.
 
+mod compiled;
 mod connections;
 mod cpu;
 mod exchange;
@@ -22,12 +23,13 @@ use http_body_util::{BodyExt, Empty};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+pub use compiled::{forget_gone, write_forget};
 pub use connections::{Reply, SendError};
 pub use cpu::CpuOfCalls;
 pub use exchange::Broken;
-pub use launch::{Profile, WorkerConfig, close_storage, write_bootstrap};
+pub use launch::{Profile, WorkerConfig, close_storage, write_bootstrap, write_warm_up};
 pub use slot::RunDir;
-pub use start::StartError;
+pub use start::{Assignment, StartError};
 pub use wire::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 use crate::logs::Tag;

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Response};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Full};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::connections::{Connections, Reply};
+use super::connections::{Connections, Reply, SendError};
 use super::cpu::Cpu;
 use super::launch::{Profile, WorkerConfig, child_spec};
 use super::{Worker, request};
 use crate::bundle::Bundle;
+use crate::limits::Limits;
 use crate::logs::{Tag, read_console, read_raw};
 use crate::process::{ExitReason, Process};
 use crate::types::Body;
@@ -24,7 +25,7 @@ use crate::types::Body;
 /// A process start takes 20-100 ms; on an overloaded machine 20 of them took 1.6 s.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const SOCKET_POLL: Duration = Duration::from_millis(2);
-/// Requests before the boot message: the first few compile what serving needs.
+/// Requests before the boot message: the first one compiles what becoming a function needs, all of them what serving does.
 const WARM_UPS: usize = 3;
 /// An answer of the bootstrap itself (an error text with its stack) is short.
 const CONTROL_MAX_BYTES: usize = 64 << 10;
@@ -49,6 +50,17 @@ pub enum StartError {
 
 /// What the bootstrap answers when the function listens through Node's http module.
 const NODE_SERVER: &str = "booted node";
+
+/// What a generic worker becomes.
+#[derive(Debug, Clone, Copy)]
+pub struct Assignment<'a> {
+    pub function: &'a str,
+    pub bundle: &'a Bundle,
+    /// The folder of all bundles.
+    pub bundles: &'a Path,
+    pub env: &'a BTreeMap<String, String>,
+    pub limits: &'a Limits,
+}
 
 impl Worker {
     /// Starts a generic worker and warms it up; with these modules of Node loaded.
@@ -91,15 +103,15 @@ impl Worker {
             // the socket's file exists a moment before anybody listens on it
             let mut answered = 0;
             while answered < WARM_UPS {
-                match worker.warm_up("/").await {
+                match worker.warm_up(config, &[]).await {
                     true => answered += 1,
                     false => tokio::time::sleep(SOCKET_POLL).await,
                 }
             }
             if !ahead.is_empty() {
-                let names: Vec<String> = ahead.iter().map(|name| format!("node={name}")).collect();
+                let names: Vec<&str> = ahead.iter().map(String::as_str).collect();
                 // what was not loaded is loaded with the function
-                worker.warm_up(&format!("/?{}", names.join("&"))).await;
+                worker.warm_up(config, &names).await;
             }
         };
         tokio::select! {
@@ -109,14 +121,10 @@ impl Worker {
         }
     }
 
-    /// One request before the boot message; false when nobody answered.
-    async fn warm_up(&self, path: &str) -> bool {
-        let nothing = Body::new(Empty::new().map_err(|never| match never {}));
-        match self
-            .connections
-            .send(request(Method::GET, path, nothing), "")
-            .await
-        {
+    /// One request before the boot message, which has these modules of Node loaded; false when nobody answered.
+    async fn warm_up(&self, config: &WorkerConfig, node: &[&str]) -> bool {
+        let message = serde_json::json!({ "path": file_url(&config.warm_up), "node": node });
+        match self.tell(Method::PUT, &message).await {
             Ok(response) => {
                 // only a body read to its end gives the connection back
                 let _ = response.into_body().collect().await;
@@ -126,32 +134,39 @@ impl Worker {
         }
     }
 
+    /// Says something to the bootstrap itself.
+    async fn tell(&self, method: Method, message: &serde_json::Value) -> Result<Response<Reply>, SendError> {
+        let body = Full::new(Bytes::from(message.to_string())).map_err(|never| match never {});
+        self.connections
+            .send(request(method, "/", Body::new(body)), "")
+            .await
+    }
+
     /// Makes a generic worker the worker of one function.
-    pub async fn boot(
-        &self,
-        function: &str,
-        bundle: &Bundle,
-        env: &BTreeMap<String, String>,
-        bundles: &Path,
-        timeout: Duration,
-    ) -> Result<(), StartError> {
-        self.tag.assign(function);
+    pub async fn boot(&self, assignment: Assignment<'_>) -> Result<(), StartError> {
+        let Assignment {
+            function,
+            bundle,
+            bundles,
+            env,
+            limits,
+        } = assignment;
+        let timeout = Duration::from_millis(limits.boot_ms);
+        self.tag.assign(function, limits.log_entries);
+        if let Some(group) = self.slot.group() {
+            group.bound_threads(limits.threads);
+        }
         // a function that reads its static files must keep the permission
         let revoke: &[&Path] = if bundle.has_static_files { &[] } else { &[bundles] };
         let message = serde_json::json!({
-            "path": format!("file://{}", bundle.entry.display()),
+            "path": file_url(&bundle.entry),
             "env": env,
             "nonce": self.nonce,
             "revoke": revoke,
             "node": bundle.node,
         });
-        let body = Full::new(Bytes::from(message.to_string())).map_err(|never| match never {});
         let answer = async {
-            match self
-                .connections
-                .send(request(Method::POST, "/", Body::new(body)), "")
-                .await
-            {
+            match self.tell(Method::POST, &message).await {
                 Ok(response) => Ok((response.status(), text_of(response).await)),
                 // it ends without an answer when the module ends the process; the reason comes with its end
                 Err(_) => Err(self.process.wait().await),
@@ -172,6 +187,10 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+fn file_url(path: &Path) -> String {
+    format!("file://{}", path.display())
 }
 
 async fn text_of(response: Response<Reply>) -> String {

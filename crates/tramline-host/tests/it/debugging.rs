@@ -36,7 +36,7 @@ await send("Runtime.enable");
 await send("Debugger.enable");
 const sum = await send("Runtime.evaluate", { expression: "6 * 7 + globalThis.offset" });
 console.log("evaluated " + sum.result.value);
-const { scriptId } = await event((e) => e.method === "Debugger.scriptParsed" && e.params.url.includes("/bundles/"));
+const { scriptId } = await event((e) => e.method === "Debugger.scriptParsed" && e.params.url.includes("/bundles/debugged/"));
 const { scriptSource } = await send("Debugger.getScriptSource", { scriptId });
 const lineNumber = scriptSource.split("\n").findIndex((line) => line.includes("stop here"));
 await send("Debugger.setBreakpoint", { location: { scriptId, lineNumber } });

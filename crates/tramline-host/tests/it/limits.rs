@@ -132,13 +132,11 @@ async fn threads_and_temporary_files_are_bounded() {
         await new Promise(() => {}); });";
     let one = "Deno.serve(async () => { const file = await Deno.open('big', { write: true, create: true });
         await file.truncate(1 << 30); return new Response('made'); });";
-    let mut project = Project::new()
-        .function("fork", fork)
-        .function("fill", fill)
+    let project = Project::new()
+        .function_with("fork", fork, |spec| spec.limits.threads = Some(24))
+        .function_with("fill", fill, |spec| spec.limits.temp_mb = Some(8))
         .function("one", one)
         .function("hello", HELLO);
-    project.limits.threads = 24;
-    project.limits.temp_mb = 8;
     let host = project.host().await;
     // either the watch sees the threads, or the runtime has refused the workers and the handler failed
     match call(&host, "fork").await {

@@ -122,10 +122,15 @@ async fn a_flood_is_cut_and_its_loss_is_written_down() {
     });"#;
     let long =
         r#"Deno.serve(() => { console.log("long " + "y".repeat(100_000)); return new Response("done"); });"#;
-    let project = Project::new().function("flood", source).function("long", long);
+    let few = "Deno.serve(() => { for (let i = 0; i < 50; i++) console.log('few ' + i); return new Response('done'); });";
+    let project = Project::new()
+        .function("flood", source)
+        .function("long", long)
+        .function_with("few", few, |spec| spec.limits.log_entries = Some(5));
     let host = project.host().await;
     assert_eq!(call(&host, "flood").await, ok("done"));
     assert_eq!(call(&host, "long").await, ok("done"));
+    assert_eq!(call(&host, "few").await, ok("done"));
     let line = log_with(&host, "long y").await;
     assert!(line.message.chars().count() < 10_100 && line.message.ends_with("(cut)"));
     stop(&host).await;
@@ -135,6 +140,12 @@ async fn a_flood_is_cut_and_its_loss_is_written_down() {
             .iter()
             .any(|line| line.stream == Stream::Host && line.message.contains("dropped"));
         (dropped && lines.len() <= 110).then_some(())
+    })
+    .await;
+    eventually("the function's own count", || {
+        let lines = host.recent_logs(Some("few"), 5_000);
+        let dropped = "45 log entries dropped (at most 5 in 10 s are kept)";
+        (lines.len() == 6 && lines[5].message == dropped).then_some(())
     })
     .await;
 }

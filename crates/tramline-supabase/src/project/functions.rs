@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tramline_core::deploy::VersionConfig;
 use tramline_core::limits::{FUNCTION_NAME_RULE, is_function_name};
 
-use super::{ProjectError, list};
+use super::{EnvLine, Project, ProjectError, list, read_env};
 use crate::config::{FunctionConfig, ProjectConfig};
 use crate::dotenv;
 use crate::glob;
@@ -29,6 +29,8 @@ pub struct FunctionSource {
     pub verify_jwt: bool,
     /// Names that an `.env.example` lists without a value: they must come from the environment.
     pub required: Vec<RequiredName>,
+    /// The `.env` in its folder, in order: for this function alone.
+    pub env: Vec<EnvLine>,
     /// Why its files cannot be used.
     problem: Option<String>,
 }
@@ -53,8 +55,14 @@ impl FunctionSource {
             static_files: Vec::new(),
             verify_jwt: config.verify_jwt,
             required: Vec::new(),
+            env: Vec::new(),
             problem: None,
         }
+    }
+
+    /// Where its own variables stand.
+    pub fn env_file(&self, project: &Project) -> PathBuf {
+        project.functions_dir().join(&self.name).join(".env")
     }
 
     /// Why this function cannot be started with this environment, or `None` when it can.
@@ -164,6 +172,10 @@ fn source(
             block.line
         ));
     }
+    let env = read_env(&folder.join(".env")).unwrap_or_else(|error| {
+        problem.get_or_insert(error.to_string());
+        Vec::new()
+    });
     let package_json = folder.join("package.json");
     let mut static_files = Vec::new();
     for pattern in &block.static_files {
@@ -182,6 +194,7 @@ fn source(
         static_files,
         verify_jwt: block.verify_jwt,
         required: Vec::new(),
+        env,
         problem,
     }
 }

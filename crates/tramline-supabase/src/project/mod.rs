@@ -35,7 +35,7 @@ pub enum ProjectError {
     NameWithoutValue { path: PathBuf, line: u32, name: String },
 }
 
-/// A variable of `supabase/functions/.env`.
+/// A variable of `supabase/functions/.env`, or of a function's own `.env`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EnvLine {
     pub name: String,
@@ -85,7 +85,7 @@ impl Project {
         let env = ConfigEnv::load(&dir, process_env)?;
         let (config, mut warnings) = ProjectConfig::load(&dir.join("supabase/config.toml"), &env)?;
         let functions = functions::discover(&dir, &config, &mut warnings)?;
-        let functions_env = read_functions_env(&dir.join("supabase/functions/.env"))?;
+        let functions_env = read_env(&dir.join("supabase/functions/.env"))?;
         Ok(Self {
             workflows: definitions::workflows(&dir.join("tramline/workflows"))?,
             schedules: definitions::documents(&dir.join("tramline/schedules"))?,
@@ -124,7 +124,7 @@ impl Project {
     }
 }
 
-fn read_functions_env(path: &Path) -> Result<Vec<EnvLine>, ProjectError> {
+fn read_env(path: &Path) -> Result<Vec<EnvLine>, ProjectError> {
     dotenv::read(path)?
         .into_iter()
         .map(|entry| match entry.value {

@@ -3,17 +3,17 @@ use tramline_supabase::{LocalKeys, Project};
 
 use crate::support::Folder;
 
+fn input(keys: &LocalKeys) -> EnvironmentInput<'_> {
+    EnvironmentInput {
+        gateway_url: "http://127.0.0.1:54321",
+        db_url: "postgres://postgres@127.0.0.1:54322/postgres",
+        keys,
+        cron_secret: "generated",
+    }
+}
+
 fn environment(project: &Project) -> FunctionEnvironment {
-    let keys = LocalKeys::default();
-    environment::of_functions(
-        project,
-        &EnvironmentInput {
-            gateway_url: "http://127.0.0.1:54321",
-            db_url: "postgres://postgres@127.0.0.1:54322/postgres",
-            keys: &keys,
-            cron_secret: "generated",
-        },
-    )
+    environment::of_functions(project, &input(&LocalKeys::default()))
 }
 
 #[test]
@@ -86,4 +86,70 @@ fn container_addresses_become_ones_that_work_here() {
     assert_eq!(vars["D"], "http://127.0.0.1:54321/z");
     assert_eq!(vars["E"], "http://donkong:8000 kong:80 my.host.docker.internal");
     assert_eq!(vars["F"], "a,http://127.0.0.1:54321,http://127.0.0.1:9/");
+}
+
+#[test]
+fn a_function_has_variables_of_its_own_and_may_choose_among_the_projects() {
+    let folder = Folder::new(&[
+        ("supabase/functions/.env", "STRIPE=shared\nMAIL=shared\n"),
+        ("supabase/functions/pay/index.ts", ""),
+        (
+            "supabase/functions/pay/.env",
+            "STRIPE=its own\nHOOK=http://kong:8000/x\nSUPABASE_URL=http://else\nCRON_SECRET=guessed\n",
+        ),
+        ("supabase/functions/mail/index.ts", ""),
+        ("supabase/functions/odd/index.ts", ""),
+        ("supabase/functions/odd/.env", "NO_VALUE\n"),
+    ]);
+    let project = folder.project();
+    let shared = environment(&project);
+    let of = |name: &str, chosen: Option<&[String]>| {
+        let source = project
+            .functions
+            .iter()
+            .find(|function| function.name == name)
+            .unwrap();
+        shared.of(source, chosen, &project, &input(&LocalKeys::default()))
+    };
+    let pay = of("pay", None);
+    assert_eq!(pay.vars["STRIPE"], "its own");
+    assert_eq!(pay.vars["MAIL"], "shared");
+    assert_eq!(pay.vars["HOOK"], "http://127.0.0.1:54321/x");
+    assert_eq!(pay.vars["SUPABASE_URL"], "http://127.0.0.1:54321");
+    assert_eq!(pay.vars["CRON_SECRET"], "generated");
+    let warnings: Vec<String> = pay.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0]
+            .ends_with("functions/pay/.env:3: SUPABASE_URL is the project's, not one function's; skipping"),
+        "{warnings:?}"
+    );
+    // what it chooses, the platform's and its own; nobody else's
+    let chosen = ["MAIL".to_owned(), "TOKEN".to_owned()];
+    let pay = of("pay", Some(&chosen));
+    assert_eq!(
+        (pay.vars["MAIL"].as_str(), pay.vars["STRIPE"].as_str()),
+        ("shared", "its own")
+    );
+    assert_eq!(pay.missing, ["TOKEN"]);
+    let mail = of("mail", Some(&chosen[..1]));
+    assert!(!mail.vars.contains_key("STRIPE") && mail.vars.contains_key("SUPABASE_ANON_KEY"));
+    assert!(!mail.vars.contains_key("HOOK") && mail.missing.is_empty());
+    assert!(
+        of("mail", Some(&[]))
+            .vars
+            .keys()
+            .all(|name| name.starts_with("SUPABASE_") || name == "CRON_SECRET")
+    );
+    // a file that cannot be read breaks that function only
+    let odd = project
+        .functions
+        .iter()
+        .find(|function| function.name == "odd")
+        .unwrap();
+    let reason = odd.broken(&shared.vars).unwrap();
+    assert!(
+        reason.contains("functions/odd/.env:1: NO_VALUE has no value"),
+        "{reason}"
+    );
 }

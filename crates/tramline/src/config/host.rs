@@ -17,6 +17,14 @@ const IN_FLIGHT: std::ops::RangeInclusive<u64> = 1..=100_000;
 const MAX_INSTANCES: std::ops::RangeInclusive<u64> = 1..=256;
 const MIN_INSTANCES: std::ops::RangeInclusive<u64> = 0..=256;
 const CALLS: std::ops::RangeInclusive<u64> = 1..=1_000_000_000_000;
+const TEMP_MB: std::ops::RangeInclusive<u64> = 1..=1_048_576;
+/// A worker has 7 before its function begins.
+const THREADS: std::ops::RangeInclusive<u64> = 16..=4_096;
+/// Of one instance in ten seconds; all functions share memory for 2,000.
+const LOG_ENTRIES: std::ops::RangeInclusive<u64> = 1..=100_000;
+const MINUTES: std::ops::RangeInclusive<u64> = 1..=100_000;
+/// Ten years.
+const LOG_DAYS: std::ops::RangeInclusive<u64> = 1..=3_650;
 
 /// `[host]`; see the host's `Limits` for the defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,7 +39,9 @@ pub struct HostSettings {
     pub max_in_flight: Option<u64>,
     pub max_instances: Option<u64>,
     pub min_instances: Option<u64>,
-    pub max_calls: Option<u64>,
+    pub max_calls_per_instance: Option<u64>,
+    pub max_log_entries: Option<u64>,
+    pub log_days: Option<u64>,
     pub max_age_minutes: Option<u64>,
     pub idle_minutes: Option<u64>,
     pub boot_seconds: Option<u64>,
@@ -46,15 +56,17 @@ pub(super) fn read(section: &Section<'_>) -> HostSettings {
         cpu_ms: section.number("cpu_ms", CPU_MS),
         call_seconds: section.number("call_seconds", CALL_SECONDS),
         max_response_mb: section.number("max_response_mb", RESPONSE_MB),
-        temp_mb: section.number("temp_mb", 1..=1_048_576),
-        threads: section.number("threads", 16..=4_096),
+        temp_mb: section.number("temp_mb", TEMP_MB),
+        threads: section.number("threads", THREADS),
         hang_seconds: section.number("hang_seconds", 1..=3_600),
         max_in_flight: section.number("max_in_flight", IN_FLIGHT),
         max_instances: section.number("max_instances", MAX_INSTANCES),
         min_instances: section.number("min_instances", MIN_INSTANCES),
-        max_calls: section.number("max_calls", CALLS),
-        max_age_minutes: section.number("max_age_minutes", 1..=100_000),
-        idle_minutes: section.number("idle_minutes", 1..=100_000),
+        max_calls_per_instance: section.number("max_calls_per_instance", CALLS),
+        max_log_entries: section.number("max_log_entries", LOG_ENTRIES),
+        log_days: section.number("log_days", LOG_DAYS),
+        max_age_minutes: section.number("max_age_minutes", MINUTES),
+        idle_minutes: section.number("idle_minutes", MINUTES),
         boot_seconds: section.number("boot_seconds", 1..=600),
         bundle_seconds: section.number("bundle_seconds", 1..=3_600),
         spare_workers: section.number("spare_workers", 0..=64),
@@ -84,7 +96,19 @@ pub(super) fn read_function_limits(block: &Section<'_>) -> FunctionLimits {
         min_instances: block
             .number("min_instances", MIN_INSTANCES)
             .and_then(|min| usize::try_from(min).ok()),
-        max_calls: block.number("max_calls", CALLS),
+        // `max_calls` is the engine's: how many it may have out
+        max_calls: block.number("max_calls_per_instance", CALLS),
+        temp_mb: block.number("temp_mb", TEMP_MB),
+        threads: block.number("threads", THREADS),
+        log_entries: block
+            .number("max_log_entries", LOG_ENTRIES)
+            .and_then(|max| u32::try_from(max).ok()),
+        max_age_ms: block
+            .number("max_age_minutes", MINUTES)
+            .map(|minutes| minutes * 60_000),
+        idle_ms: block
+            .number("idle_minutes", MINUTES)
+            .map(|minutes| minutes * 60_000),
         body_mb: block.number("max_body_mb", 1..=super::BODY_MB_MAX),
     }
 }

@@ -82,6 +82,8 @@ pub struct FunctionSettings {
     pub limits: FunctionLimits,
     /// Keeps the service role key, the JWT secret and the database's address out of its environment.
     pub withhold_service_role_key: bool,
+    /// Of the project's variables those that it gets; all when not given.
+    pub secrets: Option<Vec<String>>,
     /// When a run of it is tried again: the object `retry`, checked.
     pub retry: Option<Value>,
     pub idempotency: IdempotencySettings,
@@ -258,6 +260,7 @@ fn read_functions(
             egress: sandbox::read_egress(&block),
             limits: host::read_function_limits(&block),
             withhold_service_role_key: block.flag("withhold_service_role_key").unwrap_or(false),
+            secrets: sandbox::read_secrets(&block),
             place: source.place(offset),
         };
         block.finish();

@@ -54,6 +54,31 @@ pub(super) fn read_egress(block: &Section<'_>) -> Option<Egress> {
     })
 }
 
+/// `secrets`: names of the project's variables, for a function that is to have no others.
+pub(super) fn read_secrets(block: &Section<'_>) -> Option<Vec<String>> {
+    const KEY: &str = "secrets";
+    let names = block.texts(KEY)?;
+    for name in &names {
+        if name.starts_with("SUPABASE_") || name == "CRON_SECRET" {
+            let message = format!(
+                "{name} is the platform's, which every function gets; withhold_service_role_key keeps its keys away"
+            );
+            block.refuse(KEY, &message);
+        } else if !is_variable(name) {
+            block.refuse(
+                KEY,
+                &format!("{name:?} is no name of a variable: letters, digits and _"),
+            );
+        }
+    }
+    Some(names)
+}
+
+fn is_variable(name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !name.is_empty() && name.chars().all(is_part) && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
 #[derive(Clone, Copy)]
 enum EgressName {
     Open,

@@ -110,6 +110,46 @@ fn a_functions_own_body_and_the_time_to_warm_up_are_read() {
 }
 
 #[test]
+fn limits_of_one_function_are_its_own_and_not_the_engines() {
+    let config = parse(
+        "[functions.a]\nmax_calls = 20\nmax_log_entries = 5\nthreads = 32\ntemp_mb = 8\nidle_minutes = 1\nmax_age_minutes = 2\n\
+         [functions.b]\nmax_calls_per_instance = 1000\n[host]\nlog_days = 3\n",
+        &[],
+    )
+    .unwrap();
+    let (a, b) = (&config.functions["a"], &config.functions["b"]);
+    assert_eq!((a.max_calls, a.limits.max_calls), (Some(20), None));
+    assert_eq!((b.max_calls, b.limits.max_calls), (None, Some(1_000)));
+    assert_eq!((a.limits.log_entries, a.limits.threads), (Some(5), Some(32)));
+    assert_eq!(
+        (a.limits.temp_mb, a.limits.idle_ms, a.limits.max_age_ms),
+        (Some(8), Some(60_000), Some(120_000))
+    );
+    assert_eq!(config.host.log_days, Some(3));
+    let found = problems(
+        "[functions.a]\nmax_log_entries = 0\nthreads = 1\n[host]\nmax_calls = 5\n",
+        &[],
+    );
+    assert_eq!(found.len(), 3, "{found:?}");
+}
+
+#[test]
+fn the_names_of_a_functions_secrets_are_checked() {
+    let config = parse("[functions.a]\nsecrets = [\"STRIPE_KEY\"]\n[functions.b]\n", &[]).unwrap();
+    assert_eq!(config.functions["a"].secrets, Some(vec!["STRIPE_KEY".to_owned()]));
+    assert_eq!(config.functions["b"].secrets, None);
+    let found = problems(
+        "[functions.a]\nsecrets = [\"SUPABASE_URL\", \"a b\", \"CRON_SECRET\"]\n",
+        &[],
+    );
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(
+        found[0].contains("tramline.toml:2") && found[0].contains("withhold_service_role_key"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn broken_toml_has_its_line() {
     let found = problems("[gateway]\nmax_body_mb = \n", &[]);
     assert!(found[0].starts_with("tramline.toml:2: "), "{found:?}");

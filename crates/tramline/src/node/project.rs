@@ -90,7 +90,9 @@ impl Setup {
                 .get(&source.name)
                 .cloned()
                 .unwrap_or_default();
-            let mut vars = environment.vars.clone();
+            let own = environment.of(source, settings.secrets.as_deref(), &self.project, &input);
+            warnings.extend(own.warnings.iter().map(ToString::to_string));
+            let mut vars = own.vars;
             if settings.withhold_service_role_key {
                 vars.retain(|name, _| !POWERFUL.contains(&name.as_str()));
             }
@@ -126,7 +128,7 @@ impl Setup {
                 inspect: (self.inspect.as_ref() == Some(&source.name))
                     .then_some(self.project.config.edge_runtime.inspector_port),
                 static_files: source.static_files.clone(),
-                broken: source.broken(&vars),
+                broken: source.broken(&vars).or_else(|| without(&own.missing, &settings)),
                 deployed: self.deployed.get(&source.name).cloned(),
                 env: vars,
                 egress: settings.egress.clone().unwrap_or_default(),
@@ -221,6 +223,17 @@ impl Setup {
             Err(failure)
         }
     }
+}
+
+/// Why a function is not started whose `secrets` have no values.
+fn without(missing: &[String], settings: &FunctionSettings) -> Option<String> {
+    (!missing.is_empty()).then(|| {
+        format!(
+            "missing environment: {} ({}: secrets) has no value; set it in supabase/functions/.env",
+            missing.join(", "),
+            settings.place
+        )
+    })
 }
 
 fn guard(source: &FunctionSource, settings: &FunctionSettings) -> Guard {

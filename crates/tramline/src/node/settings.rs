@@ -117,7 +117,15 @@ pub(super) fn host(settings: &HostSettings) -> tramline_host::Limits {
     let count = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok());
     set(&mut limits.max_instances, count(settings.max_instances));
     set(&mut limits.min_instances, count(settings.min_instances));
-    set(&mut limits.max_calls, settings.max_calls);
+    set(&mut limits.max_calls, settings.max_calls_per_instance);
+    set(
+        &mut limits.log_entries,
+        settings.max_log_entries.and_then(|max| u32::try_from(max).ok()),
+    );
+    set(
+        &mut limits.log_keep_ms,
+        settings.log_days.map(|days| days * 86_400_000),
+    );
     set(
         &mut limits.max_age_ms,
         settings.max_age_minutes.map(|minutes| minutes * 60_000),

@@ -25,9 +25,9 @@ async function boot(message: Boot): Promise<Response> {
   let module: Record<string, any>;
   try {
     const loading = import(message.path);
-    // the rest of a module that does not wait has run before the second timer
+    // the rest of a module that does not wait has run before the second turn
     const listening = new Promise<Record<string, any>>((resolve) => {
-      listens = () => void later(() => later(() => resolve({}), 0), 0);
+      listens = () => inTurn(() => inTurn(() => resolve({}), 0, true), 0, true);
     });
     const failedLater = (error: unknown) => {
       if (served) frame("uncaught", "after it began to listen: " + describe(error));
@@ -88,16 +88,24 @@ function invoke(request: Request, info: unknown, run: Handler): Response | Promi
   }
 }
 
-// The host's first requests. They compile what serving and booting need, and name the modules of Node that its functions
-// load.
-async function warmUp(request: Request): Promise<Response> {
-  install();
-  await new Response("{}").json();
-  // the same for every worker, so that its compiled form is kept once
-  await import("data:text/javascript,export default 0").catch(() => {});
-  const names = new URL(innerUrlOf(request)).searchParams.getAll("node");
-  await Promise.allSettled(names.map((name) => import("node:" + name)));
-  return new Response("warm");
+// The host's first requests. They name the modules of Node that its functions load, and a module that answers a call as
+// functions do: to become that one, and to answer for it, compiles what becoming a function needs.
+type WarmUp = { path: string; node: string[] };
+
+let isWarm = false;
+
+async function warmUp(request: Request, info: unknown): Promise<Response> {
+  const { path, node }: WarmUp = await request.json();
+  let answer = new Response("warm");
+  if (!isWarm) {
+    isWarm = true;
+    const message = { path, env: { SUPABASE_URL: "http://localhost" }, nonce: "", revoke: [], node: { http: false, os: false } };
+    const failed = await boot(message);
+    answer = handler === null ? failed : await withCall(innerUrlOf(request), invoke, request, info, handler);
+    handler = null;
+  }
+  await Promise.allSettled(node.map((name) => import("node:" + name)));
+  return answer;
 }
 
 let booting = false;
@@ -109,7 +117,7 @@ nativeServe({ path: socket, onListen() {} }, (request: Request, info: unknown) =
   if (nonce !== "" && method === nonce) return control(request);
   if (run === null || booting) {
     if (nonce !== "") return new Response("warm");
-    if (method !== "POST") return warmUp(request);
+    if (method !== "POST") return warmUp(request, info);
     booting = true;
     return request.json().then(boot).finally(() => booting = false);
   }

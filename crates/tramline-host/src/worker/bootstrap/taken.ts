@@ -2,8 +2,8 @@
 // before it knows which function it will be; the first POST tells it. Nothing of the function runs before that, and
 // whatever the host trusts (the nonce of log frames and of control requests) lives in closures and in built-ins captured
 // here, where the function cannot reach it.
-// Modules of Node are loaded where functions name them: `node:http`, `node:util` and `node:url` take 3 MB of every instance.
-import { AsyncLocalStorage } from "node:async_hooks";
+// Modules of Node are loaded where functions name them: `node:async_hooks` takes 2 MB of every instance, `node:http`,
+// `node:util` and `node:url` take 3. `setTimeout` loads as much when it is first looked at, so nothing here does.
 
 type Handler = (request: Request, info: unknown) => Response | Promise<Response>;
 // The address that a call came with, or for a Node server the context that stood in its headers. What it says is taken
@@ -32,6 +32,8 @@ const encode = encoder.encode.bind(encoder);
 const subarray = Function.prototype.call.bind(Uint8Array.prototype.subarray) as (b: Uint8Array, a: number) => Uint8Array;
 const writeStderr = Deno.stderr.writeSync.bind(Deno.stderr);
 const define = Object.defineProperty;
+// what is below Deno's own parts; another version may hide it
+const core = (Deno as any)[(Deno as any).internal]?.core;
 const inspect = Deno.inspect;
 type Format = (args: unknown[], options: Deno.InspectOptions) => string;
 // what Deno's own console formats with; another version of Deno may hide it
@@ -43,16 +45,37 @@ const methodOf = requestGetter("method") as (request: Request) => string;
 const innerUrlOf = requestGetter("url") as (request: Request) => string;
 const headersOf = requestGetter("headers") as (request: Request) => Headers;
 const getHeader = Function.prototype.call.bind(Headers.prototype.get) as (h: Headers, name: string) => string | null;
-const calls = new AsyncLocalStorage<Call>();
-const currentCall = calls.getStore.bind(calls);
-const withCall = calls.run.bind(calls);
+// runs something as part of a call, and tells from within, and from whatever it waits for, which call that is
+type Run = <A, B, C, T>(call: Call, work: (a: A, b: B, c: C) => T, a?: A, b?: B, c?: C) => T;
+const { currentCall, withCall } = await followCalls();
+
+// What Node's AsyncLocalStorage is made of; another version of Deno may hide it.
+async function followCalls(): Promise<{ currentCall: () => Call | undefined; withCall: Run }> {
+  if (typeof core?.AsyncVariable !== "function" || typeof core.setAsyncContext !== "function") {
+    const { AsyncLocalStorage } = await import("node:async_hooks");
+    const calls = new AsyncLocalStorage<Call>();
+    return { currentCall: calls.getStore.bind(calls), withCall: calls.run.bind(calls) as Run };
+  }
+  const variable = new core.AsyncVariable();
+  const enter = variable.enter.bind(variable), leave = core.setAsyncContext;
+  const withCall: Run = (call, work, a, b, c) => {
+    const before = enter(call);
+    try {
+      return work(a!, b!, c!);
+    } finally {
+      leave(before);
+    }
+  };
+  return { currentCall: variable.get.bind(variable), withCall };
+}
 
 async function formatOfNode(): Promise<Format> {
   const { formatWithOptions } = await import("node:util");
   return (args, options) => formatWithOptions(options, ...args);
 }
 
-const later = globalThis.setTimeout;
+// something to be done in a turn of its own
+const inTurn: (work: () => void, after: number, isAwaited: boolean) => void = core?.createSystemTimer ?? globalThis.setTimeout;
 let nonce = "";
 let handler: Handler | null = null;
 // called when the function listens; a module that waits for its server (`await serve(…)`) never ends loading
