@@ -4,6 +4,7 @@ use std::fmt;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
+use nix::unistd::Pid;
 
 /// Clock ticks per second in `/proc`: a constant of the Linux ABI.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -49,6 +50,11 @@ pub fn process(pid: u32) -> f64 {
     Stat::read(pid).map_or(0.0, |stat| stat.own)
 }
 
+/// Seconds used by another thread of this process.
+pub fn thread_of_own(thread: Pid) -> f64 {
+    Stat::read_from(&format!("/proc/self/task/{thread}/stat")).map_or(0.0, |stat| stat.own)
+}
+
 /// Seconds used by a process and by its children, living and waited for.
 pub fn family(pid: u32) -> f64 {
     let children = std::fs::read_dir("/proc")
@@ -71,7 +77,11 @@ struct Stat {
 
 impl Stat {
     fn read(pid: u32) -> Option<Self> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Self::read_from(&format!("/proc/{pid}/stat"))
+    }
+
+    fn read_from(path: &str) -> Option<Self> {
+        let text = std::fs::read_to_string(path).ok()?;
         // The name may hold anything, so fields are counted from its closing bracket; the first is the third of all.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
         let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();

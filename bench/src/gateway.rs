@@ -1,6 +1,6 @@
 //! Requests through the whole of `tramline dev` (gateway, host, one Deno process), beside those that serve the same by themselves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,6 +13,7 @@ use crate::node::{Function, Key, Node, write_project};
 use crate::process::below;
 use crate::serving::{self, DENO_LISTENER, Serving, Workerd};
 use crate::sizes::Sizes;
+use crate::splice::Splice;
 use crate::{Place, Wanted};
 
 /// Figures measured here.
@@ -22,6 +23,8 @@ pub const NAMES: &[&str] = &[
     "gateway-added-p50",
     "gateway-added-p99",
 ];
+/// The least that anything in between can cost.
+const SPLICE: &str = "a bare splice";
 /// Kept connections, each with one request in flight.
 const CONNECTIONS: usize = 32;
 
@@ -123,6 +126,9 @@ impl Gateway<'_> {
             }
         }
         serving.stop().await?;
+        if wanted.has(NAMES[0]) {
+            self.behind_a_splice(&script, figures).await?;
+        }
         if let Some(workerd) = &self.workerd {
             let mut serving = workerd.serve()?;
             let target = target_of(&mut serving).await?;
@@ -136,6 +142,34 @@ impl Gateway<'_> {
             serving.stop().await?;
         }
         Ok(())
+    }
+
+    /// Deno on a unix socket, behind a thread that only passes bytes on.
+    async fn behind_a_splice(&self, script: &Path, figures: &mut Figures) -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("s");
+        let address = socket
+            .to_str()
+            .context("the folder's name is no text")?
+            .to_owned();
+        let deno_dir = self.project.join(".tramline/deno-peer");
+        let mut serving = Serving::deno_on(&self.deno, &deno_dir, script, address)?;
+        let mut target = target_of(&mut serving).await?;
+        let splice = Splice::to(&socket)?;
+        target.authority.clone_from(&splice.address);
+        let sample = self
+            .busy(target, || {
+                (cpu::thread_of_own(splice.thread), cpu::process(serving.pid))
+            })
+            .await;
+        add(
+            figures,
+            NAMES[0],
+            Side::peer(SPLICE),
+            sample.context("load a splice")?,
+        );
+        splice.stop()?;
+        serving.stop().await
     }
 
     /// Through the node: its processor time, and that of its instances.

@@ -14,7 +14,6 @@ use crate::{Wanted, say};
 
 /// Figures measured here.
 pub const NAMES: &[&str] = &["list-by-id", "list-newest", "list-newest-of-status"];
-const RUNS: i64 = 5_000_000;
 /// Rows of one statement.
 const ROWS: i64 = 250_000;
 /// One in so many failed.
@@ -24,12 +23,17 @@ const READS: usize = 200;
 const NEWEST: i64 = 50;
 
 /// Measures once: the ledger takes minutes to fill.
-pub async fn measure(postgres: &Postgres, wanted: Wanted<'_>, figures: &mut Figures) -> Result<()> {
+pub async fn measure(
+    postgres: &Postgres,
+    runs: i64,
+    wanted: Wanted<'_>,
+    figures: &mut Figures,
+) -> Result<()> {
     let subject = Subject::new(postgres).await?;
     let client = postgres::connect(&subject.url).await?;
-    say(&format!("filling the ledger with {RUNS} ended runs"));
+    say(&format!("filling the ledger with {runs} ended runs"));
     let since = Instant::now();
-    fill(&client).await.context("fill the ledger")?;
+    fill(&client, runs).await.context("fill the ledger")?;
     say(&format!("  took {:.0} s", since.elapsed().as_secs_f64()));
     let ids = client
         .query(
@@ -71,8 +75,8 @@ pub async fn measure(postgres: &Postgres, wanted: Wanted<'_>, figures: &mut Figu
 }
 
 /// As if they had run during the last minutes: by the ledger's own tables, since executing them would take an hour.
-async fn fill(client: &Client) -> Result<()> {
-    for first in (0..RUNS).step_by(usize::try_from(ROWS)?) {
+async fn fill(client: &Client, runs: i64) -> Result<()> {
+    for first in (0..runs).step_by(usize::try_from(ROWS)?) {
         client
             .execute(
                 "with made as materialized (
@@ -89,9 +93,11 @@ async fn fill(client: &Client) -> Result<()> {
                  select run_id, tramline.shard_of(run_id), 1, case when i % $5 = 0 then 'failed' else 'completed' end,
                         jsonb_build_object('i', i, 'filler', repeat('x', $4::int)), 1, 1, now()
                    from named",
-                &[&first, &RUNS, &ROWS, &i32::try_from(FILLER_BYTES)?, &FAILED_EVERY],
+                &[&first, &runs, &ROWS, &i32::try_from(FILLER_BYTES)?, &FAILED_EVERY],
             )
             .await?;
+        // So that the log of all this does not take as much room again as the ledger itself.
+        client.batch_execute("checkpoint").await?;
     }
     // As autovacuum would have done by then.
     client.batch_execute("vacuum analyze").await?;

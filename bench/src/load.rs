@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::metronome::Metronome;
 use crate::stats::{ms, p50_p99};
 
 /// What to ask for.
@@ -97,16 +98,18 @@ async fn drive(target: &Target, connections: usize, pace: Pace, time: Duration) 
 
 async fn keep_busy(
     target: &Target,
-    mut paced: Option<(Instant, Duration)>,
+    paced: Option<(Instant, Duration)>,
     from: Instant,
     until: Instant,
 ) -> Result<(usize, Vec<f64>)> {
     let mut connection = Connection::open(&target.authority).await?;
+    let mut metronome = paced
+        .map(|(first, every)| Metronome::new(first, every))
+        .transpose()?;
     let (mut requests, mut times) = (0, Vec::new());
     loop {
-        if let Some((due, every)) = &mut paced {
-            tokio::time::sleep_until((*due).into()).await;
-            *due += *every;
+        if let Some(metronome) = &mut metronome {
+            metronome.beat().await?;
         }
         let since = Instant::now();
         if since >= until {

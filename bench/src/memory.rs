@@ -12,12 +12,13 @@ use crate::engine::{FILLER_BYTES, PATIENCE, Subject, enqueue_all, until};
 use crate::figures::{Figures, Sample, Side};
 use crate::postgres::{self, Postgres};
 use crate::process::resident_mb;
+use crate::sizes::Sizes;
 use crate::{Wanted, say};
 
 /// Figures measured here.
 pub const NAMES: &[&str] = &["memory-100k-active", "memory-1m-waiting", "memory-1m-blocked"];
-const ACTIVE: usize = 100_000;
-const PARKED: usize = 1_000_000;
+/// As many as a node of the full size has in a step.
+const ACTIVE: usize = Sizes::FULL.active_runs;
 /// Rows of one statement: a transaction of some seconds.
 const ROWS: i32 = 50_000;
 /// Lets what a node frees after the work go back to the system.
@@ -26,11 +27,16 @@ const REST: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Measures once: these take long, and memory hardly varies.
-pub async fn measure(postgres: &Postgres, wanted: Wanted<'_>, figures: &mut Figures) -> Result<()> {
+pub async fn measure(
+    postgres: &Postgres,
+    sizes: Sizes,
+    wanted: Wanted<'_>,
+    figures: &mut Figures,
+) -> Result<()> {
     let parts = [
-        (Part::Active, ACTIVE, ""),
-        (Part::Waiting, PARKED, "'{\"delay_ms\": 86400000}'"),
-        (Part::Blocked, PARKED, "'{\"queue\": \"narrow\"}'"),
+        (Part::Active, sizes.active_runs, ""),
+        (Part::Waiting, sizes.parked_runs, "'{\"delay_ms\": 86400000}'"),
+        (Part::Blocked, sizes.parked_runs, "'{\"queue\": \"narrow\"}'"),
     ];
     for (name, (part, count, options)) in NAMES.iter().zip(parts) {
         if !wanted.has(name) {

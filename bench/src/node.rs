@@ -120,12 +120,17 @@ impl Node {
         Ok(())
     }
 
+    /// A key of its project.
+    pub fn key(&self, key: Key) -> &str {
+        match key {
+            Key::Anon => &self.anon_key,
+            Key::ServiceRole => &self.service_role_key,
+        }
+    }
+
     /// A GET of a path, with a key of the project.
     pub fn target(&self, path: &str, key: Option<Key>) -> Target {
-        let bearer = key.map(|key| match key {
-            Key::Anon => format!("Bearer {}", self.anon_key),
-            Key::ServiceRole => format!("Bearer {}", self.service_role_key),
-        });
+        let bearer = key.map(|key| format!("Bearer {}", self.key(key)));
         Target {
             authority: self.authority.clone(),
             path: path.to_owned(),

@@ -12,6 +12,18 @@ pub fn resident_mb(pid: u32) -> Result<f64> {
     sum_of(Path::new(&format!("/proc/{pid}/status")), &["VmRSS:"])
 }
 
+/// The most MB of a process that have been in memory since [`forget_peak`].
+pub fn peak_mb(pid: u32) -> Result<f64> {
+    sum_of(Path::new(&format!("/proc/{pid}/status")), &["VmHWM:"])
+}
+
+/// Begins to look for the peak anew.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    // proc(5): 5 sets the peak to what is in memory now
+    std::fs::write(&path, "5").with_context(|| format!("write {path}"))
+}
+
 /// MB of a process that are its alone: what ending it would give back.
 pub fn private_mb(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
@@ -75,6 +87,20 @@ mod tests {
             private > 0.0 && private <= resident * 1.5,
             "{private} of {resident}"
         );
+    }
+
+    #[test]
+    fn the_peak_is_looked_for_anew_when_asked() {
+        let pid = std::process::id();
+        forget_peak(pid).unwrap();
+        let before = peak_mb(pid).unwrap();
+        let large = vec![1_u8; 64 << 20];
+        assert_eq!(
+            large.iter().map(|byte| usize::from(*byte)).sum::<usize>(),
+            64 << 20
+        );
+        let during = peak_mb(pid).unwrap();
+        assert!(during > before + 32.0, "{during} after {before}");
     }
 
     #[test]

@@ -141,17 +141,19 @@ async fn inserts(
                 client.execute(&prepared, &values).await?;
                 count += usize::from(now >= from);
             }
-            anyhow::Ok(count)
+            anyhow::Ok((count, client))
         });
     }
     let before = at(from, postgres, cpu::own).await;
-    let counts = clients.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
+    let done = clients.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
+    // While the connections are open: the time of a server process that is just ending is found neither with it nor with its parent.
+    let after = (cpu::own(), postgres.cpu());
     Ok(sample(
         what,
-        counts.iter().sum(),
+        done.iter().map(|(count, _)| count).sum(),
         time,
         before,
-        (cpu::own(), postgres.cpu()),
+        after,
     ))
 }
 
@@ -167,7 +169,8 @@ async fn gateway(place: &Place, postgres: &Postgres, time: Duration) -> Result<S
     let from = Instant::now() + time / 4;
     let load = tokio::spawn(load::run(target, CLIENTS, Pace::Busy, time));
     let pid = node.pid;
-    let own = || cpu::process(pid);
+    // The node's with the client's, as of the others.
+    let own = || cpu::process(pid) + cpu::own();
     let before = at(from, postgres, own).await;
     let load = load.await??;
     let after = (own(), postgres.cpu());

@@ -18,6 +18,11 @@ pub struct Sizes {
     pub function_jobs: usize,
     pub instance_calls: usize,
     pub idle_seconds: u64,
+    /// Runs of the node whose memory is measured: in a step, and waiting for their time or for a limit.
+    pub active_runs: usize,
+    pub parked_runs: usize,
+    /// Ended runs that lists are read from.
+    pub listed_runs: i64,
 }
 
 impl Sizes {
@@ -34,6 +39,9 @@ impl Sizes {
         function_jobs: 10_000,
         instance_calls: 40_000,
         idle_seconds: 15,
+        active_runs: 100_000,
+        parked_runs: 1_000_000,
+        listed_runs: 5_000_000,
     };
     pub const FULL: Self = Self {
         jobs: 200_000,
@@ -58,5 +66,8 @@ impl Sizes {
         function_jobs: 1_000,
         instance_calls: 5_000,
         idle_seconds: 3,
+        active_runs: 10_000,
+        parked_runs: 100_000,
+        listed_runs: 250_000,
     };
 }

@@ -9,8 +9,8 @@ use crate::postgres::Postgres;
 use crate::sizes::Sizes;
 use crate::{Place, Wanted, say};
 use crate::{
-    cold_start, connections, edits, engine, function_jobs, gateway, idle, instances, lists, many_functions,
-    memory, single_rows, tokens,
+    cold_start, connections, deploys, edits, engine, function_jobs, gateway, idle, instances, lists,
+    many_functions, memory, single_rows, streams, tokens,
 };
 
 /// Everything that can be measured.
@@ -69,10 +69,10 @@ impl Suites<'_> {
             measured.context("measure idle connections")?;
         }
         if wanted.any(memory::NAMES) {
-            memory::measure(postgres, wanted, figures).await?;
+            memory::measure(postgres, sizes, wanted, figures).await?;
         }
         if wanted.any(lists::NAMES) {
-            let measured = lists::measure(postgres, wanted, figures).await;
+            let measured = lists::measure(postgres, sizes.listed_runs, wanted, figures).await;
             measured.context("measure lists")?;
         }
         Ok(())
@@ -105,6 +105,14 @@ impl Suites<'_> {
         if wanted.any(gateway::NAMES) {
             let measured = gateway::measure(place, sizes, wanted, repeats, figures).await;
             measured.context("measure the gateway")?;
+        }
+        if wanted.any(deploys::NAMES) {
+            let measured = deploys::measure(place, wanted, repeats, figures).await;
+            measured.context("measure deploys")?;
+        }
+        if wanted.any(streams::NAMES) {
+            let measured = streams::measure(place, repeats, figures).await;
+            measured.context("measure streams")?;
         }
         if wanted.any(tokens::NAMES) {
             let measured = tokens::measure(sizes, wanted, repeats, figures).await;

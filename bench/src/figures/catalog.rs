@@ -217,6 +217,21 @@ pub const FIGURES: &[Figure] = &[
         "MB",
         "memory of a gateway with 10,000 idle connections",
     ),
+    less(
+        "deploy-one-of-200",
+        "ms",
+        "`tramline deploy` of 200 functions of which one has changed",
+    ),
+    less(
+        "first-call-after-deploy",
+        "ms",
+        "first call of a function that was just deployed",
+    ),
+    less(
+        "gateway-streams-memory",
+        "MB",
+        "growth of a node's memory while 64 streams of 10 MB pass, both ways",
+    ),
     more(
         "tokens-hs256-per-second",
         "tokens/s",

@@ -1,7 +1,7 @@
 //! Sending batches until their outcome is known.
 //!
-//! One batch is in flight at a time and nothing later is sent before it is resolved. A batch whose answer was lost is
-//! sent again as it is: every row has a client-made key. A batch with a row that the database cannot store is split
+//! One batch is in flight at a time and nothing later is sent before it is resolved; the next may be built meanwhile. A batch
+//! whose answer was lost is sent again as it is: every row has a client-made key. A batch with a row that the database cannot store is split
 //! until the run is found that owns the row; the others are written.
 
 use std::sync::Arc;
@@ -98,9 +98,19 @@ impl Item {
     }
 }
 
+/// What is to be recorded together.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) items: Vec<Item>,
+    /// How many surprising answers the driver knew when it made this.
+    pub(crate) after: u64,
+}
+
 /// The answer of one batch.
 #[derive(Debug, Default)]
 pub(crate) struct Flushed {
+    /// Not all was written as it was sent: what was to follow goes back to the driver, which may want something else now.
+    pub(crate) surprising: bool,
     pub(crate) held: Vec<u16>,
     pub(crate) not_ended: Vec<Uuid>,
     /// Runs whose rows cannot be stored, with the database's words.
@@ -112,38 +122,91 @@ pub(crate) async fn run(
     db: Db,
     node: Uuid,
     name: String,
-    mut jobs: mpsc::Receiver<Vec<Item>>,
+    mut jobs: mpsc::Receiver<Job>,
     out: mpsc::Sender<Message>,
     shared: Arc<Shared>,
 ) {
     // Beside the first scan; what fails now is tried again with the first batch.
     let mut flusher = Flusher::connect(&db).await.ok();
-    while let Some(items) = jobs.recv().await {
-        let mut flushed = Flushed::default();
-        let mut open = vec![items];
-        while let Some(items) = open.pop() {
-            match settle(&db, &mut flusher, node, &name, &items, &shared.trouble).await {
-                Ok(part) => {
-                    flushed.held.extend(part.held);
-                    flushed.not_ended.extend(part.not_ended);
+    let mut surprises = 0;
+    let mut ahead = None;
+    loop {
+        let next = match ahead.take() {
+            Some(next) => next,
+            None => match jobs.recv().await {
+                Some(job) => Built::of(job),
+                None => return,
+            },
+        };
+        let told = if next.job.after == surprises {
+            let flush = flush(&db, &mut flusher, node, &name, next, &shared.trouble);
+            tokio::pin!(flush);
+            let flushed = loop {
+                tokio::select! {
+                    biased;
+                    flushed = &mut flush => break flushed,
+                    Some(job) = jobs.recv(), if ahead.is_none() => ahead = Some(Built::of(job)),
                 }
-                Err(error) => match split(&items) {
-                    Some((left, right)) => open.extend([right, left]),
-                    None => {
-                        let words = words_of(&error);
-                        tracing::warn!(error = %words, "a row cannot be stored; its run fails");
-                        flushed
-                            .poisoned
-                            .extend(items.iter().find_map(Item::key).map(|id| (id, words)));
-                        flushed.held.extend(items.iter().map(|i| i.shard));
-                    }
-                },
-            }
-        }
-        if out.send(Message::Flushed(flushed)).await.is_err() {
+            };
+            surprises += u64::from(flushed.surprising);
+            Message::Flushed(flushed)
+        } else {
+            Message::Unsent(next.job.items)
+        };
+        if out.send(told).await.is_err() {
             return;
         }
     }
+}
+
+/// A job that is ready to be sent.
+struct Built {
+    job: Job,
+    batch: Batch,
+}
+
+impl Built {
+    fn of(job: Job) -> Self {
+        let batch = build(&job.items);
+        Self { job, batch }
+    }
+}
+
+/// Writes all of a job that can be written.
+async fn flush(
+    db: &Db,
+    flusher: &mut Option<Flusher>,
+    node: Uuid,
+    name: &str,
+    Built { job, batch }: Built,
+    trouble: &FlushTrouble,
+) -> Flushed {
+    let mut flushed = Flushed::default();
+    let mut open = vec![(job.items, batch)];
+    while let Some((items, batch)) = open.pop() {
+        match settle(db, flusher, node, name, &batch, trouble).await {
+            Ok(part) => {
+                flushed.surprising |= part.held.len() < batch.shards() || !part.not_ended.is_empty();
+                flushed.held.extend(part.held);
+                flushed.not_ended.extend(part.not_ended);
+            }
+            Err(error) => match split(&items) {
+                Some(halves) => open.extend(halves.map(|items| {
+                    let batch = build(&items);
+                    (items, batch)
+                })),
+                None => {
+                    let words = words_of(&error);
+                    tracing::warn!(error = %words, "a row cannot be stored; its run fails");
+                    let run = items.iter().find_map(Item::key);
+                    flushed.poisoned.extend(run.map(|id| (id, words)));
+                    flushed.held.extend(items.iter().map(|i| i.shard));
+                    flushed.surprising = true;
+                }
+            },
+        }
+    }
+    flushed
 }
 
 /// Sends one batch until the database has answered it. The error is always about the data.
@@ -152,17 +215,16 @@ async fn settle(
     flusher: &mut Option<Flusher>,
     node: Uuid,
     name: &str,
-    items: &[Item],
+    batch: &Batch,
     trouble: &FlushTrouble,
 ) -> Result<tramline_store::flush::Flushed, StoreError> {
-    let batch = build(items);
     let mut pause = RETRY_FIRST;
     let mut again = false;
     loop {
         let answer = match flusher.as_ref().filter(|f| !f.is_closed()) {
-            Some(open) => open.send(node, name, &batch, again).await,
+            Some(open) => open.send(node, name, batch, again).await,
             None => match Flusher::connect(db).await {
-                Ok(new) => flusher.insert(new).send(node, name, &batch, again).await,
+                Ok(new) => flusher.insert(new).send(node, name, batch, again).await,
                 Err(error) => Err(error),
             },
         };
@@ -254,21 +316,20 @@ fn build(items: &[Item]) -> Batch {
     batch
 }
 
-/// Halves a batch without parting the rows of one run; `None` when there is only one run left.
-fn split(items: &[Item]) -> Option<(Vec<Item>, Vec<Item>)> {
+/// Halves a batch without parting the rows of one run, the half to be sent first at the end; `None` when there is only one run left.
+fn split(items: &[Item]) -> Option<[Vec<Item>; 2]> {
     let mut keys: Vec<Option<Uuid>> = items.iter().map(Item::key).collect();
     keys.sort_unstable();
     keys.dedup();
     if keys.len() < 2 {
         return None;
     }
-    let left = &keys[..keys.len() / 2];
-    Some(
-        items
-            .iter()
-            .cloned()
-            .partition(|i| left.binary_search(&i.key()).is_ok()),
-    )
+    let first = &keys[..keys.len() / 2];
+    let (first, second) = items
+        .iter()
+        .cloned()
+        .partition(|i| first.binary_search(&i.key()).is_ok());
+    Some([second, first])
 }
 
 /// The error with its causes, in one line.

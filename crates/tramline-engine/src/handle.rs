@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::config::EngineConfig;
 use crate::discovery::{self, Shared, Wake};
-use crate::driver::{Driver, Outside, State};
+use crate::driver::{Driver, FLUSHES_MAX, Outside, State};
 use crate::invoke::Invoke;
 use crate::message::Message;
 use crate::ownership::{Ask, Ownership};
@@ -153,7 +153,7 @@ impl Engine {
         let rules = tramline_store::limits::rules(&db).await?;
         let node = Uuid::now_v7();
         let (own, inbox) = mpsc::channel(INBOX_MAX);
-        let (flushes, flush_jobs) = mpsc::channel(1);
+        let (flushes, flush_jobs) = mpsc::channel(FLUSHES_MAX);
         let (loads, load_jobs) = mpsc::channel(INBOX_MAX);
         let (chores, chore_jobs) = mpsc::channel(CHORES_MAX);
         let (assign, assigned) = mpsc::channel(CHORES_MAX);

@@ -16,7 +16,7 @@ use tramline_store::shards::Beat;
 use tramline_store::timers::TimerRow;
 use uuid::Uuid;
 
-use crate::flushing::Flushed;
+use crate::flushing::{Flushed, Item};
 use crate::handle::LiveReason;
 
 /// Everything that happens to a driver, in one channel.
@@ -56,6 +56,8 @@ pub(crate) enum Message {
     /// There was no room for a call: it is to be made again.
     CallFull(CallFull),
     Flushed(Flushed),
+    /// What was to follow a batch whose answer was a surprise.
+    Unsent(Vec<Item>),
     Timers {
         shard: u16,
         timers: Vec<TimerRow>,

@@ -147,6 +147,17 @@ async fn attend(
             .unwrap_or_else(|fault| fault.into_response(shape(class), visit.request_id))
             .into();
     }
+    // Its room is on the heap: a future that has it is moved about with every request that stays.
+    Box::pin(elsewhere(shared, visit, class, request)).await
+}
+
+/// Answers a request in the process's own runtime.
+async fn elsewhere(
+    shared: &Arc<Shared>,
+    visit: &Visit,
+    class: RouteClass,
+    request: Request<Incoming>,
+) -> Answered {
     let (own, its) = (Arc::clone(shared), visit.clone());
     let answering = async move { dispatch(&own, &its, class, request).await };
     let answering = shared.tasks.spawn_on(answering, &shared.home);

@@ -13,10 +13,12 @@ $$;
 create function tramline.shard_of(p_id uuid) returns int language sql immutable strict parallel safe as $$
   select (((get_byte(uuid_send(p_id), 14) << 8) | get_byte(uuid_send(p_id), 15)) & 1023) % {{shard_count}}
 $$;
-create function tramline.key_bits(p_key text) returns int language sql immutable strict parallel safe as $$
-  select ((get_byte(sha256(convert_to(p_key, 'UTF8')), 0) << 8) | get_byte(sha256(convert_to(p_key, 'UTF8')), 1)) & 1023
+-- Stable, as convert_to is, and each argument named once: else they would not become part of the statements that call them, and would be
+-- parsed and planned in every transaction.
+create function tramline.key_bits(p_key text) returns int language sql stable strict parallel safe as $$
+  select ('x' || encode(substring(sha256(convert_to(p_key, 'UTF8')) from 1 for 2), 'hex'))::bit(16)::int & 1023
 $$;
-create function tramline.key_shard(p_key text) returns int language sql immutable strict parallel safe as $$
+create function tramline.key_shard(p_key text) returns int language sql stable strict parallel safe as $$
   select tramline.key_bits(p_key) % {{shard_count}}
 $$;
 create function tramline.with_tail_bits(p_id uuid, p_bits int) returns uuid language sql immutable strict parallel safe as $$

@@ -165,6 +165,20 @@ create table tramline.functions (
   updated_at timestamptz not null default now()
 );
 
+-- What enqueueing asks of a target, in one row: to look it up in each table that can say something would cost more than the insert. Kept by
+-- tramline.refresh_targets; nobody else writes it.
+create table tramline.targets (
+  name text primary key,
+  version int,                                       -- of the workflow; null = a function
+  required_inputs text[] not null,
+  retry jsonb,                                       -- policy of its runs; a function's
+  retention interval,                                -- how long its correlation ids hold; null = 30 days
+  is_limited boolean not null,                       -- its runs, or those of the default queue, have a limit key
+  -- Ids from here up to there have their partitions; null = none have.
+  ids_from uuid,
+  ids_until uuid
+);
+
 create table tramline.schedules (
   name text primary key check (name ~ '^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$'),
   shard int not null,

@@ -308,81 +308,25 @@ begin
            triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
     select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.limit_key, f.source, f.created_by,
            f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata, f.scheduled_at, f.retry
-      from fresh f where f.native and f.elsewhere is null on conflict do nothing returning run_id),
+      from fresh f where f.native and f.elsewhere is null on conflict do nothing returning run_id, executor),
   b as (
     insert into tramline.runs_foreign (run_id, shard, kind, target, version, executor, input, correlation_id, queue, priority, concurrency_key, limit_key, source,
            created_by, triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
     select f.run_id, f.shard, f.kind, f.target, f.version, f.executor, f.input, f.correlation_id, f.queue, f.priority, f.concurrency_key, f.limit_key, f.source,
            f.created_by, f.triggered_by, f.parent_run_id, f.root_run_id, f.project_id, f.env, f.git_sha, f.git_ref, f.function_name, f.context, f.metadata,
            f.scheduled_at, f.retry
-      from fresh f where not f.native and f.elsewhere is null on conflict do nothing returning run_id)
+      from fresh f where not f.native and f.elsewhere is null on conflict do nothing returning run_id, executor),
+  -- Where workers outside claim them, and row triggers of users see them.
+  c as (
+    insert into ops.pull_runs (run_id, queue, priority, run_at, is_foreign)
+    select f.run_id, f.queue, f.priority, coalesce(f.scheduled_at, now()), not f.native
+      from fresh f join (select run_id, executor from a union all select run_id, executor from b) n on n.run_id = f.run_id
+     where n.executor = 'pull')
   select r.ord, r.run_id, n.run_id is not null and row_number() over (partition by r.run_id, r.code order by r.ord) = 1, nullif(r.code, 'known'), r.detail,
          null::xid8, null::timestamptz, null::int, null::text, null::jsonb
     from unnest(v_rows) r
     left join (select run_id from a union all select run_id from b) n on n.run_id = r.run_id and r.code is null
    order by r.ord;
-end $$;
-
--- The same for one run, as plain statements: a call of enqueue_many costs some 300 µs whatever it holds, this one a third of it.
--- Takes the common case, with the rules of enqueue_many (a test compares the two), and hands everything else over to it.
--- Where it inserted the row itself it answers that, too.
--- Called by definer functions with a fixed search_path and generic plans: settings of its own would cost as much as its first statement.
-create function tramline.enqueue_one(p_run_id uuid, p_target text, p_input jsonb, p_correlation_id text, p_opts jsonb,
-  out run_id uuid, out created boolean, out code text, out detail jsonb, out stored tramline.runs)
-language plpgsql as $$
-declare
-  v_id uuid := coalesce(p_run_id, tramline.uuid_v7());
-  v_shard int := tramline.shard_of(v_id);
-  v_input jsonb := coalesce(p_input, '{}');
-  v_queue text := coalesce(p_opts ->> 'queue', 'default');
-  v record;
-begin
-  select d.version, d.required_inputs as required, f.name is not null as is_function,
-         (get_byte(uuid_send(v_id), 6) >> 4) = 7 and exists (select from tramline.native_days p where v_id >= p.lo and v_id < p.hi)
-           and not exists (select from tramline.runs_foreign x where x.run_id = v_id and x.shard = v_shard) as native,
-         case when d.version is null then f.retry end as retry, case when d.version is null then f.retention else d.retention end as retention,
-         exists (select from tramline.queues q where q.name = v_queue and (q.mode <> 'engine' or q.concurrency is not null or q.rate_count is not null))
-           or exists (select from tramline.target_limits l where l.target = p_target) as special,
-         o.owner, o.owner is null or pg_try_advisory_xact_lock_shared(1953653101, uuid_hash(o.owner)) as awake
-    into v
-    from (values (p_target)) as t(name)
-    left join lateral (select w.version, w.required_inputs, w.retention from tramline.workflow_definitions w
-                        where w.name = t.name and w.status = 'published' order by w.version desc limit 1) d on true
-    left join tramline.functions f on f.name = t.name
-    left join tramline.shards o on o.shard = v_shard;
-  if (v.version is not null or v.is_function) and v.native and not v.special
-     and coalesce(not p_opts ?| array['kind', 'concurrency_key', 'parent_run_id', 'root_run_id'], true)
-     -- What may be unfit is looked at there.
-     and coalesce((p_opts ->> 'run_at')::timestamptz between '2000-01-01' and now() + interval '100 years', true)
-     and length(v_queue) between 1 and 128 and coalesce(length(p_correlation_id), 0) <= 512 and pg_column_size(v_input) <= 262144
-     and coalesce(strpos(current_setting('request.headers', true), 'x-tramline-') = 0, true)
-     and (v.required is null or v.required = '{}' or jsonb_typeof(v_input) = 'object' and v_input ?& v.required) then
-    if p_correlation_id is not null then
-      insert into tramline.correlations (shard, target, correlation_id, run_id, input_hash, expires_at)
-      values (tramline.key_shard(p_target || chr(31) || p_correlation_id), p_target, p_correlation_id, v_id,
-              sha256(convert_to(v_input::text, 'UTF8')), now() + coalesce(v.retention, interval '30 days')) on conflict do nothing;
-    end if;
-    if p_correlation_id is null or found then
-      insert into tramline.runs as r (run_id, shard, kind, target, version, input, correlation_id, queue, priority, source, created_by, triggered_by,
-             project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
-      values (v_id, v_shard, case when v.version is null then 'function' else 'workflow' end, p_target, v.version, v_input, p_correlation_id, v_queue,
-              coalesce((p_opts ->> 'priority')::smallint, 2::smallint), coalesce(p_opts ->> 'source', tramline.derived_source()),
-              coalesce((p_opts ->> 'created_by')::uuid, auth.uid()), p_opts ->> 'triggered_by', p_opts ->> 'project_id', p_opts ->> 'env',
-              p_opts ->> 'git_sha', p_opts ->> 'git_ref', case when v.version is null then p_target end,
-              nullif(p_opts -> 'context', 'null'), nullif(p_opts -> 'metadata', 'null'),
-              coalesce((p_opts ->> 'run_at')::timestamptz, now() + (p_opts ->> 'delay_ms')::bigint * interval '1 millisecond'),
-              case when p_opts ? 'retry' then nullif(p_opts -> 'retry', 'null') else v.retry end)
-      on conflict do nothing returning r.* into stored;
-      run_id := v_id;
-      created := found;
-      if not v.awake then
-        perform pg_notify('tramline:' || v.owner, '');
-      end if;
-      return;
-    end if;
-  end if;
-  select m.run_id, m.created, m.code, m.detail into run_id, created, code, detail
-    from tramline.enqueue_many(array[p_run_id], array[p_target], array[p_input], array[p_correlation_id], array[p_opts]) m;
 end $$;
 
 -- Raises what enqueue_many found wrong with one item.
@@ -409,11 +353,19 @@ create function ops.enqueue(p_target text, p_input jsonb default '{}', p_correla
   p_metadata jsonb default null, p_source text default null, p_retry jsonb default null)
 returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan as $$
-declare v record;
+declare
+  v record;
 begin
-  select * into v from tramline.enqueue_one(p_run_id, p_target, p_input, p_correlation_id,
-    jsonb_strip_nulls(jsonb_build_object('queue', p_queue, 'priority', p_priority, 'concurrency_key', p_concurrency_key,
-      'run_at', p_run_at, 'source', p_source, 'retry', p_retry, 'own_id', case when p_run_id is not null then true end)) || jsonb_build_object('metadata', p_metadata));
+  if p_retry is null then
+    insert into ops.runs (run_id, target, input, correlation_id, scheduled_at, queue, priority, concurrency_key, metadata, source)
+    values (p_run_id, p_target, p_input, p_correlation_id, p_run_at, nullif(p_queue, 'default'), p_priority, p_concurrency_key, p_metadata, p_source)
+    returning run_id into v;
+    return v.run_id;
+  end if;
+  -- The view has no such column.
+  select * into v from tramline.enqueue_many(array[p_run_id], array[p_target], array[p_input], array[p_correlation_id],
+    array[jsonb_strip_nulls(jsonb_build_object('queue', p_queue, 'priority', p_priority, 'concurrency_key', p_concurrency_key, 'run_at', p_run_at,
+      'source', p_source, 'retry', p_retry, 'own_id', case when p_run_id is not null then true end)) || jsonb_build_object('metadata', p_metadata)]);
   if v.code is not null then
     perform tramline.raise_refusal(v.code, v.detail);
   end if;

@@ -30,6 +30,7 @@ begin
     return;
   end if;
 
+  -- Columns of arrays in a list are read in step, without the tables that "from unnest(…)" makes of them: a twentieth of the whole.
   if p_foreign is null and not p_again then
     if p_step_run is not null then
       insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at,
@@ -37,9 +38,10 @@ begin
       select u.run_id, u.shard, u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error, u.started_at, u.finished_at,
              p_node, v_epoch[array_position(held, u.shard)]
         from (select x.*, tramline.shard_of(x.run_id) as shard
-                from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output,
-                            p_step_error, p_step_started, p_step_finished)
-                  as x(run_id, step, generation, attempt, status, function_name, output, error, started_at, finished_at) offset 0) u
+                from (select unnest(p_step_run) as run_id, unnest(p_step_name) as step, unnest(p_step_generation) as generation,
+                             unnest(p_step_attempt) as attempt, unnest(p_step_status) as status, unnest(p_step_function) as function_name,
+                             unnest(p_step_output) as output, unnest(p_step_error) as error, unnest(p_step_started) as started_at,
+                             unnest(p_step_finished) as finished_at) x offset 0) u
        where u.shard = any (held);
     end if;
     if p_end_run is not null then
@@ -48,9 +50,10 @@ begin
       select u.run_id, u.shard, u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node, v_epoch[array_position(held, u.shard)],
              u.started_at, u.finished_at
         from (select x.*, tramline.shard_of(x.run_id) as shard
-                from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt,
-                            p_end_started, p_end_finished)
-                  as x(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at) offset 0) u
+                from (select unnest(p_end_run) as run_id, unnest(p_end_generation) as generation, unnest(p_end_status) as status,
+                             unnest(p_end_output) as output, unnest(p_end_error) as error, unnest(p_end_error_step) as error_step,
+                             unnest(p_end_attempt) as attempt, unnest(p_end_started) as started_at, unnest(p_end_finished) as finished_at) x
+              offset 0) u
        where u.shard = any (held);
     end if;
     if p_cold is not null then

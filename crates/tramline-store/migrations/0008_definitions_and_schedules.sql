@@ -72,3 +72,56 @@ begin
   return new;
 end $$;
 create trigger definition_insert instead of insert on ops.workflow_definitions for each row execute function tramline.definition_insert();
+
+-- Writes the rows of tramline.targets anew: of one name, or of all. One at a time: what another transaction is about to say of the same
+-- target must be seen by the one that writes last. (The triggers of queues and limits come with these.)
+create function tramline.refresh_targets(p_name text) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_advisory_xact_lock(hashtext('tramline.targets'));
+  delete from tramline.targets t
+   where (p_name is null or t.name = p_name) and not exists (select from tramline.functions f where f.name = t.name)
+     and not exists (select from tramline.workflow_definitions w where w.name = t.name and w.status = 'published');
+  insert into tramline.targets as t (name, version, required_inputs, retry, retention, is_limited, ids_from, ids_until)
+  select n.name, d.version, coalesce(d.required_inputs, '{}'), case when d.version is null then f.retry end,
+         case when d.version is null then f.retention else d.retention end,
+         exists (select from tramline.target_limits l where l.target = n.name)
+           or exists (select from tramline.queues q where q.name = 'default' and (q.mode <> 'engine' or q.concurrency is not null or q.rate_count is not null)),
+         i.lo, i.hi
+    from (select f.name from tramline.functions f where p_name is null or f.name = p_name
+          union select w.name from tramline.workflow_definitions w where w.status = 'published' and (p_name is null or w.name = p_name)) n
+    left join lateral (select w.version, w.required_inputs, w.retention from tramline.workflow_definitions w
+                        where w.name = n.name and w.status = 'published' order by w.version desc limit 1) d on true
+    left join tramline.functions f on f.name = n.name
+    -- The newest days that follow each other without a gap.
+    left join (select min(x.lo::text)::uuid as lo, max(x.hi::text)::uuid as hi
+                 from (select p.day, p.lo, p.hi, p.day - row_number() over (order by p.day)::int as first from tramline.partitions p) x
+                group by x.first order by x.first desc limit 1) i on true
+   order by n.name
+  on conflict (name) do update
+     set version = excluded.version, required_inputs = excluded.required_inputs, retry = excluded.retry, retention = excluded.retention,
+         is_limited = excluded.is_limited, ids_from = excluded.ids_from, ids_until = excluded.ids_until
+   where t is distinct from excluded;
+end $$;
+create function tramline.target_changed() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  case tg_table_name
+    when 'functions' then
+      perform tramline.refresh_targets(case tg_op when 'DELETE' then old.name else new.name end);
+    when 'target_limits' then
+      perform tramline.refresh_targets(case tg_op when 'DELETE' then old.target else new.target end);
+    when 'workflow_definitions' then
+      -- What nobody can start yet is inserted by anybody, in transactions that may be long.
+      if tg_op <> 'DELETE' and new.status = 'published' or tg_op <> 'INSERT' and old.status = 'published' then
+        perform tramline.refresh_targets(case tg_op when 'DELETE' then old.name else new.name end);
+      end if;
+    else
+      perform tramline.refresh_targets(null);
+  end case;
+  return null;
+end $$;
+create trigger target_changed after insert or delete or update of retry, retention on tramline.functions
+  for each row execute function tramline.target_changed();
+create trigger target_changed after insert or update or delete on tramline.workflow_definitions
+  for each row execute function tramline.target_changed();
+create trigger target_changed after insert or delete on tramline.partitions
+  for each statement execute function tramline.target_changed();

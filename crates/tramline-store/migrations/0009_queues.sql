@@ -33,5 +33,14 @@ begin
 end $$;
 create trigger queue_guard before update on tramline.queues for each row execute function tramline.queue_guard();
 
+-- A limit of the default queue is one of nearly all runs.
+create trigger default_queue_made after insert on tramline.queues
+  for each row when (new.name = 'default') execute function tramline.target_changed();
+create trigger default_queue_changed after update on tramline.queues
+  for each row when (new.name = 'default' and (new.concurrency, new.rate_count) is distinct from (old.concurrency, old.rate_count))
+  execute function tramline.target_changed();
+create trigger default_queue_gone after delete on tramline.queues
+  for each row when (old.name = 'default') execute function tramline.target_changed();
+
 create view ops.queues with (security_invoker = true) as
 select name, mode, paused, concurrency, rate_count, rate_per_ms, rate_burst, fifo, claims_max, description, created_at, updated_at from tramline.queues;

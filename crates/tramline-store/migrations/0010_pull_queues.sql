@@ -2,18 +2,6 @@
 -- the run's row; no node takes part. A claim holds a lease by the database's clock and a fence that rises with every claim.
 -- Lock order: the queue's row (only where its claims go one by one), then rows of ops.pull_runs, then the state of its rate.
 
--- The insert of the run writes its row: atomic with it, whoever inserts.
-create function tramline.keep_pull_run() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  insert into ops.pull_runs (run_id, queue, priority, run_at, is_foreign)
-  values (new.run_id, new.queue, new.priority, coalesce(new.scheduled_at, new.queued_at), tg_argv[0] = 'foreign');
-  return null;
-end $$;
-create trigger keep_pull_run after insert on tramline.runs for each row when (new.executor = 'pull')
-  execute function tramline.keep_pull_run('native');
-create trigger keep_pull_run after insert on tramline.runs_foreign for each row when (new.executor = 'pull')
-  execute function tramline.keep_pull_run('foreign');
-
 -- A schedule's runs are started by nodes.
 create function tramline.schedule_queue_guard() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin

@@ -11,6 +11,8 @@ create table tramline.target_limits (
   updated_at timestamptz not null default now()
 );
 create sequence tramline.limit_revision;
+create trigger target_changed after insert or delete on tramline.target_limits
+  for each row execute function tramline.target_changed();
 
 -- A change of a limit or a pause is told to all owners: a queue that was paused starts nothing for another second.
 create function tramline.tell_limits() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

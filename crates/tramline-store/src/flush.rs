@@ -78,6 +78,11 @@ impl Batch {
         self.items
     }
 
+    /// Shards that the batch touches.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Names a shard that the batch touches, with the epoch it is held by.
     pub fn touch(&mut self, shard: u16, epoch: i64) {
         if !self.shards.contains(&i32::from(shard)) {

@@ -1,18 +1,55 @@
-//! One flush at a time, and what follows from its answer.
+//! What is flushed together, one batch in flight and under load one behind it, and what follows from the answers.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use tramline_core::machine::Failure;
 use uuid::Uuid;
 
 use super::{Driver, FLUSH_ROWS_MAX, Unit};
-use crate::flushing::Flushed;
+use crate::flushing::{Flushed, Item, Job};
+
+/// The batch in flight, and the one that is built meanwhile.
+pub(crate) const FLUSHES_MAX: usize = 2;
+/// With so many units pending a batch goes to the flusher while another is in flight, so that the database does not rest between them. Fewer
+/// wait for those that its answer brings: what a flush costs hardly depends on its rows.
+const AHEAD_MIN: usize = 512;
+
+/// Units that are with the flusher.
+#[derive(Default)]
+pub(super) struct InFlight {
+    batches: VecDeque<Vec<Unit>>,
+    /// Answers that said something else than that all was written.
+    surprises: u64,
+    /// The batch behind a surprising answer is on its way back, unsent.
+    comes_back: bool,
+}
+
+impl InFlight {
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
+        self.batches.iter().flatten()
+    }
+
+    pub(super) fn units_mut(&mut self) -> impl Iterator<Item = &mut Unit> {
+        self.batches.iter_mut().flatten()
+    }
+
+    fn has_room(&self, pending: usize) -> bool {
+        match self.batches.len() {
+            0 => pending > 0,
+            behind => behind < FLUSHES_MAX && pending >= AHEAD_MIN && !self.comes_back,
+        }
+    }
+}
 
 impl Driver {
-    /// Sends what is pending, when nothing is in flight: at once when idle, in growing batches under load.
+    /// Sends what is pending: at once when idle, in growing batches under load.
     pub(super) fn send_flush(&mut self) {
-        if self.state.in_flight.is_some() || self.state.pending.is_empty() {
+        if !self.state.in_flight.has_room(self.state.pending.len()) {
             return;
         }
         let mut units = Vec::new();
@@ -24,21 +61,47 @@ impl Driver {
             rows += unit.items.len();
             units.push(unit);
         }
-        let items = units
-            .iter_mut()
-            .flat_map(|u| std::mem::take(&mut u.items))
-            .collect();
-        if self.flushes.try_send(items).is_err() {
+        let mut items = Vec::with_capacity(rows);
+        for unit in &mut units {
+            unit.sent = unit.items.len();
+            items.extend(std::mem::take(&mut unit.items));
+        }
+        let after = self.state.in_flight.surprises;
+        if self.flushes.try_send(Job { items, after }).is_err() {
             tracing::error!("the flushing task is gone; what is in memory is driven by the next owner");
             return;
         }
-        self.state.in_flight = Some(units);
+        self.state.in_flight.batches.push_back(units);
+    }
+
+    /// What was to follow a surprise may go now, without what that made moot.
+    pub(super) fn on_unsent(&mut self, items: Vec<Item>) {
+        let in_flight = &mut self.state.in_flight;
+        in_flight.comes_back = false;
+        let Some(units) = in_flight.batches.pop_front() else {
+            return;
+        };
+        let mut items = items.into_iter();
+        let mut back = VecDeque::with_capacity(units.len() + self.state.pending.len());
+        for mut unit in units {
+            unit.items = items.by_ref().take(unit.sent).collect();
+            if !unit.void {
+                back.push_back(unit);
+            }
+        }
+        back.append(&mut self.state.pending);
+        self.state.pending = back;
     }
 
     pub(super) fn on_flushed(&mut self, flushed: Flushed) {
-        let Some(mut units) = self.state.in_flight.take() else {
+        let in_flight = &mut self.state.in_flight;
+        let Some(mut units) = in_flight.batches.pop_front() else {
             return;
         };
+        if flushed.surprising {
+            in_flight.surprises += 1;
+            in_flight.comes_back = !in_flight.batches.is_empty();
+        }
         units.retain(|unit| !unit.void);
         self.shared.flushes.fetch_add(1, Ordering::AcqRel);
         let held: HashSet<u16> = flushed.held.iter().copied().collect();
@@ -61,6 +124,10 @@ impl Driver {
         for (run_id, words) in poisoned {
             // What it wanted to record after that is moot, too.
             self.state.pending.retain(|u| u.run_id != Some(*run_id));
+            let behind = self.state.in_flight.units_mut();
+            for unit in behind.filter(|u| u.run_id == Some(*run_id)) {
+                unit.void = true;
+            }
             let message = format!("what the run wanted to record cannot be stored: {words}");
             self.give_up(*run_id, &Failure::new("unstorable", message));
         }

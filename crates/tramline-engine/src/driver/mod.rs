@@ -28,6 +28,8 @@ mod shards;
 mod timers;
 mod unit;
 
+pub(crate) use self::commit::FLUSHES_MAX;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +47,7 @@ use self::unit::{Leaving, Unit};
 use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::discovery::Shared;
-use crate::flushing::Item;
+use crate::flushing::Job;
 use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
 use crate::loading::{LoadId, LoadJob};
@@ -74,7 +76,7 @@ pub(crate) struct Driver {
     pub(crate) node: Uuid,
     pub(crate) outside: Arc<Outside>,
     pub(crate) inbox: mpsc::Receiver<Message>,
-    pub(crate) flushes: mpsc::Sender<Vec<Item>>,
+    pub(crate) flushes: mpsc::Sender<Job>,
     pub(crate) loads: mpsc::Sender<LoadJob>,
     pub(crate) chores: mpsc::Sender<Chore>,
     pub(crate) results: mpsc::Sender<CallResult>,
@@ -110,7 +112,7 @@ pub(crate) struct State {
     gone_order: VecDeque<(u64, Uuid)>,
     commands_seen: HashSet<Uuid>,
     pending: VecDeque<Unit>,
-    in_flight: Option<Vec<Unit>>,
+    in_flight: commit::InFlight,
     timers: timers::Timers,
     schedules: schedules::Schedules,
     expected: Expected,
@@ -158,7 +160,7 @@ impl State {
             gone_order: VecDeque::new(),
             commands_seen: HashSet::new(),
             pending: VecDeque::new(),
-            in_flight: None,
+            in_flight: commit::InFlight::default(),
             timers: timers::Timers::default(),
             schedules: schedules::Schedules::default(),
             expected: Expected::new(Millis::try_from(config.warm_before.as_millis()).unwrap_or(Millis::MAX)),
@@ -251,6 +253,7 @@ impl Driver {
             Message::CallEnded(end) => self.on_call_ended(end),
             Message::CallFull(full) => self.on_call_full(full),
             Message::Flushed(flushed) => self.on_flushed(flushed),
+            Message::Unsent(items) => self.on_unsent(items),
             Message::Timers {
                 shard,
                 timers,
@@ -270,7 +273,7 @@ impl Driver {
 
     /// Whether what is about to be sent may grow at once: calls are out that may have ended already.
     fn may_gather(&self) -> bool {
-        self.state.calls.out > 0 && self.state.in_flight.is_none() && !self.state.pending.is_empty()
+        self.state.calls.out > 0 && self.state.in_flight.is_empty() && !self.state.pending.is_empty()
     }
 
     fn next_wake(&self, tick_at: Instant) -> Instant {
@@ -307,7 +310,7 @@ impl Driver {
         let idle = self.state.calls.out == 0
             && handed_out == 0
             && self.state.pending.is_empty()
-            && self.state.in_flight.is_none();
+            && self.state.in_flight.is_empty();
         if !idle && Instant::now() < *deadline {
             return false;
         }

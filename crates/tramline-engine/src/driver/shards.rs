@@ -51,12 +51,7 @@ impl Driver {
         let pending = std::mem::take(&mut self.state.pending);
         let (dropped, kept): (VecDeque<Unit>, _) = pending.into_iter().partition(|u| u.shard == shard);
         self.state.pending = kept;
-        let in_flight = self
-            .state
-            .in_flight
-            .iter_mut()
-            .flatten()
-            .filter(|u| u.shard == shard);
+        let in_flight = self.state.in_flight.units_mut().filter(|u| u.shard == shard);
         let forgotten: Vec<Uuid> = in_flight
             .filter_map(|unit| {
                 unit.void = true;
@@ -142,7 +137,7 @@ impl Driver {
             .state
             .pending
             .iter()
-            .chain(self.state.in_flight.iter().flatten())
+            .chain(self.state.in_flight.units())
             .map(|u| u.shard)
             .collect();
         let written: Vec<u16> = self

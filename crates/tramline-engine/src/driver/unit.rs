@@ -13,6 +13,8 @@ pub(super) struct Unit {
     pub(super) run_id: Option<Uuid>,
     pub(super) shard: u16,
     pub(super) items: Vec<Item>,
+    /// How many items it had when they were sent.
+    pub(super) sent: usize,
     pub(super) then: Vec<Action>,
     pub(super) updates: Vec<RunUpdate>,
     /// A delayed run whose timer is in this unit: it leaves memory.
@@ -23,7 +25,8 @@ pub(super) struct Unit {
     pub(super) remember: Option<Uuid>,
     /// It names a waiting run of this transaction by a row.
     pub(super) parked: Option<u64>,
-    /// Its shard was lost while it was in flight: whatever its answer is, it says nothing about what is in memory now.
+    /// Its shard was lost while it was in flight, or it follows a row of its run that cannot be stored: whatever its answer is, it says
+    /// nothing about what is in memory now.
     pub(super) void: bool,
 }
 
@@ -39,6 +42,7 @@ impl Unit {
             run_id,
             shard,
             items,
+            sent: 0,
             then: Vec::new(),
             updates: Vec::new(),
             leaves: None,

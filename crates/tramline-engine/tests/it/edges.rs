@@ -4,6 +4,7 @@
 //! breaks (with the write done or not), or the write is refused, or arrives twice. Whatever it was, the run ends as it
 //! should and the invariants hold. Edges are counted, not chosen: the first number that no write reaches ends a test.
 
+mod behind;
 mod hands;
 mod place;
 

@@ -25,7 +25,7 @@ use crate::body::{Body, BodyCut, BodyWatch, GuardedBody, boxed, empty, full};
 use crate::cors::preflight_answer;
 use crate::error::{Fault, SB_ERROR_CODE, Shape};
 use crate::functions::{CallContext, CallError};
-use crate::server::{Shared, Visit};
+use crate::server::{Shared, Visit, after_the_others};
 
 pub(crate) use self::record::Record;
 pub(crate) use self::waiting::Waiting;
@@ -288,6 +288,7 @@ impl Call {
         {
             return Err(Fault::body_cut(cut, bytes_max));
         }
+        after_the_others().await;
         finish(shared, visit, name, answer, self.websocket)
     }
 }

@@ -31,6 +31,7 @@ use uuid::Uuid;
 pub(crate) use self::activity::{Activity, InFlight, Taking};
 use self::harbour::Harbour;
 use self::lanes::Lanes;
+pub(crate) use self::lanes::after_the_others;
 use self::slots::Slots;
 use self::tls::Tls;
 pub use self::tls::{TlsError, TlsFiles};

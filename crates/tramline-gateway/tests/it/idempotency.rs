@@ -1,6 +1,5 @@
 //! `Idempotency-Key`: one run for one key, the same answer for everybody who repeats the request.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,92 +11,11 @@ use http::Response;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, Semaphore};
-use tramline_gateway::control::ControlError;
+use tokio::sync::Semaphore;
 use tramline_gateway::*;
-use uuid::Uuid;
 
 use crate::doors::MemoryStore;
 use crate::support::*;
-
-/// The answers of a store, as its database would keep them.
-#[derive(Default)]
-pub struct Answers {
-    rows: Mutex<HashMap<[u8; 32], Row>>,
-    /// Ends of work that still fail.
-    failing_ends: AtomicUsize,
-    looks: Arc<Notify>,
-}
-
-struct Row {
-    fingerprint: [u8; 32],
-    holder: Uuid,
-    end: Option<AnswerEnd>,
-}
-
-impl Answers {
-    pub fn begin(&self, claim: &AnswerClaim) -> Kept<AnswerState> {
-        let mut rows = self.rows.lock().unwrap();
-        let state = match rows.get(&claim.key) {
-            None => AnswerState::New,
-            Some(row) if row.fingerprint != claim.fingerprint => AnswerState::Other,
-            Some(row) => match &row.end {
-                Some(AnswerEnd::Keep(answer)) => AnswerState::Kept(answer.clone()),
-                Some(_) => AnswerState::TooLarge,
-                None => AnswerState::Running,
-            },
-        };
-        if state == AnswerState::New {
-            let row = Row {
-                fingerprint: claim.fingerprint,
-                holder: claim.holder,
-                end: None,
-            };
-            rows.insert(claim.key, row);
-        } else {
-            self.looks.notify_one();
-        }
-        Box::pin(async move { Ok(state) })
-    }
-
-    pub fn renew(&self, claim: &AnswerClaim) -> Kept<bool> {
-        let rows = self.rows.lock().unwrap();
-        let held = rows
-            .get(&claim.key)
-            .is_some_and(|row| row.holder == claim.holder && row.end.is_none());
-        Box::pin(async move { Ok(held) })
-    }
-
-    pub fn end(&self, claim: &AnswerClaim, end: AnswerEnd) -> Kept<bool> {
-        let left = self.failing_ends.load(Ordering::SeqCst);
-        if left > 0 {
-            self.failing_ends.store(left - 1, Ordering::SeqCst);
-            return Box::pin(async {
-                Err(ControlError::Unavailable {
-                    reason: "as scripted".into(),
-                })
-            });
-        }
-        let mut rows = self.rows.lock().unwrap();
-        let held = rows.get_mut(&claim.key).filter(|row| row.holder == claim.holder);
-        let is_held = held.is_some();
-        match (held, end) {
-            (Some(row), AnswerEnd::Free) if row.end.is_none() => {
-                rows.remove(&claim.key);
-            }
-            (Some(row), end) if end != AnswerEnd::Free => row.end = Some(end),
-            _ => {}
-        }
-        Box::pin(async move { Ok(is_held) })
-    }
-
-    /// Gives every key to somebody else, as after a lease that ran out.
-    fn steal(&self) {
-        for row in self.rows.lock().unwrap().values_mut() {
-            row.holder = Uuid::nil();
-        }
-    }
-}
 
 fn keep(config: &mut GatewayConfig, store: &Arc<MemoryStore>) {
     for name in ["pay", "open"] {

@@ -8,6 +8,7 @@
 
 mod access;
 mod api;
+mod api_fields;
 mod api_requests;
 mod attack_list;
 mod backends;
@@ -21,9 +22,12 @@ mod health;
 mod idempotency;
 mod issuers;
 mod jwt;
+mod jwt_attacks;
 mod lanes;
+mod links;
 mod management;
 mod openapi;
+mod openapi_bodies;
 mod operations;
 mod peers;
 mod projects;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use futures_util::future::join_all;
@@ -9,6 +10,10 @@ use futures_util::future::join_all;
 use super::function::Function;
 use super::{Host, Inner};
 use crate::types::{Edit, FunctionSpec, FunctionState, Level};
+
+/// Functions of one edit that keep the instance which showed that they start, although nobody has called them yet: what was
+/// just deployed is called soon, and must not wait for another start.
+const STAY_MAX: usize = 4;
 
 impl Host {
     /// Takes a function's sources as they are now (after an edit), and waits until it is known whether they work. Calls
@@ -18,16 +23,20 @@ impl Host {
         let _turn = self.inner.editing.lock().await;
         let old = self.inner.function(name)?;
         let spec = old.spec.clone();
-        Some(replace(&self.inner, Some(old), spec).await)
+        Some(replace(&self.inner, Some(old), spec, &stay()).await)
     }
 
     /// As [`Host::reload`], several at the same time; unknown names are left out.
     pub async fn reload_all(&self, names: &[String]) -> Vec<(String, Edit)> {
         let _turn = self.inner.editing.lock().await;
         let known = names.iter().filter_map(|name| self.inner.function(name));
+        let stay = stay();
         let edits = known.map(|old| async {
             let spec = old.spec.clone();
-            (spec.name.clone(), replace(&self.inner, Some(old), spec).await)
+            (
+                spec.name.clone(),
+                replace(&self.inner, Some(old), spec, &stay).await,
+            )
         });
         join_all(edits).await
     }
@@ -44,9 +53,10 @@ impl Host {
             .filter(|name| !names.contains(name.as_str()))
             .cloned()
             .collect();
+        let stay = stay();
         let edits = specs.into_iter().map(|spec| async {
             let (name, old) = (spec.name.clone(), self.inner.function(&spec.name));
-            (name, replace(&self.inner, old, spec).await)
+            (name, replace(&self.inner, old, spec, &stay).await)
         });
         let mut edits = join_all(edits).await;
         for name in gone {
@@ -75,7 +85,17 @@ impl Host {
     }
 }
 
-async fn replace(inner: &Arc<Inner>, old: Option<Arc<Function>>, spec: FunctionSpec) -> Edit {
+/// How many more functions of an edit may stay.
+fn stay() -> AtomicUsize {
+    AtomicUsize::new(STAY_MAX)
+}
+
+async fn replace(
+    inner: &Arc<Inner>,
+    old: Option<Arc<Function>>,
+    spec: FunctionSpec,
+    stay: &AtomicUsize,
+) -> Edit {
     let fresh = Function::new(spec, &inner.limits);
     if let Some(old) = &old {
         fresh.problem.follow(&old.problem);
@@ -84,7 +104,12 @@ async fn replace(inner: &Arc<Inner>, old: Option<Arc<Function>>, spec: FunctionS
         Ok(true) => {
             let was_idle = old.is_none_or(|old| old.live().is_empty());
             put(inner, &fresh.spec.name, Some(&fresh));
-            if was_idle && inner.awake() > inner.limits.prestart {
+            let may_stay = || {
+                let one_less = |left: usize| left.checked_sub(1);
+                stay.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+                    .is_ok()
+            };
+            if was_idle && inner.awake() > inner.limits.prestart && !may_stay() {
                 // it has shown that it starts; when many are deployed at once, not all of them may stay
                 fresh.rest();
             }

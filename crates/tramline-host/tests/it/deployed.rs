@@ -219,17 +219,31 @@ async fn when_many_are_deployed_at_once_most_go_to_sleep_after_they_have_started
     let mut project = Project::new();
     project.limits.prestart = 1;
     let host = project.host().await;
-    for name in ["a", "b", "c", "d"] {
+    let names = ["a", "b", "c", "d", "e", "f", "g"];
+    for name in names {
         project = project.function(name, &format!("Deno.serve(() => new Response('{name}'));"));
     }
     let edits = host.update(project.functions.clone()).await;
     assert!(edits.iter().all(|(_, edit)| *edit == Edit::Live), "{edits:?}");
+    // the one that a node starts by itself, and four more
     eventually("instances that nobody calls to end", || {
-        (host.stats().instances == 1).then_some(())
+        (host.stats().instances == 5).then_some(())
     })
     .await;
-    for name in ["a", "b", "c", "d"] {
+    // what is deployed alone does not wait for another start
+    let started = |host: &tramline_host::Host| {
+        let stats = host.stats();
+        stats.starts_from_spare + stats.starts_fresh
+    };
+    project = project.function("alone", "Deno.serve(() => new Response('alone'));");
+    let edits = host.update(project.functions.clone()).await;
+    assert!(edits.contains(&("alone".to_owned(), Edit::Live)), "{edits:?}");
+    let before = started(&host);
+    assert_eq!(call(&host, "alone").await, ok("alone"));
+    assert_eq!(started(&host), before);
+    for name in names {
         assert_eq!(call(&host, name).await, ok(name));
     }
+    assert_eq!(started(&host), before + 2, "those that slept");
     stop(&host).await;
 }

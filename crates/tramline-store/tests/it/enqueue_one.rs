@@ -1,4 +1,4 @@
-//! The short way of enqueueing one run says and stores what the long way does.
+//! An insert into the view says and stores what a batch of one does, whichever way it takes.
 
 use serde_json::{Value, json};
 use tokio_postgres::types::ToSql;
@@ -15,45 +15,55 @@ type Case = (
     Option<Value>,
 );
 
+/// Options as the columns of the view that mean the same.
+const INSERT: &str = "insert into ops.runs (run_id, target, input, correlation_id, kind, queue, priority, scheduled_at, concurrency_key, source, created_by,
+      triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, context, metadata)
+    select $1::uuid, $2::text, $3::jsonb, $4::text, o ->> 'kind', o ->> 'queue', (o ->> 'priority')::smallint, (o ->> 'run_at')::timestamptz,
+           o ->> 'concurrency_key', o ->> 'source', (o ->> 'created_by')::uuid, o ->> 'triggered_by', (o ->> 'parent_run_id')::uuid,
+           (o ->> 'root_run_id')::uuid, o ->> 'project_id', o ->> 'env', o ->> 'git_sha', o ->> 'git_ref', o -> 'context', o -> 'metadata'
+      from (select $5::jsonb) as t(o) returning jsonb_build_object('run_id', run_id)";
+const BATCH: &str = "select jsonb_build_object('run_id', run_id, 'code', code, 'detail', detail)
+    from tramline.enqueue_many(array[$1::uuid], array[$2::text], array[$3::jsonb], array[$4::text],
+           array[case when $1::uuid is null then $5::jsonb else coalesce($5::jsonb, '{}') || '{\"own_id\": true}'::jsonb end])";
+
 /// What a way of enqueueing answered, and what it stored, without what differs by its nature.
 async fn outcome(w: &mut World, call: &str, args: &[&(dyn ToSql + Sync)]) -> Value {
-    let given: Option<Uuid> = w
-        .sql
-        .query_one("select $1::uuid", &[args[0]])
-        .await
-        .unwrap()
-        .get(0);
     let tx = w.sql.transaction().await.unwrap();
-    let sql = format!(
-        "with made as materialized (select run_id, created, code, detail from {call})
-         select coalesce(jsonb_agg(to_jsonb(m)), '[]') from made m"
-    );
-    let answer = match tx.query_one(&sql, args).await {
+    let answer = match tx.query_one(call, args).await {
         Ok(row) => row.get::<_, Value>(0),
-        Err(error) => return json!(error.as_db_error().unwrap().code().code()),
+        Err(error) => {
+            let error = error.as_db_error().unwrap();
+            let detail = error.detail().and_then(|text| serde_json::from_str(text).ok());
+            json!({ "code": error.code().code(), "detail": detail.unwrap_or(Value::Null) })
+        }
     };
-    let id: Option<Uuid> = answer[0]["run_id"].as_str().map(|id| id.parse().unwrap());
+    if !answer["code"].is_null() {
+        tx.rollback().await.unwrap();
+        return json!({ "code": answer["code"], "detail": answer["detail"] });
+    }
+    let id: Uuid = answer["run_id"].as_str().unwrap().parse().unwrap();
     let rows: Value = tx
         .query_one(
             "select jsonb_build_object(
-               'run', (select to_jsonb(r) - array['run_id', 'shard', 'queued_at', 'enqueued_xid'] from tramline.all_runs r where run_id = $1),
+               'run', (select to_jsonb(r) - array['run_id', 'shard', 'queued_at', 'enqueued_xid']
+                              || jsonb_build_object('run_id', case when r.enqueued_xid <> pg_current_xact_id() then r.run_id end,
+                                                    'in_shard', r.shard = tramline.shard_of(r.run_id), 'now', r.queued_at = now())
+                         from tramline.all_runs r where run_id = $1),
                'correlation', (select to_jsonb(c) - array['created_at', 'expires_at', 'run_id'] from tramline.correlations c where run_id = $1),
-               'kept', (select c.expires_at - now() > interval '29 days' from tramline.correlations c where run_id = $1))",
+               'kept', (select c.expires_at - c.created_at from tramline.correlations c where run_id = $1),
+               'keys', (select count(*) from tramline.correlations),
+               'pull', (select to_jsonb(p) - array['run_id', 'run_at'] || jsonb_build_object('now', p.run_at = now()) from ops.pull_runs p where run_id = $1))",
             &[&id],
         )
         .await
         .unwrap()
         .get(0);
     tx.rollback().await.unwrap();
-    let mut answer = answer[0].clone();
-    if given.is_none() && (answer["created"] == json!(true) || answer["code"] != Value::Null) {
-        answer["run_id"] = json!("new");
-    }
-    json!({ "answer": answer, "rows": rows })
+    rows
 }
 
 #[tokio::test]
-async fn one_run_is_enqueued_as_a_batch_of_one() {
+async fn an_insert_is_stored_as_a_batch_of_one() {
     let mut w = world().await;
     let (first, now, old) = (
         w.run_in(3).await,
@@ -67,7 +77,12 @@ async fn one_run_is_enqueued_as_a_batch_of_one() {
     w.sql
         .batch_execute(
             "insert into tramline.queues (name, mode) values ('outside', 'pull');
-             insert into tramline.queues (name, concurrency) values ('narrow', 1)",
+             insert into tramline.queues (name, concurrency) values ('narrow', 1);
+             insert into tramline.functions (name, retry, retention) values ('patient', '{\"max_attempts\": 3}', '1 hour');
+             insert into tramline.functions (name) values ('limited');
+             insert into tramline.target_limits (target, key_path, rule, revision) values ('limited', '{customer}', '{\"concurrency\": 1}', 1);
+             insert into tramline.workflow_definitions (name, version, status, definition, checksum, required_inputs, retention)
+             values ('flow', 1, 'published', '{}', 'x', '{}', '2 hours'), ('flow', 2, 'published', '{}', 'y', '{}', '3 hours')",
         )
         .await
         .unwrap();
@@ -83,6 +98,10 @@ async fn one_run_is_enqueued_as_a_batch_of_one() {
             ("order", Some(json!({ "amount": 1 }))),
             ("order", Some(json!("text"))),
             ("nobody", None),
+            ("patient", None),
+            ("flow", None),
+            ("limited", None),
+            ("limited", Some(order.clone())),
         ] {
             for correlation in [None, Some("fresh"), Some("known")] {
                 cases.push((run_id, target, input.clone(), correlation, None));
@@ -93,6 +112,13 @@ async fn one_run_is_enqueued_as_a_batch_of_one() {
     for options in [
         full,
         json!({ "metadata": null, "context": null }),
+        json!({ "metadata": { "m": null } }),
+        json!({ "queue": "" }),
+        json!({ "queue": "q" }),
+        json!({ "queue": "default" }),
+        json!({ "run_at": "1999-01-01T00:00:00Z" }),
+        json!({ "run_at": "2026-01-01T00:00:00Z" }),
+        json!({ "run_at": "9999-01-01T00:00:00Z" }),
         json!({ "concurrency_key": "k" }),
         json!({ "parent_run_id": first }),
         json!({ "root_run_id": first }),
@@ -107,18 +133,8 @@ async fn one_run_is_enqueued_as_a_batch_of_one() {
     }
     for (run_id, target, input, correlation, options) in cases {
         let args: [&(dyn ToSql + Sync); 5] = [&run_id, &target, &input, &correlation, &options];
-        let short = outcome(
-            &mut w,
-            "tramline.enqueue_one($1::uuid, $2::text, $3::jsonb, $4::text, $5::jsonb)",
-            &args,
-        )
-        .await;
-        let long = outcome(
-            &mut w,
-            "tramline.enqueue_many(array[$1::uuid], array[$2::text], array[$3::jsonb], array[$4::text], array[$5::jsonb])",
-            &args,
-        )
-        .await;
+        let short = outcome(&mut w, INSERT, &args).await;
+        let long = outcome(&mut w, BATCH, &args).await;
         assert_eq!(
             short, long,
             "{run_id:?} {target} {input:?} {correlation:?} {options:?}"

@@ -49,6 +49,7 @@ mod runs_view;
 mod scan;
 mod schedules;
 mod support;
+mod targets;
 mod tenants;
 mod timer_plans;
 mod tls;

@@ -18,9 +18,12 @@ const VACUUM_PATIENCE: Duration = Duration::from_secs(60);
 async fn busy_queue(w: &World) {
     let runs = |count: i64, columns: &str, values: &str| {
         format!(
-            "insert into tramline.runs (run_id, shard, kind, target, source, executor, queue, priority{columns})
-             select id, tramline.shard_of(id), 'pipeline', 'deploy', 'test', 'pull', 'ops', n % 4{values}
-               from (select tramline.uuid_v7() as id, n from generate_series(1, {count}) n offset 0) q;"
+            "with made as (
+               insert into tramline.runs (run_id, shard, kind, target, source, executor, queue, priority{columns})
+               select id, tramline.shard_of(id), 'pipeline', 'deploy', 'test', 'pull', 'ops', n % 4{values}
+                 from (select tramline.uuid_v7() as id, n from generate_series(1, {count}) n offset 0) q
+               returning run_id, queue, priority, coalesce(scheduled_at, queued_at) as run_at)
+             insert into ops.pull_runs (run_id, queue, priority, run_at) select * from made;"
         )
     };
     let ended = runs(100_000, "", "");

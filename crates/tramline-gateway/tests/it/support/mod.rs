@@ -1,5 +1,6 @@
 //! A gateway with scripted neighbours, and a small client.
 
+mod answers;
 mod control;
 mod functions;
 
@@ -20,6 +21,7 @@ use tokio::net::TcpStream;
 use tramline_gateway::*;
 use uuid::Uuid;
 
+pub use answers::Answers;
 pub use control::{ScriptedControl, sample_run};
 pub use functions::{ScriptedFunctions, echo};
 

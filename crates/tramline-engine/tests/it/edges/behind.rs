@@ -1,0 +1,115 @@
+//! The same for a flush that has another behind it, built while the first was in flight: it goes on only when the answer to the first
+//! was no surprise.
+
+use tokio::sync::mpsc;
+use tramline_engine::{EngineHandle, Outcome};
+use tramline_store::api::{self, NewRun};
+use tramline_testkit::{ChaosProxy, Holding};
+use uuid::Uuid;
+
+use super::FLUSH;
+use super::place::*;
+use crate::support::*;
+
+/// More than a node sends at once when nothing is in flight, and than goes behind a flush at the least.
+const BEHIND: usize = 1_200;
+
+/// What becomes of the first flush.
+#[derive(Clone, Copy, Debug)]
+enum First {
+    Meets(Edge),
+    /// Its run has an end by somebody else.
+    HasEnded,
+    /// Its row cannot be stored.
+    IsPoison,
+}
+
+impl First {
+    fn edge(self) -> Edge {
+        match self {
+            Self::Meets(edge) => edge,
+            Self::HasEnded | Self::IsPoison => EDGES[0],
+        }
+    }
+
+    fn end(self) -> &'static str {
+        match self {
+            Self::Meets(_) => "completed",
+            Self::HasEnded => "cancelled",
+            Self::IsPoison => "failed",
+        }
+    }
+}
+
+impl Place {
+    async fn strike_first(
+        &self,
+        first: First,
+        run: Uuid,
+        holding: Holding,
+        a: &EngineHandle,
+    ) -> Option<EngineHandle> {
+        match first {
+            First::Meets((_, fault)) => return self.strike(fault, holding, a).await,
+            First::HasEnded => {
+                let end = "insert into tramline.run_ends (run_id, shard, generation, status)
+                           select run_id, shard, 1, 'cancelled' from tramline.runs where run_id = $1";
+                self.client.execute(end, &[&run]).await.unwrap();
+                holding.go_on();
+            }
+            First::IsPoison => holding.refuse("23514"),
+        }
+        None
+    }
+
+    async fn jobs(&self, count: usize) -> Vec<Uuid> {
+        let job = NewRun {
+            target: "step".into(),
+            ..NewRun::default()
+        };
+        let answers = api::enqueue(&self.store, &vec![job; count]).await.unwrap();
+        answers.into_iter().map(|answer| answer.unwrap().run_id).collect()
+    }
+
+    async fn one_behind_another(&mut self, first: First) {
+        let _turn = turn().await;
+        let (side, fault) = first.edge();
+        let proxy = ChaosProxy::start(self.db.url()).await;
+        let (made, mut calls) = mpsc::unbounded_channel();
+        let effects = self.effects_of("a");
+        let handlers = effects.clone().handlers().with("step", move |call| {
+            let output = effects.note(&call);
+            let _ = made.send(());
+            async move { Outcome::Completed(output) }
+        });
+        let a = self.node_with(proxy.url(), "a", handlers).await;
+        self.until_owned(&a).await;
+        let mut held = proxy.hold(FLUSH, 1, side);
+        let run = self.jobs(1).await;
+        let holding = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+        let ids = self.jobs(BEHIND).await;
+        for _ in 0..=BEHIND {
+            let call = tokio::time::timeout(PATIENCE, calls.recv()).await;
+            call.expect("all are called").unwrap();
+        }
+        // The driver has handled what came before this question.
+        a.explain(run[0]).await.unwrap();
+        let b = self.strike_first(first, run[0], holding, &a).await;
+        println!("{first:?}: landed");
+        let ended = "select count(*) from tramline.run_ends e join tramline.runs r using (run_id)
+                      where status = 'completed' and r.enqueued_xid = (select enqueued_xid from tramline.runs where run_id = ";
+        until_count(&self.client, &format!("{ended}'{}')", ids[0]), BEHIND as i64).await;
+        self.until_ended(run[0], first.end()).await;
+        self.check([run, ids].concat(), fault).await;
+        for node in [Some(a), b].into_iter().flatten() {
+            node.stop(PATIENCE).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_behind_another_survives_a_fault_of_the_first() {
+    let edges = EDGES.map(First::Meets);
+    let cases = edges.into_iter().chain([First::HasEnded, First::IsPoison]);
+    in_lanes(cases, async |place, first| place.one_behind_another(first).await).await;
+}
