@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::carry::carry_out;
 use super::{Driver, Entry, Stage};
 use crate::invoke::Call;
-use crate::message::CallFull;
+use crate::message::{CallEnded, CallFull};
 
 /// Shortest and longest pause after a host was full, whatever it asks for.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -236,6 +236,36 @@ impl Driver {
         self.state.calls.out += 1;
         if let Some(slots) = function.and_then(|name| self.state.calls.functions.get_mut(&name)) {
             slots.out += 1;
+        }
+    }
+
+    /// A call came back: with its result.
+    pub(super) fn on_call_ended(&mut self, end: CallEnded) {
+        if self.is_for_another(&end) {
+            return;
+        }
+        let random = rand::random();
+        let now = self.state.clock.now();
+        self.call_is_back(end.run_id, end.step);
+        let Some(Entry {
+            stage: Stage::Live(live),
+            ..
+        }) = self.state.entries.get_mut(&end.run_id)
+        else {
+            return;
+        };
+        let event = machine::Event::CallEnded {
+            step: end.step,
+            generation: end.generation,
+            attempt: end.attempt,
+            outcome: end.outcome,
+            started_at: end.started_at,
+            now,
+            random,
+        };
+        // A refusal means that nobody waits for this result any more.
+        if let Ok(decision) = live.run.decide(event) {
+            self.apply(end.run_id, decision);
         }
     }
 

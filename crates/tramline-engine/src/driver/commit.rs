@@ -47,6 +47,14 @@ impl InFlight {
 }
 
 impl Driver {
+    /// Puts what a decision wants recorded into the next batch.
+    pub(super) fn push(&mut self, unit: Unit) {
+        if let Some(entry) = unit.run_id.and_then(|id| self.state.entries.get_mut(&id)) {
+            entry.units += 1;
+        }
+        self.state.pending.push_back(unit);
+    }
+
     /// Sends what is pending: at once when idle, in growing batches under load.
     pub(super) fn send_flush(&mut self) {
         if !self.state.in_flight.has_room(self.state.pending.len()) {

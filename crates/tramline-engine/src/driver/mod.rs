@@ -13,6 +13,7 @@ mod entry;
 mod expected;
 mod explain;
 mod gate;
+mod gone;
 mod handover;
 mod intake;
 mod limited;
@@ -52,7 +53,7 @@ use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
 use crate::loading::{LoadId, LoadJob};
 use crate::maintenance::Chore;
-use crate::message::{CallEnded, Message};
+use crate::message::Message;
 
 /// Priority classes.
 const CLASSES: usize = 4;
@@ -324,88 +325,6 @@ impl Driver {
             let _ = done.send(());
         }
         true
-    }
-
-    /// Takes a run out of memory and stops its calls; reads that are under way may still name it.
-    fn forget(&mut self, id: Uuid) {
-        if self.drop_entry(id) && self.state.gone.insert(id) {
-            self.remember(id);
-        }
-    }
-
-    /// The same for a run of a shard that is given up: whoever reads it next may start it.
-    fn drop_entry(&mut self, id: Uuid) -> bool {
-        let Some(mut entry) = self.state.entries.remove(&id) else {
-            return false;
-        };
-        for waiting in entry.take_waiting() {
-            if let Waiting::Command(command) = waiting {
-                self.state.commands_seen.remove(&command.command_id);
-            }
-        }
-        if let Stage::Live(live) = entry.stage {
-            self.state.active -= 1;
-            self.state.calls.drop_all(live.calls);
-        }
-        if let (Some(xid), Some(shard)) = (entry.xid, self.state.shards.get_mut(&entry.shard)) {
-            shard.forget_xid(xid);
-        }
-        true
-    }
-
-    /// Keeps an id in mind until a tick that was read after the present flush has been delivered.
-    fn remember(&mut self, id: Uuid) {
-        let flushes = self.shared.flushes.load(std::sync::atomic::Ordering::Acquire);
-        self.state.gone_order.push_back((flushes, id));
-    }
-
-    /// Puts what a decision wants recorded into the next batch.
-    fn push(&mut self, unit: Unit) {
-        if let Some(entry) = unit.run_id.and_then(|id| self.state.entries.get_mut(&id)) {
-            entry.units += 1;
-        }
-        self.state.pending.push_back(unit);
-    }
-
-    fn tell_shards(&mut self) {
-        let owned: Vec<u16> = self.state.shards.keys().copied().collect();
-        let (asked, fresh) = self.state.schedules.ask(&owned);
-        if self
-            .chores
-            .try_send(Chore::Shards { owned, fresh, asked })
-            .is_err()
-        {
-            tracing::debug!("maintenance is busy; schedules are read at its next turn");
-        }
-    }
-
-    fn on_call_ended(&mut self, end: CallEnded) {
-        if self.is_for_another(&end) {
-            return;
-        }
-        let random = rand::random();
-        let now = self.state.clock.now();
-        self.call_is_back(end.run_id, end.step);
-        let Some(Entry {
-            stage: Stage::Live(live),
-            ..
-        }) = self.state.entries.get_mut(&end.run_id)
-        else {
-            return;
-        };
-        let event = tramline_core::machine::Event::CallEnded {
-            step: end.step,
-            generation: end.generation,
-            attempt: end.attempt,
-            outcome: end.outcome,
-            started_at: end.started_at,
-            now,
-            random,
-        };
-        // A refusal means that nobody waits for this result any more.
-        if let Ok(decision) = live.run.decide(event) {
-            self.apply(end.run_id, decision);
-        }
     }
 
     /// Numbers for status pages and metrics.

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use tokio::sync::oneshot;
-use tramline_core::ids::shard_of;
-use tramline_store::SHARD_COUNT;
 use tramline_store::shards::{Beat, Mark, NodeLoad};
 use uuid::Uuid;
 
 use super::{Driver, Shard, Stage, Unit};
+use crate::maintenance::Chore;
 
 impl Driver {
     pub(super) fn on_acquired(&mut self, shard: u16, epoch: i64, low_xid: Option<u64>, unclean: bool) {
@@ -82,16 +81,16 @@ impl Driver {
         }
     }
 
-    /// What had left memory says nothing to the next owner, which may be this node again: its scan shows what is unfinished, such
-    /// as a run that left with a timer and was woken since.
-    fn forget_gone_of(&mut self, shard: u16) {
-        let gone = &mut self.state.gone;
-        let is_of = |id: &Uuid| shard_of(*id, SHARD_COUNT) == shard;
-        // Of commands only runs' ids are looked at.
-        self.state
-            .gone_order
-            .retain(|(_, id)| !(gone.contains(id) && is_of(id)));
-        gone.retain(|id| !is_of(id));
+    pub(super) fn tell_shards(&mut self) {
+        let owned: Vec<u16> = self.state.shards.keys().copied().collect();
+        let (asked, fresh) = self.state.schedules.ask(&owned);
+        if self
+            .chores
+            .try_send(Chore::Shards { owned, fresh, asked })
+            .is_err()
+        {
+            tracing::debug!("maintenance is busy; schedules are read at its next turn");
+        }
     }
 
     pub(super) fn on_release(&mut self, shard: u16, done: oneshot::Sender<()>) {
