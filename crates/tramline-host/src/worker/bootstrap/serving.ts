@@ -99,7 +99,7 @@ async function warmUp(request: Request, info: unknown): Promise<Response> {
   let answer = new Response("warm");
   if (!isWarm) {
     isWarm = true;
-    const message = { path, env: { SUPABASE_URL: "http://localhost" }, nonce: "", revoke: [], node: { http: false, os: false } };
+    const message = { path, env: { SUPABASE_URL: "http://warm-up.invalid" }, nonce: "", revoke: [], node: { http: false, os: false } };
     const failed = await boot(message);
     answer = handler === null ? failed : await withCall(innerUrlOf(request), invoke, request, info, handler);
     handler = null;
