@@ -9,7 +9,8 @@
 //! all nodes that have a shard whose moving to the lightest one makes the two more even, the heaviest gives it up; free
 //! shards, and those of dead nodes, go to the lightest. All nodes compute the same from the same rows, so nothing moves
 //! twice, and so few shards move per look that most of the work goes on. What differs by less than a part of the load
-//! stays: counts of runs go up and down by themselves.
+//! stays: counts of runs go up and down by themselves. Shards are given up only for nodes that have been seen to beat: the row of
+//! a dead node looks like that of a new one for a lease.
 //!
 //! A move is a wish: the store carries it out by compare-and-set on (epoch, beat), and a lost race is simply not a move.
 
@@ -92,8 +93,11 @@ struct Sighting {
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     beat: i64,
-    since: u64,
+    /// `None` until it is looked at again after an interruption.
+    since: Option<u64>,
     leaving: bool,
+    /// Its beat has risen between two looks.
+    beats: bool,
 }
 
 impl Observer {
@@ -114,7 +118,10 @@ impl Observer {
     /// broken connection proves nothing.
     pub fn database_interrupted(&mut self) {
         self.shards.clear();
-        self.nodes.clear();
+        for heard in self.nodes.values_mut() {
+            heard.since = None;
+            heard.beats = false;
+        }
         self.last_observed = None;
     }
 
@@ -134,7 +141,9 @@ impl Observer {
         let held = self.held_by_live_nodes(mono_ms, shards);
         if shards.iter().all(|row| row.owner.is_some()) && mono_ms >= self.keep_until {
             let most = (shards.len() / MOVED_PART).max(1);
-            if let Some((from, moved)) = next_moves(&held, shards, most)
+            let mut beating = held.clone();
+            beating.retain(|node, _| self.beats(*node));
+            if let Some((from, moved)) = next_moves(&beating, shards, most)
                 && from == self.me
             {
                 return moved.into_iter().map(|shard| Move::Release { shard }).collect();
@@ -148,14 +157,19 @@ impl Observer {
         let now = self.last_observed.unwrap_or_default();
         let heard = self.nodes.iter();
         heard
-            .filter(move |(_, heard)| !self.silent_for_a_lease(heard.since, now))
+            .filter(move |(_, heard)| self.is_heard(heard, now))
             .map(|(node, _)| *node)
     }
 
     /// Whether another node is there that may take this one's shards.
     pub fn has_company(&self) -> bool {
-        self.alive()
-            .any(|node| node != self.me && self.nodes.get(&node).is_some_and(|heard| !heard.leaving))
+        self.alive().any(|node| {
+            node != self.me && self.beats(node) && self.nodes.get(&node).is_some_and(|heard| !heard.leaving)
+        })
+    }
+
+    fn beats(&self, node: Uuid) -> bool {
+        node == self.me || self.nodes.get(&node).is_some_and(|heard| heard.beats)
     }
 
     fn note(&mut self, now: u64, shards: &[ShardRow], nodes: &[NodeRow]) {
@@ -176,18 +190,23 @@ impl Observer {
         for row in nodes {
             let fresh = Heard {
                 beat: row.beat,
-                since: now,
+                since: Some(now),
                 leaving: row.leaving,
+                beats: false,
             };
             let known = self.nodes.entry(row.node).or_insert(fresh);
-            if (known.beat, known.leaving) != (row.beat, row.leaving) {
+            let beats = known.beats || known.beat != row.beat;
+            if known.since.is_none() || (known.beat, known.leaving) != (row.beat, row.leaving) {
                 *known = fresh;
             }
+            known.beats = beats;
         }
     }
 
-    fn silent_for_a_lease(&self, since: u64, now: u64) -> bool {
-        now.saturating_sub(since) >= self.lease_ms
+    fn is_heard(&self, heard: &Heard, now: u64) -> bool {
+        heard
+            .since
+            .is_some_and(|since| now.saturating_sub(since) < self.lease_ms)
     }
 
     /// What each live node holds, this one included.
@@ -195,7 +214,7 @@ impl Observer {
         let live = self
             .nodes
             .iter()
-            .filter(|(_, heard)| !heard.leaving && !self.silent_for_a_lease(heard.since, now));
+            .filter(|(_, heard)| !heard.leaving && self.is_heard(heard, now));
         let mut held: BTreeMap<Uuid, u64> = live.map(|(node, _)| (*node, 0)).collect();
         held.insert(self.me, 0);
         for row in shards {

@@ -46,6 +46,20 @@ fn watch(observer: &mut Observer, from: u64, to: u64, shards: &[ShardRow], nodes
     moves
 }
 
+/// An observer that has seen these nodes beat.
+fn acquainted(me: u128, shards: &[ShardRow], nodes: &[NodeRow]) -> Observer {
+    let mut observer = Observer::new(node(me), LEASE);
+    let before: Vec<NodeRow> = nodes
+        .iter()
+        .map(|row| NodeRow {
+            beat: row.beat - 1,
+            ..*row
+        })
+        .collect();
+    assert_eq!(observer.observe(0, shards, &before), []);
+    observer
+}
+
 fn taken(moves: &[Move]) -> Vec<u16> {
     let mut shards: Vec<u16> = moves
         .iter()
@@ -163,9 +177,9 @@ fn ones_own_shard_is_never_taken() {
 
 #[test]
 fn a_node_gives_up_one_shard_at_a_time_while_another_waits() {
-    let mut observer = Observer::new(node(1), LEASE);
     let mut shards: Vec<_> = (0..4).map(|s| row(s, Some(1), 1, 1)).collect();
     let nodes = [alive(1, 5), alive(2, 5)];
+    let mut observer = acquainted(1, &shards, &nodes);
     assert_eq!(observer.observe(0, &shards, &nodes), [Move::Release { shard: 3 }]);
     shards[3].owner = None;
     // it is free and meant for the other
@@ -180,19 +194,28 @@ fn a_node_gives_up_one_shard_at_a_time_while_another_waits() {
 }
 
 #[test]
-fn nothing_is_given_up_for_a_node_that_stopped_beating() {
+fn nothing_is_given_up_for_a_node_that_does_not_beat() {
     let mut observer = Observer::new(node(1), LEASE);
     let shards: Vec<_> = (0..4).map(|s| row(s, Some(1), 1, 1)).collect();
-    let mut released = 0;
     for second in 0..30 {
-        // the other's row is left over from a crash; at first it counts as live
-        let moves = observer.observe(second * 1_000, &shards, &[alive(2, 5)]);
-        released += moves.len();
-        if second >= LEASE / 1_000 {
-            assert_eq!(moves, []);
+        // left over from a crash; after an interruption it looks new again
+        if second == 15 {
+            observer.database_interrupted();
         }
+        assert_eq!(observer.observe(second * 1_000, &shards, &[alive(2, 5)]), []);
+        assert!(!observer.has_company());
     }
-    assert!(released > 0);
+    // A beat counts also when there was an interruption before it.
+    observer.database_interrupted();
+    assert_eq!(
+        observer.observe(40_000, &shards, &[alive(2, 6)]),
+        [Move::Release { shard: 3 }]
+    );
+    assert!(observer.has_company());
+    for second in 41..70 {
+        let moves = observer.observe(second * 1_000, &shards, &[alive(2, 6)]);
+        assert!(second < 50 || moves.is_empty(), "it has stopped beating");
+    }
 }
 
 #[test]

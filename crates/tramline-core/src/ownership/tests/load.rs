@@ -58,8 +58,8 @@ fn a_difference_that_is_no_more_than_part_of_the_load_moves_nothing() {
             .map(|s| loaded(s, if s < 8 { 1 } else { 2 }, load(s)))
             .collect()
     };
-    let mut observer = Observer::new(node(1), LEASE);
-    assert_eq!(observer.observe(0, &rows(1_300), &nodes), []);
+    let mut observer = acquainted(1, &rows(1_300), &nodes);
+    assert_eq!(observer.observe(500, &rows(1_300), &nodes), []);
     assert_eq!(
         observer.observe(1_000, &rows(2_600), &nodes),
         [Move::Release { shard: 7 }, Move::Release { shard: 6 }]
@@ -76,7 +76,7 @@ fn of_several_heavy_nodes_the_heaviest_moves_first() {
     let rows: Vec<ShardRow> = (0..16)
         .map(|s| loaded(s, if s < 9 { 1 } else { 2 }, if s < 9 { 900 } else { 800 }))
         .collect();
-    let releases = |me: u128| Observer::new(node(me), LEASE).observe(0, &rows, &nodes).len();
+    let releases = |me: u128| acquainted(me, &rows, &nodes).observe(1_000, &rows, &nodes).len();
     assert_eq!((releases(1), releases(2), releases(3)), (2, 0, 0));
 }
 
@@ -86,13 +86,21 @@ fn company_is_whoever_was_heard_of_within_a_lease_and_stays() {
     let shards = [row(0, Some(1), 1, 1)];
     observer.observe(0, &shards, &[alive(1, 0)]);
     assert!(!observer.has_company());
-    watch(&mut observer, 1_000, LEASE, &shards, &[alive(1, 0), alive(2, 0)]);
+    observer.observe(1_000, &shards, &[alive(1, 0), alive(2, -1)]);
+    assert!(!observer.has_company(), "its row may be that of a dead node");
+    watch(
+        &mut observer,
+        2_000,
+        LEASE + 1_000,
+        &shards,
+        &[alive(1, 0), alive(2, 0)],
+    );
     assert!(observer.has_company());
     assert!(observer.alive().any(|n| n == node(2)));
     watch(
         &mut observer,
-        LEASE,
         LEASE + 1_000,
+        LEASE + 2_000,
         &shards,
         &[alive(1, 0), alive(2, 0)],
     );

@@ -1,6 +1,8 @@
 //! The same for shards that change hands while calls of their runs are out: the flush that names the calls, the release, the
 //! take, the result that the old node delivers, and the flush of the new owner that records it.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, watch};
 use tramline_core::ids::with_tail_bits;
 use tramline_engine::{EngineHandle, Handlers, Outcome};
@@ -13,6 +15,9 @@ use super::place::*;
 use super::{FLUSH, RELEASE, TAKE};
 use crate::effects::Effects;
 use crate::support::*;
+
+/// Two nodes that live must see each other beat: who misses a beat for half of it begins to watch anew, and gives nothing up.
+const LEASE_OF_TWO: Duration = Duration::from_secs(3);
 
 const RETIRE: &str = "set roles = array_replace(roles, 'engine', 'leaving')";
 const DELIVER: &str = "insert into tramline.commands (shard, command_id, subject_id, generation, verb, args)";
@@ -111,6 +116,7 @@ impl Place {
 
     async fn hand_over(&mut self, write: Write, (side, fault): Edge) {
         let _turn = turn().await;
+        self.lease = LEASE_OF_TWO;
         let (made, calls) = mpsc::unbounded_channel();
         let gate = Gate {
             made,

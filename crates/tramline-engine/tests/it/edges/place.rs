@@ -175,6 +175,8 @@ pub struct Place {
     pub effects: Effects,
     folder: tempfile::TempDir,
     pub accepted: Vec<Uuid>,
+    /// Of the nodes that are started here.
+    pub lease: Duration,
     /// The node of the case before, if it is alive: starting one is most of the work of a case.
     kept: Option<Behind>,
 }
@@ -194,6 +196,7 @@ impl Place {
             effects,
             folder,
             accepted: Vec::new(),
+            lease: SHORT_LEASE,
             kept: None,
         }
     }
@@ -244,7 +247,7 @@ impl Place {
 
     pub async fn node_with(&self, url: &str, name: &str, handlers: Handlers) -> EngineHandle {
         let config = EngineConfig {
-            lease: SHORT_LEASE,
+            lease: self.lease,
             poll_max: Duration::from_millis(20),
             ..config(name)
         };
@@ -304,7 +307,9 @@ impl Place {
 
     /// Another owner takes all shards that have one, and never beats; how many.
     async fn steal(&self) -> i64 {
-        let theft = "update tramline.shards set owner = gen_random_uuid(), epoch = epoch + 1, beat = 0 where owner is not null";
+        // in the order in which nodes lock them
+        let theft = "with taken as (select shard from tramline.shards where owner is not null order by shard for update)
+                     update tramline.shards s set owner = gen_random_uuid(), epoch = s.epoch + 1, beat = 0 from taken t where t.shard = s.shard";
         i64::try_from(self.client.execute(theft, &[]).await.unwrap()).unwrap()
     }
 
