@@ -77,7 +77,9 @@ impl Place {
     }
 
     async fn steal(&self) {
-        let theft = "update tramline.shards set owner = gen_random_uuid(), epoch = epoch + 1, beat = 0";
+        // in the order in which nodes lock them
+        let theft = "with taken as (select shard from tramline.shards order by shard for update)
+                     update tramline.shards s set owner = gen_random_uuid(), epoch = s.epoch + 1, beat = 0 from taken t where t.shard = s.shard";
         self.client.execute(theft, &[]).await.unwrap();
     }
 
