@@ -25,12 +25,16 @@ const READ_BYTES: usize = 64 * 1024;
 /// not take the processors of its neighbours; the writer waits when the pipe is full, at 13 MB/s.
 const FLOOD_PAUSE: Duration = Duration::from_millis(5);
 
+/// A process has two pipes, and one count of what it wrote.
+const PIPES: u32 = 2;
+
 /// Whose output it is. A generic worker learns its function later.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tag {
     owner: OnceLock<Owner>,
     nonce: String,
     window: Mutex<Window>,
+    open_pipes: AtomicU32,
     uncaught: AtomicU32,
     out_of_memory: AtomicBool,
 }
@@ -53,8 +57,12 @@ struct Window {
 impl Tag {
     pub fn new(nonce: String) -> Tag {
         Tag {
+            owner: OnceLock::new(),
             nonce,
-            ..Tag::default()
+            window: Mutex::default(),
+            open_pipes: AtomicU32::new(PIPES),
+            uncaught: AtomicU32::new(0),
+            out_of_memory: AtomicBool::new(false),
         }
     }
 
@@ -105,7 +113,12 @@ impl Tag {
         }
     }
 
-    /// Entries dropped in a window that is over (or in any, at the end of the stream).
+    /// A pipe has been read to its end. True for the last one: only then is the count whole.
+    fn close_pipe(&self) -> bool {
+        self.open_pipes.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Entries dropped in a window that is over (or in any, at the end of the output).
     fn take_dropped(&self, now: Instant, end: bool) -> Option<u32> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let over = end || window.started.is_some_and(|at| now.duration_since(at) >= WINDOW);
@@ -159,7 +172,9 @@ async fn read(mut pipe: Receiver, tag: Arc<Tag>, hub: LogHub, stream: Stream) {
         }
     }
     emit(&line, &tag, &hub, stream);
-    report_dropped(&tag, &hub, true);
+    if tag.close_pipe() {
+        report_dropped(&tag, &hub, true);
+    }
 }
 
 /// False when the entry is one too many.
