@@ -57,7 +57,10 @@ impl Driver {
             {
                 if let Some((_, id)) = self.state.gone_order.pop_front() {
                     self.state.gone.remove(&id);
-                    self.state.commands_seen.remove(&id);
+                    if let Some(Some(shard)) = self.state.commands_seen.remove(&id) {
+                        // Nobody would read it a third time.
+                        self.drop_command(shard, id);
+                    }
                 }
             }
         }
@@ -317,7 +320,14 @@ impl Driver {
         if let Some(defect) = defect
             && !status.is_terminal()
         {
-            return self.give_up(run_id, &defect);
+            self.give_up(run_id, &defect);
+            // What was asked of it is answered all the same: it is read only once.
+            for waiting in waiting {
+                if let Waiting::Command(command) = waiting {
+                    self.apply_command(run_id, command);
+                }
+            }
+            return;
         }
         for waiting in waiting {
             match waiting {
