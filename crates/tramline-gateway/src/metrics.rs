@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+
+use crate::functions::Functions;
 
 /// A value of another part of the process, such as `tramline_discovery_missed_total`.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,10 +81,11 @@ struct FunctionCounts {
 }
 
 /// The gateway's own counters.
-#[derive(Default)]
 pub(crate) struct Metrics {
+    deployed: Arc<dyn Functions>,
     requests: Mutex<BTreeMap<(RouteClass, u16), u64>>,
     durations: [Histogram; 7],
+    /// Never of more functions than there were at one time: those that are gone are forgotten whenever one is added.
     functions: RwLock<BTreeMap<String, FunctionCounts>>,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) rate_limited: AtomicU64,
@@ -91,6 +94,18 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    pub(crate) fn new(deployed: Arc<dyn Functions>) -> Self {
+        Self {
+            deployed,
+            requests: Mutex::default(),
+            durations: Default::default(),
+            functions: RwLock::default(),
+            connections_refused: AtomicU64::new(0),
+            rate_limited: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+        }
+    }
+
     pub(crate) fn answered(&self, class: RouteClass, status: u16, took: Duration) {
         *self
             .requests
@@ -110,7 +125,7 @@ impl Metrics {
             .fetch_add(took.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Counts an invocation; the caller has checked that the function exists.
+    /// Counts an invocation of a function that is deployed, or was when it was called: what is gone is counted no more.
     pub(crate) fn invoked(&self, function: &str, status: u16) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
         {
@@ -122,6 +137,7 @@ impl Metrics {
         }
         let mut known = self.functions.write().unwrap_or_else(PoisonError::into_inner);
         known.entry(function.to_owned()).or_default().by_class[class].fetch_add(1, Ordering::Relaxed);
+        known.retain(|name, _| self.deployed.exists(name));
     }
 
     /// The Prometheus text.
@@ -190,6 +206,7 @@ impl Metrics {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
+            .filter(|(name, _)| self.deployed.exists(name))
         {
             for (index, count) in counts.by_class.iter().enumerate() {
                 let count = count.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What people ask of a run: cancel, pause, resume, retry.
+//! What people ask of a run: cancel, pause, resume, retry, a note.
 
 use std::sync::Arc;
 
@@ -23,6 +23,22 @@ pub fn asked_priority(args: Option<&Value>) -> Result<u8, Refusal> {
 }
 
 impl Run {
+    /// What somebody notes about it, beside the status that it has. What has ended changes no more.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn noted(&self, metadata: Option<Value>) -> Result<Decision, Refusal> {
+        self.refuse_ended()?;
+        Ok(Decision {
+            rows: vec![Row::Mark {
+                status: self.status,
+                input: None,
+                metadata,
+            }],
+            then: Vec::new(),
+        })
+    }
+
     /// Another priority class. It decides about the order of starts alone, so a run that was started keeps its own.
     pub(super) fn set_priority(&mut self, priority: u8, d: &mut Decision) -> Result<(), Refusal> {
         self.refuse_ended()?;

@@ -1,5 +1,7 @@
 //! Requests of people and of other parts to the owner of a run: applied or refused, with an event in either case.
 
+use std::collections::hash_map;
+
 use serde_json::{Value, json};
 use tramline_core::machine::{self, Decision, Event, Row};
 use tramline_store::discovery::Command;
@@ -20,10 +22,20 @@ struct Asked {
 impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
         let releasing = self.state.shards.get(&command.shard).is_none_or(|s| s.leaves);
-        // Read twice (a scan and a tick, or before its removal was committed): applied once.
-        if releasing || !self.state.commands_seen.insert(command.command_id) {
+        if releasing {
             return;
         }
+        match self.state.commands_seen.entry(command.command_id) {
+            hash_map::Entry::Vacant(new) => new.insert(None),
+            // Read twice (a scan and a tick, or before its removal was committed): applied once. A result may be there anew: its
+            // sender, who got no answer, sends it again, and it had been applied and removed.
+            hash_map::Entry::Occupied(mut known) => {
+                if command.verb == CALL_ENDED {
+                    known.insert(Some(command.shard));
+                }
+                return;
+            }
+        };
         let run_id = match (command.subject_kind.as_str(), command.subject_id.parse::<Uuid>()) {
             ("run", Ok(run_id)) => run_id,
             _ => {
@@ -106,14 +118,7 @@ impl Driver {
                 actor: actor.clone(),
                 now,
             }),
-            "metadata" => Ok(Decision {
-                rows: vec![Row::Mark {
-                    status: live.run.status,
-                    input: None,
-                    metadata: args.clone(),
-                }],
-                then: Vec::new(),
-            }),
+            "metadata" => live.run.noted(args.clone()),
             "requeue" => {
                 let why = "the engine drives it; a lost node's runs go on by themselves";
                 return self.refuse(run_id, asked, why);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use smallvec::SmallVec;
 use tramline_core::machine::{Event, Row, TimerKind};
 use tramline_core::status::RunStatus;
 use tramline_store::discovery::Header;
@@ -56,7 +57,10 @@ impl Driver {
             {
                 if let Some((_, id)) = self.state.gone_order.pop_front() {
                     self.state.gone.remove(&id);
-                    self.state.commands_seen.remove(&id);
+                    if let Some(Some(shard)) = self.state.commands_seen.remove(&id) {
+                        // Nobody would read it a third time.
+                        self.drop_command(shard, id);
+                    }
                 }
             }
         }
@@ -306,7 +310,7 @@ impl Driver {
             foreign,
             period,
             trace,
-            calls: Vec::new(),
+            calls: SmallVec::new(),
         }));
         self.state.active += 1;
         self.note_handed_in(run_id);
@@ -316,7 +320,14 @@ impl Driver {
         if let Some(defect) = defect
             && !status.is_terminal()
         {
-            return self.give_up(run_id, &defect);
+            self.give_up(run_id, &defect);
+            // What was asked of it is answered all the same: it is read only once.
+            for waiting in waiting {
+                if let Waiting::Command(command) = waiting {
+                    self.apply_command(run_id, command);
+                }
+            }
+            return;
         }
         for waiting in waiting {
             match waiting {

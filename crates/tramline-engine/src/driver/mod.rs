@@ -111,7 +111,8 @@ pub(crate) struct State {
     /// Ids that ended or left memory, with the count of flushes then: a read that was under way may still name them.
     gone: HashSet<Uuid, foldhash::fast::RandomState>,
     gone_order: VecDeque<(u64, Uuid)>,
-    commands_seen: HashSet<Uuid>,
+    /// Commands that are not to be applied again; with the shard of those that have been read again since.
+    commands_seen: HashMap<Uuid, Option<u16>>,
     pending: VecDeque<Unit>,
     in_flight: commit::InFlight,
     timers: timers::Timers,
@@ -159,7 +160,7 @@ impl State {
             loads_wanted: Vec::new(),
             gone: HashSet::default(),
             gone_order: VecDeque::new(),
-            commands_seen: HashSet::new(),
+            commands_seen: HashMap::new(),
             pending: VecDeque::new(),
             in_flight: commit::InFlight::default(),
             timers: timers::Timers::default(),

@@ -100,7 +100,7 @@ async fn retry_goes_on_at_the_failed_step_with_the_next_generation() {
         seen.lock().unwrap().push(call.idempotency_key.clone());
         async move {
             if call.body["payload"]["x"] == 2 {
-                Outcome::Completed(json!("in"))
+                Outcome::completed(json!("in"))
             } else {
                 failed("closed")
             }
@@ -199,21 +199,16 @@ async fn a_command_about_an_ended_run_is_refused_with_an_event() {
     let id = engine.start_run("step", json!({})).await.unwrap();
     ended(&engine, id).await;
     let client = db.connect().await;
-    client
-        .execute("select tramline.request($1, 'cancel')", &[&id])
-        .await
-        .unwrap();
-    until_count(
-        &client,
-        "select count(*) from ops.run_events where event_type = 'command_refused'",
-        1,
-    )
-    .await;
+    for change in ["status = 'cancelled'", "metadata = '{\"k\": 1}'"] {
+        let asked = format!("update ops.runs set {change} where run_id = $1");
+        client.execute(&asked, &[&id]).await.unwrap();
+    }
+    let refused = "select count(*) from ops.run_events where event_type = 'command_refused'";
+    until_count(&client, refused, 2).await;
     until_count(&client, "select count(*) from tramline.commands", 0).await;
-    assert_eq!(
-        api::get_run(&store, id).await.unwrap().unwrap().status,
-        "completed"
-    );
+    until_count(&client, "select count(*) from ops.dead_letters", 0).await;
+    let row = api::get_run(&store, id).await.unwrap().unwrap();
+    assert_eq!((row.status.as_str(), row.metadata), ("completed", json!({})));
     engine.stop(Duration::from_secs(5)).await;
 }
 
@@ -290,7 +285,8 @@ async fn a_command_read_twice_is_applied_once() {
     tokio::time::timeout(PATIENCE, polled).await.unwrap();
     flush.go_on();
     for id in &ids {
-        assert_eq!(ended(&engine, *id).await.status, "cancelled");
+        let row = ended(&engine, *id).await;
+        assert_eq!(row.status, "cancelled", "{:?}", row.error);
     }
     until_count(&client, "select count(*) from tramline.commands", 0).await;
     until_count(
@@ -320,7 +316,7 @@ async fn one_at_a_time(url: &str) -> (EngineHandle, mpsc::UnboundedReceiver<Valu
             if *call.body == json!("hold") {
                 go.notified().await;
             }
-            Outcome::Completed(json!(1))
+            Outcome::completed(json!(1))
         }
     });
     let config = EngineConfig {

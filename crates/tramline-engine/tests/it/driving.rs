@@ -90,7 +90,7 @@ async fn a_retried_step_succeeds_under_the_same_key() {
             if call.attempt < 3 {
                 failed("not yet")
             } else {
-                Outcome::Completed(json!("done"))
+                Outcome::completed(json!("done"))
             }
         }
     });
@@ -316,7 +316,7 @@ async fn calls_beyond_the_limit_wait_their_turn() {
             peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(5)).await;
             now.fetch_sub(1, Ordering::SeqCst);
-            Outcome::Completed(json!(1))
+            Outcome::completed(json!(1))
         }
     });
     let config = tramline_engine::EngineConfig {
@@ -359,9 +359,19 @@ async fn an_input_that_does_not_fit_fails_the_run_before_any_step() {
             "steps": [{ "name": "one", "function": "step", "payload_template": {} }] }),
     )
     .await;
+    let run = NewRun {
+        target: "strict".into(),
+        input: json!({ "n": "seven" }),
+        ..NewRun::default()
+    };
+    let id = api::enqueue(&store, &[run]).await.unwrap()[0]
+        .as_ref()
+        .unwrap()
+        .run_id;
+    // What was asked of it meanwhile is answered, too.
+    api::cancel_run(&store, id, None, None).await.unwrap();
     let (handlers, mut calls) = recorded();
     let engine = engine(db.url(), "a", handlers).await;
-    let id = engine.start_run("strict", json!({ "n": "seven" })).await.unwrap();
     let row = ended(&engine, id).await;
     let error = row.error.unwrap();
     assert_eq!(
@@ -373,5 +383,6 @@ async fn an_input_that_does_not_fit_fails_the_run_before_any_step() {
         "{error}"
     );
     assert!(calls.try_recv().is_err(), "nothing was called");
+    until_count(&db.connect().await, "select count(*) from tramline.commands", 0).await;
     engine.stop(Duration::from_secs(5)).await;
 }

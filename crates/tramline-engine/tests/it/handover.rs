@@ -35,7 +35,7 @@ fn held(made: &Made) -> (Handlers, mpsc::UnboundedReceiver<String>, watch::Sende
                 let _ = seen.send(call.idempotency_key);
                 let _ = answered.wait_for(|go| *go).await;
             }
-            Outcome::Completed(json!({ "ok": true }))
+            Outcome::completed(json!({ "ok": true }))
         }
     });
     (handlers, calls, answer)
@@ -83,7 +83,7 @@ async fn a_stopping_node_hands_its_runs_over_while_its_calls_go_on() {
     let counted = made.clone();
     let there = Handlers::default().with("step", move |call| {
         *counted.lock().unwrap().entry(call.idempotency_key).or_insert(0) += 1;
-        async { Outcome::Completed(json!({ "ok": true })) }
+        async { Outcome::completed(json!({ "ok": true })) }
     });
     let b = engine_with(db.url(), unhurried("b"), there).await;
     let client = db.connect().await;
@@ -286,4 +286,63 @@ async fn a3_a_beat_of_a_shard_that_leaves_does_not_pass_over_what_waits_in_it() 
     assert!(made.values().all(|n| *n == 1), "{made:?}");
     a.stop(Duration::from_secs(5)).await;
     b.stop(Duration::from_secs(5)).await;
+}
+
+/// A result whose sender got no answer is sent again. When the first has been applied and removed meanwhile, the second is removed, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_comes_again_after_it_was_applied_is_removed() {
+    let db = test_db().await;
+    let made = Made::default();
+    let (handlers, mut calls, answer) = held(&made);
+    let (to_a, to_b) = (
+        ChaosProxy::start(db.url()).await,
+        ChaosProxy::start(db.url()).await,
+    );
+    let a = engine_with(to_a.url(), unhurried("a"), handlers).await;
+    until_owned(&a, 16).await;
+    let id = start(&db, &a, 1).await[0];
+    calls.recv().await.unwrap();
+    let b = engine_with(to_b.url(), unhurried("b"), echo()).await;
+    let client = db.connect().await;
+    until_count(&client, "select count(*) from tramline.nodes", 2).await;
+    let stopping = tokio::spawn({
+        let a = a.clone();
+        async move { a.stop(PATIENCE).await }
+    });
+    until_owned(&b, 16).await;
+
+    let mut delivery = to_a.hold("insert into tramline.commands (shard, command_id", 1, Side::After);
+    let mut flush = to_b.hold("tramline.flush(", 1, Side::After);
+    answer.send(true).unwrap();
+    let delivered = tokio::time::timeout(PATIENCE, delivery.reached()).await.unwrap();
+    let open = "select count(*) from tramline.commands";
+    let applied = loop {
+        let flushed = tokio::time::timeout(PATIENCE, flush.reached()).await.unwrap();
+        if client.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            break flushed;
+        }
+        // It recorded something else.
+        flush = to_b.hold("tramline.flush(", 1, Side::After);
+        flushed.go_on();
+    };
+    delivered.cut();
+    until_count(&client, open, 1).await;
+    until_polled(&b).await;
+    applied.go_on();
+    assert_eq!(ended(&b, id).await.status, "completed");
+    until_count(&client, open, 0).await;
+    stopping.await.unwrap();
+    assert!(made.lock().unwrap().values().all(|n| *n == 1));
+    b.stop(Duration::from_secs(5)).await;
+}
+
+/// Waits for polls that began after this: one may be under way.
+async fn until_polled(engine: &EngineHandle) {
+    let polls = engine.stats().polls;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while engine.stats().polls < polls + 3 {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", engine.stats());
+        engine.wake();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -221,7 +221,7 @@ impl Gateway {
         let local = listener.local_addr().map_err(listen)?;
         let lanes = Lanes::start().map_err(StartError::Threads)?;
         let (harbour, arrivals) = Harbour::new().map_err(StartError::Watch)?;
-        let metrics = Arc::<Metrics>::default();
+        let metrics = Arc::new(Metrics::new(Arc::clone(&config.functions)));
         let shared = Arc::new(Shared {
             slots: Slots::new(
                 config.limits.connections_max,

@@ -56,6 +56,41 @@ async fn metrics_count_requests_invocations_and_connections() {
     assert!(!text.contains("unknown"), "names from outside are no labels");
 }
 
+/// What of `/metrics` is told of invocations, in whole lines.
+async fn invocations(gate: &Gate) -> Vec<String> {
+    let text = gate.get("/metrics", &[]).await.body;
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    let of_invocations = |line: &&str| line.starts_with("tramline_function_invocations_total{");
+    text.lines().filter(of_invocations).map(str::to_owned).collect()
+}
+
+/// Names come and go with deployments: what is counted of them may not grow for ever.
+#[tokio::test]
+async fn invocations_of_a_function_that_is_gone_are_forgotten() {
+    let gate = gate(|config| {
+        for name in ["echo", "brief", "again"] {
+            config.guards.insert(name.into(), Guard::new(GuardAuth::Public));
+        }
+    })
+    .await;
+    let line = |name: &str, count: u32| {
+        format!("tramline_function_invocations_total{{function=\"{name}\",status=\"2xx\"}} {count}")
+    };
+    gate.functions.on("brief", echo);
+    gate.get("/functions/v1/brief", &[]).await;
+    gate.get("/functions/v1/echo", &[]).await;
+    assert_eq!(invocations(&gate).await, [line("brief", 1), line("echo", 1)]);
+    gate.functions.delete("brief");
+    assert_eq!(invocations(&gate).await, [line("echo", 1)]);
+    // forgotten as soon as another is counted, not only left out of the text
+    gate.functions.on("again", echo);
+    gate.get("/functions/v1/again", &[]).await;
+    gate.functions.on("brief", echo);
+    gate.get("/functions/v1/brief", &[]).await;
+    let counted = [line("again", 1), line("brief", 1), line("echo", 1)];
+    assert_eq!(invocations(&gate).await, counted);
+}
+
 #[tokio::test]
 async fn metrics_can_be_for_the_service_role_only() {
     let gate = gate(|config| config.metrics_access = MetricsAccess::ServiceRole).await;

@@ -104,13 +104,13 @@ impl Pool {
     ) -> Result<(Worker, Source), StartError> {
         // this is decided when a process starts; spares are for the usual case
         if *profile != self.config.usual {
-            return Ok((self.spawn(profile, &BTreeSet::new()).await?, Source::Fresh));
+            return Ok((self.spawn(profile).await?, Source::Fresh));
         }
         let spare = self.shelves().take(names);
         match spare {
             Some(spare) => Ok((spare, Source::Spare)),
             // it loads what it needs while it boots
-            None => Ok((self.spawn(profile, &BTreeSet::new()).await?, Source::Fresh)),
+            None => Ok((self.spawn(profile).await?, Source::Fresh)),
         }
     }
 
@@ -147,10 +147,18 @@ impl Pool {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn spawn(&self, profile: &Profile, ahead: &BTreeSet<String>) -> Result<Worker, StartError> {
+    /// One that nobody has prepared: who waits for it has its own program loaded sooner than a stand-in and then that.
+    async fn spawn(&self, profile: &Profile) -> Result<Worker, StartError> {
         // the semaphore is never closed
         let _turn = self.turn.acquire().await;
-        Worker::spawn(&self.config, profile, ahead).await
+        Worker::spawn(&self.config, profile).await
+    }
+
+    async fn spare(&self, ahead: &BTreeSet<String>) -> Result<Worker, StartError> {
+        let _turn = self.turn.acquire().await;
+        let worker = Worker::spawn(&self.config, &self.config.usual).await?;
+        worker.warm_up(&self.config, ahead).await?;
+        Ok(worker)
     }
 
     fn lacking(&self) -> Option<BTreeSet<String>> {
@@ -183,7 +191,7 @@ impl Pool {
     async fn fill(&self) -> bool {
         while let Some(ahead) = self.lacking() {
             let spawned = tokio::select! {
-                spawned = self.spawn(&self.config.usual, &ahead) => spawned,
+                spawned = self.spare(&ahead) => spawned,
                 () = self.stopping.cancelled() => return false,
             };
             match spawned {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
-use super::launch::{OPEN_FILES, WorkerConfig, write_once};
+use super::launch::{DENO_RUN, OPEN_FILES, WorkerConfig, write_once};
 use crate::process::{ChildSpec, ExitReason, Process, Rlimits};
 use crate::sandbox::{Files, Jail, Tcp};
 
@@ -62,19 +62,8 @@ fn spec(config: &WorkerConfig, folder: &Path) -> std::io::Result<ChildSpec> {
         argument.push(path.display().to_string().replace(',', ",,"));
         argument
     };
-    let mut args: Vec<OsString> = [
-        "run",
-        "--quiet",
-        "--no-prompt",
-        "--no-config",
-        "--no-lock",
-        "--no-npm",
-        "--no-remote",
-        "--cached-only",
-        "--no-code-cache",
-    ]
-    .map(OsString::from)
-    .to_vec();
+    let mut args: Vec<OsString> = DENO_RUN.map(OsString::from).to_vec();
+    args.push("--no-code-cache".into());
     args.push(path("--allow-read=", &config.bundles));
     args.push(path("--allow-read=", &config.cache));
     args.push(path("--allow-write=", &config.cache));

@@ -53,6 +53,18 @@ impl Connections {
         })
     }
 
+    /// Opens one for the next request; an error when nobody listens.
+    pub async fn open(&self) -> std::io::Result<()> {
+        let connection = self.connect().await?;
+        self.put_idle(connection.runtime, connection);
+        Ok(())
+    }
+
+    async fn connect(&self) -> std::io::Result<Connection> {
+        let line = Line::connect(&self.socket).await?;
+        Ok(Connection::new(line, Handle::current().id()))
+    }
+
     /// Sends a request, with `prefix` in front of its path, and returns the response as soon as its headers are there.
     pub async fn send(
         self: &Arc<Self>,
@@ -65,8 +77,8 @@ impl Connections {
             let is_fresh = reused.is_none();
             let connection = match reused {
                 Some(connection) => connection,
-                None => match Line::connect(&self.socket).await {
-                    Ok(line) => Connection::new(line, Handle::current().id()),
+                None => match self.connect().await {
+                    Ok(connection) => connection,
                     Err(error) => return Err(unsent(outgoing, &error)),
                 },
             };

@@ -28,6 +28,17 @@ const BASE_DATA_BYTES: u64 = 557 << 20;
 /// Room between the JavaScript heap's bound and the data limit, so that V8 reports its own end before the kernel refuses.
 const DATA_HEADROOM_BYTES: u64 = 128 << 20;
 pub(super) const OPEN_FILES: u64 = 4_096;
+/// Whatever program of ours it is: it asks nobody, reads no settings, and loads nothing from elsewhere.
+pub(super) const DENO_RUN: [&str; 8] = [
+    "run",
+    "--quiet",
+    "--no-prompt",
+    "--no-config",
+    "--no-lock",
+    "--no-npm",
+    "--no-remote",
+    "--cached-only",
+];
 
 /// Bytes of one temporary file: what Supabase gives a function for all of them; see also `host/watch.rs`.
 const FILE_BYTES: u64 = 256 << 20;
@@ -141,22 +152,14 @@ pub fn child_spec(config: &WorkerConfig, slot: &Slot, profile: &Profile) -> std:
         }
         argument
     };
-    let mut args: Vec<OsString> = [
-        "run",
-        "--quiet",
-        "--no-prompt",
-        "--no-config",
-        "--no-lock",
-        "--no-npm",
-        "--no-remote",
-        "--cached-only",
+    let mut args: Vec<OsString> = DENO_RUN.map(OsString::from).to_vec();
+    let further = [
         "--deny-import",
         // its own user, which is nobody's: packages ask for it to find a home folder
         "--allow-sys=uid,gid",
         "--unstable-no-legacy-abort",
-    ]
-    .map(OsString::from)
-    .to_vec();
+    ];
+    args.extend(further.map(OsString::from));
     let sockets = [&socket, &slot.node_socket()].map(|path| format!("unix:{}", path.display()));
     let network = profile.egress.arguments(&sockets, &config.own_addresses);
     args.extend(network.into_iter().map(OsString::from));

@@ -1,6 +1,6 @@
 //! One Deno process: started generic, booted with one function, called over its unix socket, ended.
 //!
-//! Starting and booting are apart on purpose: a generic worker has its socket bound and its HTTP stack warm before it
+//! Starting and booting are apart on purpose: a generic worker has its socket bound, and a spare its HTTP stack warm, before it
 //! knows its function, so a pool of them turns a first call into a module load. A worker never serves a second function.
 
 mod compiled;

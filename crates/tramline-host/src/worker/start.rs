@@ -1,4 +1,4 @@
-//! From nothing to an instance: a process that is started and warmed up, and then told its function.
+//! From nothing to an instance: a process that is started, warmed up where nobody waits for it, and then told its function.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use crate::types::Body;
 /// A process start takes 20-100 ms; on an overloaded machine 20 of them took 1.6 s.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const SOCKET_POLL: Duration = Duration::from_millis(2);
-/// Requests before the boot message: the first one compiles what becoming a function needs, all of them what serving does.
+/// Requests to a spare before its boot message: the first one compiles what becoming a function needs, all of them what serving does.
 const WARM_UPS: usize = 3;
 /// An answer of the bootstrap itself (an error text with its stack) is short.
 const CONTROL_MAX_BYTES: usize = 64 << 10;
@@ -63,12 +63,8 @@ pub struct Assignment<'a> {
 }
 
 impl Worker {
-    /// Starts a generic worker and warms it up; with these modules of Node loaded.
-    pub async fn spawn(
-        config: &WorkerConfig,
-        profile: &Profile,
-        ahead: &BTreeSet<String>,
-    ) -> Result<Worker, StartError> {
+    /// Starts a generic worker, until it listens. Who waits for it makes it a function's at once.
+    pub async fn spawn(config: &WorkerConfig, profile: &Profile) -> Result<Worker, StartError> {
         let nonce = format!("{:032x}", rand::random::<u128>());
         let failed = |source| StartError::Spawn {
             deno: config.deno.clone(),
@@ -99,38 +95,45 @@ impl Worker {
             slot,
             home: Handle::current(),
         };
-        let ready = async {
+        let listens = async {
             // the socket's file exists a moment before anybody listens on it
-            let mut answered = 0;
-            while answered < WARM_UPS {
-                match worker.warm_up(config, &[]).await {
-                    true => answered += 1,
-                    false => tokio::time::sleep(SOCKET_POLL).await,
-                }
-            }
-            if !ahead.is_empty() {
-                let names: Vec<&str> = ahead.iter().map(String::as_str).collect();
-                // what was not loaded is loaded with the function
-                worker.warm_up(config, &names).await;
+            while worker.connections.open().await.is_err() {
+                tokio::time::sleep(SOCKET_POLL).await;
             }
         };
+        worker.in_time(listens).await?;
+        Ok(worker)
+    }
+
+    /// Makes ready what waits for a function, with these modules of Node loaded.
+    pub async fn warm_up(&self, config: &WorkerConfig, ahead: &BTreeSet<String>) -> Result<(), StartError> {
+        let names: Vec<&str> = ahead.iter().map(String::as_str).collect();
+        self.in_time(async {
+            for _ in 0..WARM_UPS {
+                self.warm_up_once(config, &[]).await;
+            }
+            if !names.is_empty() {
+                self.warm_up_once(config, &names).await;
+            }
+        })
+        .await
+    }
+
+    /// A start or a part of it, as long as the process lives and it does not take too long.
+    async fn in_time(&self, work: impl Future<Output = ()>) -> Result<(), StartError> {
         tokio::select! {
-            () = ready => Ok(worker),
-            reason = worker.process.wait() => Err(StartError::Died(reason)),
+            () = work => Ok(()),
+            reason = self.process.wait() => Err(StartError::Died(reason)),
             () = tokio::time::sleep(START_TIMEOUT) => Err(StartError::Slow(START_TIMEOUT)),
         }
     }
 
-    /// One request before the boot message, which has these modules of Node loaded; false when nobody answered.
-    async fn warm_up(&self, config: &WorkerConfig, node: &[&str]) -> bool {
+    /// One request before the boot message. What it does not get to is done when the function is loaded.
+    async fn warm_up_once(&self, config: &WorkerConfig, node: &[&str]) {
         let message = serde_json::json!({ "path": file_url(&config.warm_up), "node": node });
-        match self.tell(Method::PUT, &message).await {
-            Ok(response) => {
-                // only a body read to its end gives the connection back
-                let _ = response.into_body().collect().await;
-                true
-            }
-            Err(_) => false,
+        if let Ok(response) = self.tell(Method::PUT, &message).await {
+            // only a body read to its end gives the connection back
+            let _ = response.into_body().collect().await;
         }
     }
 

@@ -171,7 +171,7 @@ impl Reader {
         Ok(rows.iter().map(|r| header(r, 0)).collect())
     }
 
-    /// All open commands of shards: what a new owner begins with.
+    /// All open commands of shards, in the order in which they were asked for: what a new owner begins with.
     ///
     /// # Errors
     /// When the connection broke.
@@ -180,7 +180,7 @@ impl Reader {
             .client
             .query(
                 "select command_id, shard, subject_kind, subject_id, generation, verb, args, actor, reason, xid::text
-                   from tramline.commands where shard = any ($1) order by xid, command_id",
+                   from tramline.commands where shard = any ($1) order by commands.xid, command_id",
                 &[&numbers(shards)],
             )
             .await

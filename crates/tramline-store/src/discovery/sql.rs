@@ -88,11 +88,12 @@ impl Default for Sql {
             part("", "runs", false, exact),
             part("", "runs_foreign", true, exact),
         );
+        // In the order of the column, not of its text: of 999 and 1000 the text of the second comes first.
         let commands = "select command_id, shard, subject_kind, subject_id, generation, verb, args, actor, reason, xid::text
                from tramline.commands
               where shard = any ($1) and xid >= pg_snapshot_xmin($2::text::pg_snapshot)
                 and not pg_visible_in_snapshot(xid, $2::text::pg_snapshot) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
-              order by xid, command_id";
+              order by commands.xid, command_id";
         // Ends are looked up one by one: with a page of rows that is a few hundred index probes, whatever the history. (As a value: an
         // "exists" might be hashed, which reads all ends.) A run that waits for its start is named by its timer, and there may be a
         // million of them above a mark that something holds.

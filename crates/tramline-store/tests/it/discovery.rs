@@ -423,6 +423,23 @@ async fn commands_are_found_between_two_snapshots() {
     );
 }
 
+/// A cancel that is asked for after a note comes after it, however many transactions there have been.
+#[tokio::test]
+async fn commands_come_in_the_order_of_their_transactions() {
+    let w = world().await;
+    let reader = Reader::connect(&w.store).await.unwrap();
+    let run = w.run_in(1).await;
+    for (xid, verb) in [("1000", "third"), ("99", "first"), ("999", "second")] {
+        let command = "insert into tramline.commands (shard, subject_id, verb, xid) values (1, $1::uuid::text, $2, $3::text::xid8)";
+        w.sql.execute(command, &[&run, &verb, &xid]).await.unwrap();
+    }
+    let in_order = ["first", "second", "third"];
+    assert_eq!(verbs(&reader.open_commands(&[1]).await.unwrap()), in_order);
+    let (before, after) = ("50:50:".parse().unwrap(), "2000:2000:".parse().unwrap());
+    let found = reader.commands(&[1], &before, &after).await.unwrap();
+    assert_eq!(verbs(&found), in_order);
+}
+
 /// All unfinished runs of the class from a position on, as a new owner reads them.
 async fn unfinished(reader: &Reader, xid: u64, after: Uuid) -> Vec<Header> {
     let mut found = Vec::new();

@@ -334,6 +334,33 @@ fn the_priority_can_change_until_the_run_is_started() {
     assert_eq!(ask(&mut run), started, "it goes on, it does not start");
 }
 
+/// A mark has no status of an end: one beside it could not be stored.
+#[test]
+fn something_can_be_noted_until_the_run_ends() {
+    let note = |run: &Driven| run.run.noted(Some(json!({ "k": 1 })));
+    let mark = |status| {
+        let metadata = Some(json!({ "k": 1 }));
+        Ok(vec![Row::Mark {
+            status,
+            input: None,
+            metadata,
+        }])
+    };
+    let mut run = Driven::new(steps(json!([call("a")])));
+    assert_eq!(note(&run).map(|d| d.rows), mark(RunStatus::Queued));
+    run.begin(0);
+    assert_eq!(note(&run).map(|d| d.rows), mark(RunStatus::Running));
+    run.pause(1);
+    assert_eq!(note(&run).map(|d| d.rows), mark(RunStatus::Paused));
+    run.feed(Event::Cancel {
+        reason: None,
+        actor: None,
+        now: 2,
+    });
+    let ended = Err(Refusal::AlreadyEnded(RunStatus::Cancelled));
+    assert_eq!(note(&run).map(|d| d.rows), ended);
+}
+
 #[test]
 fn a_priority_is_a_number_of_a_class() {
     assert_eq!(asked_priority(Some(&json!(0))), Ok(0));

@@ -32,6 +32,10 @@ impl ScriptedFunctions {
         let script: Arc<Script> = Arc::new(move |request, context| Box::pin(script(request, context)));
         self.scripts.lock().unwrap().insert(name.to_owned(), script);
     }
+
+    pub fn delete(&self, name: &str) {
+        self.scripts.lock().unwrap().remove(name);
+    }
 }
 
 impl Functions for ScriptedFunctions {
