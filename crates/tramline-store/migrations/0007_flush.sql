@@ -23,8 +23,9 @@ declare
   v_rows bigint;
 begin
   select array_agg(q.shard), array_agg(q.epoch) into held, v_epoch from (
-    select s.shard, s.epoch from tramline.shards s join unnest(p_shards, p_epochs) as e(shard, epoch) on e.shard = s.shard
-     where s.epoch = e.epoch and s.owner = p_owner order by s.shard for no key update of s) q;
+    select s.shard, s.epoch from tramline.shards s
+     where s.shard = any (p_shards) and s.epoch = p_epochs[array_position(p_shards, s.shard)] and s.owner = p_owner
+     order by s.shard for no key update) q;
   if held is null then
     held := '{}';
     return;
