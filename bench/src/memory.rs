@@ -21,8 +21,8 @@ pub const NAMES: &[&str] = &["memory-100k-active", "memory-1m-waiting", "memory-
 const ACTIVE: usize = Sizes::FULL.active_runs;
 /// Rows of one statement: a transaction of some seconds.
 const ROWS: i32 = 50_000;
-/// Lets what a node frees after the work go back to the system.
-const REST: Duration = Duration::from_secs(2);
+/// Lets what a node frees after the work go back to the system, as with connections that rest.
+const REST: Duration = Duration::from_secs(5);
 /// How often the database is asked.
 const LOOK: Duration = Duration::from_millis(500);
 

@@ -62,7 +62,7 @@ impl EngineBench<'_> {
                 if let Some(slot) = i.and_then(|i| started.get_mut(i)) {
                     *slot = Some(now);
                 }
-                async { Outcome::Completed(Value::Null) }
+                async { Outcome::completed(Value::Null) }
             })
         };
         let engine = subject.running_engine(handlers).await?;
@@ -151,7 +151,7 @@ pub(super) fn steps(gaps: Arc<Mutex<Gaps>>) -> Handlers {
         let begun = Instant::now();
         let gaps = gaps.clone();
         async move {
-            let answer = Outcome::Completed(call.body.value().clone());
+            let answer = Outcome::completed(call.body.value().clone());
             let mut gaps = gaps.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(ended) = gaps.ended.filter(|_| call.step != "one") {
                 gaps.between.push(ms(begun.saturating_duration_since(ended)));

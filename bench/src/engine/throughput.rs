@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use serde_json::Value;
 use tokio::task::JoinSet;
-use tramline_engine::{Handlers, Outcome};
+use tramline_engine::{Failure, Handlers, Outcome};
 
 use super::latency::steps;
 use super::watch::Watch;
@@ -107,6 +108,9 @@ impl EngineBench<'_> {
 /// Does nothing and answers with what it got.
 pub(super) fn noop() -> Handlers {
     Handlers::default().with("noop", |call| async move {
-        Outcome::Completed(call.body.value().clone())
+        match call.body.parse::<Value>() {
+            Ok(input) => Outcome::completed(input),
+            Err(error) => Outcome::Failed(Failure::new("invalid_input", error.to_string())),
+        }
     })
 }

@@ -68,24 +68,6 @@ pub fn check_storable(value: &Value) -> Result<(), JsonProblem> {
     })
 }
 
-/// At least as many bytes as the text of a value has: cheap to know, so that only values near a limit are written out to be
-/// measured. A byte of text becomes six at most.
-pub fn length_at_most(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) => 5,
-        Value::Number(number) if number.is_i64() || number.is_u64() => 20,
-        Value::Number(number) => number.to_string().len(),
-        Value::String(text) => 2 + 6 * text.len(),
-        Value::Array(list) => 2 + list.iter().map(|item| 1 + length_at_most(item)).sum::<usize>(),
-        Value::Object(map) => {
-            let entries = map
-                .iter()
-                .map(|(key, item)| 4 + 6 * key.len() + length_at_most(item));
-            2 + entries.sum::<usize>()
-        }
-    }
-}
-
 enum Trail<'v> {
     Key(&'v str),
     Index(usize),
@@ -99,7 +81,11 @@ fn check(value: &Value, depth: usize) -> Result<(), (JsonReason, Vec<Trail<'_>>)
     match value {
         Value::Null | Value::Bool(_) => Ok(()),
         Value::Number(number) => {
-            if number.as_f64().is_some_and(f64::is_finite) && exponent(&number.to_string()) <= EXPONENT_MAX {
+            let is_whole = number.is_i64() || number.is_u64();
+            if is_whole
+                || number.as_f64().is_some_and(f64::is_finite)
+                    && exponent(&number.to_string()) <= EXPONENT_MAX
+            {
                 Ok(())
             } else {
                 Err((JsonReason::NumberOutOfRange, Vec::new()))

@@ -19,6 +19,7 @@ pub mod retry;
 pub mod schedule;
 pub mod schema;
 pub mod snapshot;
+pub mod spare_memory;
 pub mod status;
 pub mod template;
 pub mod trace;

@@ -50,7 +50,7 @@ impl Report {
         let mut report = json!({ "step": self.step, "attempt": self.attempt, "started_at": self.started_at });
         match &self.outcome {
             None => {}
-            Some(Outcome::Completed(output)) => report["completed"] = output.clone(),
+            Some(Outcome::Completed(output)) => report["completed"] = output.value().clone(),
             Some(Outcome::Failed(failure)) => {
                 report["failed"] = json!({ "code": failure.code, "message": failure.message, "details": failure.details,
                     "retryable": failure.retryable, "retry_after_ms": failure.retry_after_ms });
@@ -62,7 +62,7 @@ impl Report {
     /// Reads what [`Report::to_json`] wrote; nothing when it is something else.
     pub(crate) fn read(args: &Value) -> Option<Self> {
         let outcome = match (args.get("completed"), args.get("failed")) {
-            (Some(output), _) => Some(Outcome::Completed(output.clone())),
+            (Some(output), _) => Some(Outcome::completed(output.clone())),
             (None, Some(failed)) => Some(Outcome::Failed(Failure {
                 code: failed["code"].as_str()?.to_owned(),
                 message: failed["message"].as_str()?.to_owned(),

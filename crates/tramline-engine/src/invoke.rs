@@ -22,7 +22,7 @@ pub struct Call {
     /// Epoch of the shard's ownership: the fence a callee may compare.
     pub fence: i64,
     pub function: String,
-    /// What the callee gets.
+    /// What the callee gets: [`Json::parse`] reads it as a type of the caller's.
     pub body: Arc<Json>,
     /// The same on every automatic attempt and takeover.
     pub idempotency_key: String,

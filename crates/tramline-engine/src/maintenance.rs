@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tramline_core::Millis;
 use tramline_core::definition;
 use tramline_core::schedule::{Due, Patterns};
+use tramline_core::spare_memory;
 use tramline_store::schedules::RuleRow;
 use tramline_store::tidy::Changes;
 use tramline_store::timers::WindowStart;
@@ -146,6 +147,8 @@ pub(crate) async fn run(
                 }
                 // What has ended makes room for the next; a panic in it was told by the runtime.
                 while retention.try_join_next().is_some() {}
+                // What a backlog took while it was read.
+                spare_memory::give_back();
                 turn = turn.wrapping_add(1);
             }
         }

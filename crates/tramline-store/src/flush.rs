@@ -10,7 +10,7 @@ use tramline_core::machine::{EndRow, PastCall, Row, StepRow};
 use uuid::Uuid;
 
 use crate::limits::LimitRows;
-use crate::rows::{Jsonb, timestamp};
+use crate::rows::{Jsonb, SharedJson, timestamp};
 use crate::{Db, StoreError};
 
 /// A batch as it is sent, and sent again unchanged when its outcome is unknown.
@@ -24,14 +24,14 @@ pub struct Batch {
     step_attempt: Vec<i32>,
     step_status: Vec<&'static str>,
     step_function: Vec<Option<String>>,
-    step_output: Vec<Option<Jsonb>>,
+    step_output: Vec<Option<SharedJson>>,
     step_error: Vec<Option<Jsonb>>,
     step_started: Vec<Timestamp>,
     step_finished: Vec<Timestamp>,
     end_run: Vec<Uuid>,
     end_generation: Vec<i32>,
     end_status: Vec<&'static str>,
-    end_output: Vec<Option<Jsonb>>,
+    end_output: Vec<Option<SharedJson>>,
     end_error: Vec<Option<Jsonb>>,
     end_error_step: Vec<Option<String>>,
     end_attempt: Vec<i32>,
@@ -226,7 +226,7 @@ impl Batch {
         self.step_attempt.push(int(step.attempt));
         self.step_status.push(step.status.as_str());
         self.step_function.push(step.function.clone());
-        self.step_output.push(step.output.as_deref().map(Jsonb::of));
+        self.step_output.push(step.output.clone().map(SharedJson));
         self.step_error.push(step.error.as_deref().map(Jsonb::of));
         self.step_started.push(timestamp(step.started_at));
         self.step_finished.push(timestamp(step.finished_at));
@@ -236,7 +236,7 @@ impl Batch {
         self.end_run.push(of.run_id);
         self.end_generation.push(int(of.generation));
         self.end_status.push(end.status.as_str());
-        self.end_output.push(end.output.as_deref().map(Jsonb::of));
+        self.end_output.push(end.output.clone().map(SharedJson));
         self.end_error.push(end.error.as_deref().map(Jsonb::of));
         self.end_error_step.push(end.error_step.clone());
         self.end_attempt.push(int(end.attempt));

@@ -1,11 +1,14 @@
 //! Types that go to and come from the database on the hot path.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, BytesMut};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tramline_core::Millis;
+use tramline_core::json::Json;
 
 /// JSON that is text already, sent as jsonb.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +27,7 @@ impl ToSql for Jsonb {
         _: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.put_u8(1); // version of the binary form of jsonb
-        out.put_slice(self.0.as_bytes());
+        put_jsonb(&self.0, out);
         Ok(IsNull::No)
     }
 
@@ -34,6 +36,32 @@ impl ToSql for Jsonb {
     }
 
     to_sql_checked!();
+}
+
+/// JSON that others keep, too, sent as jsonb.
+#[derive(Debug, Clone)]
+pub struct SharedJson(pub Arc<Json>);
+
+impl ToSql for SharedJson {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        put_jsonb(self.0.text(), out);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSONB
+    }
+
+    to_sql_checked!();
+}
+
+fn put_jsonb(text: &str, out: &mut BytesMut) {
+    out.put_u8(1); // version of the binary form of jsonb
+    out.put_slice(text.as_bytes());
 }
 
 /// JSON as the database sends it, not read yet: small to keep, and of no cost to whoever only passes it on.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::OnceLock;
 
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 /// Nesting up to which every reader reads; what is nested deeper is read at once, to know whether it can be.
@@ -19,7 +19,8 @@ const PLAIN_DIGITS: usize = 300;
 #[derive(Clone)]
 pub struct Json {
     text: OnceLock<Box<str>>,
-    value: OnceLock<Value>,
+    // in a box: most of what is kept is never looked into
+    value: OnceLock<Box<Value>>,
 }
 
 impl Json {
@@ -33,8 +34,8 @@ impl Json {
         if is_plain(&text) {
             serde_json::from_str::<IgnoredAny>(&text).map_err(|e| e.to_string())?;
         } else {
-            let read = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            let _ = value.set(read);
+            let read: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+            let _ = value.set(Box::new(read));
         }
         Ok(Self {
             text: OnceLock::from(text),
@@ -44,7 +45,7 @@ impl Json {
 
     /// The text, compact if it was made here.
     pub fn text(&self) -> &str {
-        self.text.get_or_init(|| self.value().to_string().into())
+        self.text.get_or_init(|| written(self.value()).into())
     }
 
     /// The tree.
@@ -55,13 +56,36 @@ impl Json {
             read.unwrap_or_default()
         })
     }
+
+    /// Reads it as a type of the caller's, from its text: nothing of that is kept here.
+    ///
+    /// # Errors
+    /// When it is of another shape, with the words of the reader.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.text())
+    }
+
+    /// The same as its text alone, a third of what both take.
+    #[must_use]
+    pub fn into_text_alone(self) -> Self {
+        self.text();
+        Self {
+            text: self.text,
+            value: OnceLock::new(),
+        }
+    }
+}
+
+/// The compact text of a value. Not by its `Display`, which writes through a formatter.
+fn written(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| value.to_string())
 }
 
 impl From<Value> for Json {
     fn from(value: Value) -> Self {
         Self {
             text: OnceLock::new(),
-            value: OnceLock::from(value),
+            value: OnceLock::from(Box::new(value)),
         }
     }
 }
@@ -134,6 +158,8 @@ fn is_plain(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -154,6 +180,11 @@ mod tests {
             assert_eq!(Json::from(json.value().clone()), json);
         }
         assert_eq!(Json::from(json!({ "b": [1] })).text(), r#"{"b":[1]}"#);
+        let alone = Json::from(json!({ "b": [1] })).into_text_alone();
+        assert!(alone.value.get().is_none(), "the tree is dropped");
+        assert_eq!(alone.value(), &json!({ "b": [1] }));
+        assert_eq!(alone.parse::<BTreeMap<String, Vec<u8>>>().unwrap()["b"], [1]);
+        assert!(alone.parse::<Vec<u8>>().is_err());
         assert_eq!(Json::default().text(), "null");
     }
 

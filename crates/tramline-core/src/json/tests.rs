@@ -111,31 +111,8 @@ proptest! {
     }
 
     #[test]
-    fn the_bound_of_a_length_is_never_below_it(value in any_json()) {
-        prop_assert!(length_at_most(&value) >= value.to_string().len());
-    }
-
-    #[test]
     fn checking_never_panics(value in any_json()) {
         let has_nul = canonical(&value).contains("\\u0000");
         prop_assert_eq!(check_storable(&value).is_err(), has_nul);
     }
-}
-
-#[test]
-fn the_bound_holds_for_what_is_escaped_and_for_the_longest_numbers() {
-    for value in [
-        json!(null),
-        json!(false),
-        json!(i64::MIN),
-        json!(u64::MAX),
-        json!(-1.234_567_890_123_456_7e-300),
-        json!("\u{1}\"\\\n é\u{1f600}"),
-        json!({ "\u{1}\"": [1, "b", {}], "c": [] }),
-        nested(100),
-    ] {
-        let length = value.to_string().len();
-        assert!(length_at_most(&value) >= length, "{value}");
-    }
-    assert!(length_at_most(&json!("x".repeat(1_000))) < 7_000);
 }

@@ -8,6 +8,7 @@ use super::{Action, DeadLetterRow, Decision, EndRow, Failure, Plan, Row, Run, St
 use crate::Millis;
 use crate::definition::{OnFailure, StepKind};
 use crate::expr::RenderCode;
+use crate::json::Json;
 use crate::retry::RetryPolicy;
 use crate::status::{RunStatus, StepStatus, run_transition};
 
@@ -126,7 +127,7 @@ impl Run {
         &mut self,
         step: usize,
         status: StepStatus,
-        output: Option<Arc<Value>>,
+        output: Option<Arc<Json>>,
         error: Option<Arc<Value>>,
         started_at: Millis,
         now: Millis,
@@ -157,7 +158,7 @@ impl Run {
         &mut self,
         step: usize,
         status: StepStatus,
-        output: Option<Arc<Value>>,
+        output: Option<Arc<Json>>,
         error: Option<Arc<Value>>,
     ) {
         let slot = &mut self.steps[step];
@@ -173,7 +174,7 @@ impl Run {
     pub(super) fn end(
         &mut self,
         status: RunStatus,
-        output: Option<Arc<Value>>,
+        output: Option<Arc<Json>>,
         error: Option<Arc<Value>>,
         error_step: Option<String>,
         now: Millis,

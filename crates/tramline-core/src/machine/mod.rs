@@ -124,7 +124,7 @@ pub struct StepState {
     pub status: StepStatus,
     /// Attempts begun so far, over all generations of the step's present life.
     pub attempt: u32,
-    pub output: Option<Arc<Value>>,
+    pub output: Option<Arc<Json>>,
     pub error: Option<Arc<Value>>,
     /// When it ended, as recorded; steps that ended in the same millisecond count in the order of the graph.
     pub ended_at: Option<Millis>,
@@ -160,8 +160,15 @@ impl Default for StepState {
 /// How a call ended. Failure of a user's function is data, not an error of ours.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    Completed(Value),
+    Completed(Json),
     Failed(Failure),
+}
+
+impl Outcome {
+    /// A call that gave `output`.
+    pub fn completed(output: impl Into<Json>) -> Self {
+        Self::Completed(output.into())
+    }
 }
 
 /// Why an attempt failed.
@@ -380,7 +387,7 @@ pub struct StepRow {
     pub attempt: u32,
     pub status: StepStatus,
     pub function: Option<String>,
-    pub output: Option<Arc<Value>>,
+    pub output: Option<Arc<Json>>,
     pub error: Option<Arc<Value>>,
     pub started_at: Millis,
     pub finished_at: Millis,
@@ -390,7 +397,7 @@ pub struct StepRow {
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndRow {
     pub status: RunStatus,
-    pub output: Option<Arc<Value>>,
+    pub output: Option<Arc<Json>>,
     pub error: Option<Arc<Value>>,
     pub error_step: Option<String>,
     pub attempt: u32,

@@ -169,7 +169,7 @@ impl Run {
                 self.steps[i].status = StepStatus::Pending;
             }
             status => {
-                let output = past.output.clone().map(Arc::new);
+                let output = past.output.clone().map(|output| Arc::new(output.into()));
                 self.finish_step(i, status, output, past.error.clone().map(Arc::new));
                 self.steps[i].ended_at = Some(past.finished_at);
             }

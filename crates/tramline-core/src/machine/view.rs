@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Plan, Run};
 use crate::definition::Workflow;
+use crate::json::Json;
 use crate::status::StepStatus;
 use crate::template::{Scope, StepView};
 
@@ -31,7 +32,7 @@ impl Run {
             .map(|i| StepView {
                 name: &workflow.steps[i].name,
                 status: self.steps[i].status,
-                output: self.steps[i].output.as_deref().unwrap_or(&Value::Null),
+                output: self.steps[i].output.as_deref().map_or(&Value::Null, Json::value),
                 visible: ancestors.binary_search(&i).is_ok() && self.steps[i].status.is_terminal(),
             })
             .collect();
@@ -44,7 +45,7 @@ impl Run {
 
     /// Output of the whole run: of the last steps of the plan (those that nothing depends on); one such step gives its
     /// output as it is, several give an object by name.
-    pub(super) fn output(&self) -> Arc<Value> {
+    pub(super) fn output(&self) -> Arc<Json> {
         let of_step = |step: usize| self.steps[step].output.clone().unwrap_or_default();
         let workflow = match &self.plan {
             Plan::Function(_) => return of_step(0),
@@ -63,8 +64,8 @@ impl Run {
                 let completed = several
                     .iter()
                     .filter(|i| self.steps[**i].status == StepStatus::Completed);
-                let named = completed.map(|i| (workflow.steps[*i].name.clone(), (*of_step(*i)).clone()));
-                Arc::new(Value::Object(named.collect()))
+                let named = completed.map(|i| (workflow.steps[*i].name.clone(), of_step(*i).value().clone()));
+                Arc::new(Value::Object(named.collect()).into())
             }
         }
     }

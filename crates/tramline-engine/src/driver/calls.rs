@@ -224,8 +224,6 @@ impl Driver {
         // A workflow has few hundred steps at most.
         let (step, attempt) = (u32::try_from(call.step).unwrap_or(u32::MAX), call.attempt);
         let task = tokio::spawn(carry_out(self.outside.clone(), Box::new(request), step, now));
-        // Nearly always it stays the only one.
-        live.calls.reserve_exact(1);
         live.calls.push(Out {
             step,
             attempt,

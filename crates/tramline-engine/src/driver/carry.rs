@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 use tramline_core::Millis;
-use tramline_core::json::{check_storable, length_at_most};
+use tramline_core::json::check_storable;
 use tramline_core::machine::{self, Failure, Outcome};
 use uuid::Uuid;
 
@@ -32,6 +32,7 @@ pub(super) fn carry_out(
         generation: request.generation,
         attempt: request.attempt,
         step,
+        of_workflow: !request.step.is_empty(),
         started_at,
         timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
     };
@@ -51,6 +52,7 @@ struct Made {
     generation: u32,
     attempt: u32,
     step: u32,
+    of_workflow: bool,
     started_at: Millis,
     timeout_ms: u64,
 }
@@ -67,7 +69,7 @@ impl Made {
                     retry_in,
                 });
             }
-            Some(Answer::Done(outcome)) => storable(outcome),
+            Some(Answer::Done(outcome)) => storable(outcome, self.of_workflow),
             None => {
                 let reason = format!("no answer within {} ms", self.timeout_ms);
                 Outcome::Failed(Failure::new("timeout", reason))
@@ -118,26 +120,29 @@ fn handed_back(call: Call, step: usize) -> machine::Call {
     }
 }
 
-/// What the database cannot keep is a failure of the call, found here before it reaches a batch.
-fn storable(outcome: Outcome) -> Outcome {
-    let Outcome::Completed(value) = &outcome else {
+/// The outcome as it is recorded: what the database cannot keep is a failure of the call, found here before it reaches a batch.
+/// Its text is written here, and its tree dropped where it was made: the driver and the flusher serve all runs. Only the steps
+/// of a workflow are looked into again.
+fn storable(outcome: Outcome, of_workflow: bool) -> Outcome {
+    let Outcome::Completed(output) = outcome else {
         return outcome;
     };
-    if let Err(problem) = check_storable(value) {
+    if let Err(problem) = check_storable(&output) {
         return Outcome::Failed(Failure::new(
             "invalid_output",
             format!("the result cannot be stored: {problem}"),
         ));
     }
-    if length_at_most(value) <= OUTPUT_MAX_BYTES {
-        return outcome;
-    }
-    let size = value.to_string().len();
+    let size = output.text().len();
     if size > OUTPUT_MAX_BYTES {
         let message = format!(
             "the result has {size} bytes, the limit is {OUTPUT_MAX_BYTES}; store it and return a reference"
         );
         return Outcome::Failed(Failure::new("output_too_large", message));
     }
-    outcome
+    Outcome::Completed(if of_workflow {
+        output
+    } else {
+        output.into_text_alone()
+    })
 }

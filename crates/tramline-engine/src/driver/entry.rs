@@ -1,5 +1,6 @@
 //! What is kept of each run, from its discovery until it leaves memory.
 
+use smallvec::SmallVec;
 use tramline_core::machine::Run;
 use tramline_core::trace::TraceParent;
 use tramline_store::discovery::{Command, Header};
@@ -113,5 +114,6 @@ pub(super) struct Live {
     pub(super) foreign: bool,
     pub(super) period: Option<Box<Period>>,
     pub(super) trace: Option<Box<TraceParent>>,
-    pub(super) calls: Vec<calls::Out>,
+    /// Nearly always it is one.
+    pub(super) calls: SmallVec<[calls::Out; 1]>,
 }

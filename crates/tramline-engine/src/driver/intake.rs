@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use smallvec::SmallVec;
 use tramline_core::machine::{Event, Row, TimerKind};
 use tramline_core::status::RunStatus;
 use tramline_store::discovery::Header;
@@ -309,7 +310,7 @@ impl Driver {
             foreign,
             period,
             trace,
-            calls: Vec::new(),
+            calls: SmallVec::new(),
         }));
         self.state.active += 1;
         self.note_handed_in(run_id);

@@ -61,7 +61,7 @@ async fn a_full_host_costs_no_attempt() {
                     retry_in,
                 };
             }
-            Answer::Done(Outcome::Completed(json!({ "attempt": call.attempt })))
+            Answer::Done(Outcome::completed(json!({ "attempt": call.attempt })))
         }
     });
     let a = engine(db.url(), "a", handlers).await;

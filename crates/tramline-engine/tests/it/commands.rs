@@ -100,7 +100,7 @@ async fn retry_goes_on_at_the_failed_step_with_the_next_generation() {
         seen.lock().unwrap().push(call.idempotency_key.clone());
         async move {
             if call.body["payload"]["x"] == 2 {
-                Outcome::Completed(json!("in"))
+                Outcome::completed(json!("in"))
             } else {
                 failed("closed")
             }
@@ -316,7 +316,7 @@ async fn one_at_a_time(url: &str) -> (EngineHandle, mpsc::UnboundedReceiver<Valu
             if *call.body == json!("hold") {
                 go.notified().await;
             }
-            Outcome::Completed(json!(1))
+            Outcome::completed(json!(1))
         }
     });
     let config = EngineConfig {

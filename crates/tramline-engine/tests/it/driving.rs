@@ -90,7 +90,7 @@ async fn a_retried_step_succeeds_under_the_same_key() {
             if call.attempt < 3 {
                 failed("not yet")
             } else {
-                Outcome::Completed(json!("done"))
+                Outcome::completed(json!("done"))
             }
         }
     });
@@ -316,7 +316,7 @@ async fn calls_beyond_the_limit_wait_their_turn() {
             peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(5)).await;
             now.fetch_sub(1, Ordering::SeqCst);
-            Outcome::Completed(json!(1))
+            Outcome::completed(json!(1))
         }
     });
     let config = tramline_engine::EngineConfig {

@@ -105,7 +105,7 @@ impl Effects {
                 let outcome = if fails(&call) {
                     failed("not yet")
                 } else {
-                    Outcome::Completed(output)
+                    Outcome::completed(output)
                 };
                 async move { outcome }
             }
@@ -121,11 +121,11 @@ impl Effects {
                     let pause = Duration::from_millis(call.body["ms"].as_u64().unwrap_or(0));
                     async move {
                         tokio::time::sleep(pause).await;
-                        Outcome::Completed(output)
+                        Outcome::completed(output)
                     }
                 }
             })
-            .with("poison", |_| async { Outcome::Completed(json!("a\u{0}b")) })
+            .with("poison", |_| async { Outcome::completed(json!("a\u{0}b")) })
     }
 }
 

@@ -35,7 +35,7 @@ fn held(made: &Made) -> (Handlers, mpsc::UnboundedReceiver<String>, watch::Sende
                 let _ = seen.send(call.idempotency_key);
                 let _ = answered.wait_for(|go| *go).await;
             }
-            Outcome::Completed(json!({ "ok": true }))
+            Outcome::completed(json!({ "ok": true }))
         }
     });
     (handlers, calls, answer)
@@ -83,7 +83,7 @@ async fn a_stopping_node_hands_its_runs_over_while_its_calls_go_on() {
     let counted = made.clone();
     let there = Handlers::default().with("step", move |call| {
         *counted.lock().unwrap().entry(call.idempotency_key).or_insert(0) += 1;
-        async { Outcome::Completed(json!({ "ok": true })) }
+        async { Outcome::completed(json!({ "ok": true })) }
     });
     let b = engine_with(db.url(), unhurried("b"), there).await;
     let client = db.connect().await;

@@ -198,7 +198,7 @@ async fn a3_a_run_that_is_at_work_holds_the_mark_back_and_is_found_by_the_succes
         db.url(),
         "b",
         echo().with("stuck", |_| async {
-            tramline_engine::Outcome::Completed(json!(1))
+            tramline_engine::Outcome::completed(json!(1))
         }),
     )
     .await;

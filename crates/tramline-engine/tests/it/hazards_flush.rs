@@ -16,7 +16,7 @@ use crate::support::*;
 async fn b2_poison_fails_its_run_and_never_its_neighbours() {
     let db = test_db().await;
     register(&db, &["step", "poison"]).await;
-    let handlers = echo().with("poison", |_| async { Outcome::Completed(json!("a\u{0}b")) });
+    let handlers = echo().with("poison", |_| async { Outcome::completed(json!("a\u{0}b")) });
     let engine = engine(db.url(), "a", handlers).await;
     let runs: Vec<NewRun> = (0..100)
         .map(|n| NewRun {
@@ -51,7 +51,7 @@ async fn b2_a_row_the_database_refuses_is_bisected_out_of_its_batch() {
         .batch_execute("alter table tramline.run_ends add constraint no_poison check (output is null or not output ? 'poison')")
         .await
         .unwrap();
-    let handlers = echo().with("poison", |_| async { Outcome::Completed(json!({ "poison": 1 })) });
+    let handlers = echo().with("poison", |_| async { Outcome::completed(json!({ "poison": 1 })) });
     let engine = engine(db.url(), "a", handlers).await;
     let runs: Vec<NewRun> = (0..100)
         .map(|n| NewRun {
@@ -151,7 +151,7 @@ async fn b8_memory_follows_an_end_that_somebody_else_wrote() {
         let gate = shut.clone();
         async move {
             gate.notified().await;
-            Outcome::Completed(json!("mine"))
+            Outcome::completed(json!("mine"))
         }
     });
     let engine = engine(db.url(), "a", handlers).await;
@@ -250,7 +250,7 @@ async fn b4_a_stale_owner_changes_nothing() {
         async move {
             let _ = started.send(());
             let _ = gate.wait_for(|open| *open).await;
-            Outcome::Completed(json!("stale"))
+            Outcome::completed(json!("stale"))
         }
     });
     let a = engine(proxy.url(), "a", slow).await;
@@ -284,7 +284,7 @@ async fn f7_cut_connections_lose_nothing_and_double_nothing() {
     let seen = calls.clone();
     let handlers = Handlers::default().with("step", move |_| {
         seen.fetch_add(1, Ordering::SeqCst);
-        async { Outcome::Completed(json!(true)) }
+        async { Outcome::completed(json!(true)) }
     });
     let engine = engine(proxy.url(), "a", handlers).await;
     let client = db.connect().await;
@@ -325,7 +325,7 @@ async fn a_flush_that_fails_again_and_again_is_shown_until_it_is_answered() {
         async move {
             let _ = reached.send(());
             go.notified().await;
-            Outcome::Completed(json!(true))
+            Outcome::completed(json!(true))
         }
     });
     let engine = engine(proxy.url(), "a", handlers).await;

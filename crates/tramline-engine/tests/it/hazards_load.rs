@@ -25,7 +25,7 @@ async fn b1_results_of_all_shards_go_into_one_flush() {
     let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
     let handlers = Handlers::default().with("step", move |_| {
         let _ = called.send(());
-        async { Outcome::Completed(json!(true)) }
+        async { Outcome::completed(json!(true)) }
     });
     let engine = engine(proxy.url(), "a", handlers).await;
     let run = || NewRun {
@@ -122,7 +122,7 @@ async fn c13_a_cancel_of_what_reads_queued_reaches_a_run_that_is_at_work() {
         let gate = shut.clone();
         async move {
             gate.acquire().await.unwrap().forget();
-            Outcome::Completed(json!("too late"))
+            Outcome::completed(json!("too late"))
         }
     });
     let engine = engine(db.url(), "a", handlers).await;

@@ -104,7 +104,7 @@ async fn holder() {
     let handlers = Handlers::default()
         .with("held", |_call| std::future::pending::<Outcome>())
         .with("noop", |call| async move {
-            Outcome::Completed(call.body.value().clone())
+            Outcome::completed(call.body.value().clone())
         });
     let config = EngineConfig {
         active_max: held(),

@@ -46,7 +46,7 @@ async fn b12_two_nodes_share_the_shards_evenly_and_run_each_step_once() {
         let calls = calls.clone();
         Handlers::default().with("step", move |call| {
             *calls.lock().unwrap().entry(call.idempotency_key).or_insert(0) += 1;
-            async { Outcome::Completed(json!(true)) }
+            async { Outcome::completed(json!(true)) }
         })
     };
     let a = engine(db.url(), "a", handlers()).await;
@@ -127,7 +127,7 @@ async fn a_crashed_node_is_replaced_and_repeated_starts_are_recorded_before_resu
                     .await
                     .unwrap();
                 let _ = seen.send((call.idempotency_key, row.get::<_, i64>(0)));
-                Outcome::Completed(json!(true))
+                Outcome::completed(json!(true))
             }
         });
         (handlers, calls)
@@ -243,7 +243,7 @@ async fn a_run_that_was_woken_and_lost_its_node_is_found_again() {
     until_count(&client, "select count(*) from tramline.timers", 1).await;
     starts.recv().await.unwrap();
     a.crash().await;
-    let handlers = Handlers::default().with("stuck", |_| async { Outcome::Completed(json!(1)) });
+    let handlers = Handlers::default().with("stuck", |_| async { Outcome::completed(json!(1)) });
     let b = engine(db.url(), "b", handlers).await;
     assert_eq!(ended(&b, id).await.status, "completed");
     b.stop(Duration::from_secs(5)).await;

@@ -134,7 +134,7 @@ async fn b4_a_paused_process_that_wakes_up_after_its_lease_changes_nothing() {
         async move {
             let _ = called.send(());
             gate.acquire().await.unwrap().forget();
-            Outcome::Completed(output)
+            Outcome::completed(output)
         }
     });
     let b = engine(db.url(), "b", slow).await;

@@ -68,12 +68,12 @@ impl Recorder {
                     permit.forget();
                 }
                 recorder.leave(&node, call.run_id);
-                Outcome::Completed(json!({ "ok": true }))
+                Outcome::completed(json!({ "ok": true }))
             }
         };
         Handlers::default()
             .with("step", work)
-            .with("free", |_| async { Outcome::Completed(Value::Null) })
+            .with("free", |_| async { Outcome::completed(Value::Null) })
     }
 
     pub fn enter(&self, node: &str, key: &str, run: Uuid) {

@@ -22,7 +22,7 @@ fn failing(times: u32, failure: Failure) -> (Handlers, Arc<AtomicU32>) {
         let outcome = if fails {
             Outcome::Failed(failure.clone())
         } else {
-            Outcome::Completed(json!({ "key": call.idempotency_key }))
+            Outcome::completed(json!({ "key": call.idempotency_key }))
         };
         async move { outcome }
     });

@@ -45,7 +45,7 @@ fn gated() -> (Handlers, mpsc::UnboundedReceiver<Call>, Arc<Semaphore>) {
         async move {
             let _ = seen.send(call);
             open.acquire().await.unwrap().forget();
-            Outcome::Completed(json!({ "ok": true }))
+            Outcome::completed(json!({ "ok": true }))
         }
     });
     (handlers, calls, gate)

@@ -88,7 +88,7 @@ pub fn three_steps() -> Value {
 /// Answers with the body it got.
 pub fn echo() -> Handlers {
     Handlers::default().with("step", |call| async move {
-        Outcome::Completed(json!({ "got": call.body.value() }))
+        Outcome::completed(json!({ "got": call.body.value() }))
     })
 }
 
@@ -99,7 +99,7 @@ pub fn recorded() -> (Handlers, mpsc::UnboundedReceiver<tramline_engine::Call>) 
         let seen = seen.clone();
         async move {
             let _ = seen.send(call);
-            Outcome::Completed(json!({ "ok": true }))
+            Outcome::completed(json!({ "ok": true }))
         }
     });
     (handlers, calls)

@@ -352,4 +352,6 @@ fn text<'a>(claims: &'a Claims, name: &'static str) -> Result<Option<&'a str>, T
 #[cfg(test)]
 mod classes;
 #[cfg(test)]
+mod signatures;
+#[cfg(test)]
 mod vectors;

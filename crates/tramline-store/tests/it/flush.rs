@@ -319,7 +319,7 @@ async fn a_row_that_the_database_refuses_takes_its_whole_flush_with_it() {
     let Row::End(mut poison) = end(RunStatus::Completed) else {
         unreachable!()
     };
-    poison.output = Some(std::sync::Arc::new(json!("a\u{0}b")));
+    poison.output = Some(std::sync::Arc::new(json!("a\u{0}b").into()));
     batch.push(first(bad), &Row::End(poison), NOW, 1);
     let error = owner
         .flusher

@@ -273,7 +273,7 @@ pub fn step(name: &str) -> Row {
         attempt: 1,
         status: StepStatus::Completed,
         function: Some("step".into()),
-        output: Some(Arc::new(json!({ "of": name }))),
+        output: Some(Arc::new(json!({ "of": name }).into())),
         error: None,
         started_at: NOW - 10,
         finished_at: NOW,
@@ -293,7 +293,7 @@ pub fn letter() -> Row {
 pub fn end(status: RunStatus) -> Row {
     Row::End(EndRow {
         status,
-        output: Some(Arc::new(json!({ "done": true }))),
+        output: Some(Arc::new(json!({ "done": true }).into())),
         error: None,
         error_step: None,
         attempt: 1,

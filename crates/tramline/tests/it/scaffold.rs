@@ -19,12 +19,16 @@ fn folder() -> TempDir {
 }
 
 fn script(dir: &Path, args: &[&str]) -> Said {
+    script_with(dir, args, env!("CARGO_BIN_EXE_tramline"))
+}
+
+fn script_with(dir: &Path, args: &[&str], program: &str) -> Said {
     let mut command = Command::new(dir.join("scripts/test-edge-function-local.sh"));
     command
         .args(args)
         // it finds the project by its own place
         .current_dir("/")
-        .env("TRAMLINE", env!("CARGO_BIN_EXE_tramline"))
+        .env("TRAMLINE", program)
         .stdin(Stdio::null());
     finish(command)
 }
@@ -111,6 +115,11 @@ fn a_project_from_nothing_runs_and_its_script_tells_good_from_bad() {
     }
     let said = script(dir, &["nobody"]).ended(1);
     assert!(said.err.contains("nobody: it did not answer 200"), "{said:?}");
+    let said = script_with(dir, &["greet"], "tramline-that-is-nowhere").ended(1);
+    assert!(
+        said.err.contains("there is no program tramline-that-is-nowhere"),
+        "{said:?}"
+    );
     script(dir, &[]).ended(2);
     dev.stop();
 }

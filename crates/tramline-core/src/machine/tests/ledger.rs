@@ -74,7 +74,7 @@ impl Ledger {
                         generation,
                         attempt: s.attempt,
                         status: s.status,
-                        output: s.output.as_deref().cloned(),
+                        output: s.output.as_deref().map(|output| output.value().clone()),
                         error: s.error.as_deref().cloned(),
                         started_at: s.started_at,
                         finished_at: s.finished_at,

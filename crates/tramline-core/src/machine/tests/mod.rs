@@ -216,7 +216,7 @@ fn twice() -> Value {
 }
 
 fn completed(output: Value) -> Outcome {
-    Outcome::Completed(output)
+    Outcome::completed(output)
 }
 
 fn failed() -> Outcome {

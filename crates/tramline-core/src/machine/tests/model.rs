@@ -278,7 +278,7 @@ impl World {
         let takes_ms = 1 + n.below(4_000) as Millis;
         let random = n.next();
         let outcome = match n.below(100) {
-            x if x >= self.fails => Outcome::Completed(json!({
+            x if x >= self.fails => Outcome::completed(json!({
                 "data": { format!("v{step}"): format!("{generation}.{attempt}"), "last": step, "who": format!("s{step}") },
             })),
             // A function may answer with the machine's own codes.

@@ -80,7 +80,7 @@ impl Place {
         let handlers = effects.clone().handlers().with("step", move |call| {
             let output = effects.note(&call);
             let _ = made.send(());
-            async move { Outcome::Completed(output) }
+            async move { Outcome::completed(output) }
         });
         let a = self.node_with(proxy.url(), "a", handlers).await;
         self.until_owned(&a).await;

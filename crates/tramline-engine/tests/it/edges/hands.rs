@@ -83,7 +83,7 @@ impl Gate {
                     let _ = made.send(());
                     let _ = open.wait_for(|open| *open).await;
                 }
-                Outcome::Completed(output)
+                Outcome::completed(output)
             }
         })
     }

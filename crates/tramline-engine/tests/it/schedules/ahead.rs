@@ -37,7 +37,7 @@ struct Expecting(mpsc::UnboundedSender<Vec<String>>);
 
 impl tramline_engine::Invoke for Expecting {
     fn invoke(&self, _: Call) -> futures_util::future::BoxFuture<'static, tramline_engine::Answer> {
-        Box::pin(async { Outcome::Completed(json!({})).into() })
+        Box::pin(async { Outcome::completed(json!({})).into() })
     }
 
     fn expect(&self, schedules: Vec<String>) {

@@ -113,7 +113,7 @@ fn of_answer(status: StatusCode, body: &[u8]) -> Outcome {
         };
         return with_details(failure, error);
     }
-    Outcome::Completed(value)
+    Outcome::completed(value)
 }
 
 /// The callee's own word: `retryable` or its opposite `non_retryable`, in `error` or beside it.
@@ -169,13 +169,13 @@ mod tests {
 
     #[test]
     fn a_2xx_answer_is_success_whatever_its_body() {
-        assert_eq!(of(200, r#"{"a": 1}"#), Outcome::Completed(json!({"a": 1})));
+        assert_eq!(of(200, r#"{"a": 1}"#), Outcome::completed(json!({"a": 1})));
         assert_eq!(
             of(201, r#"{"success": true, "data": 1}"#),
-            Outcome::Completed(json!({"success": true, "data": 1}))
+            Outcome::completed(json!({"success": true, "data": 1}))
         );
-        assert_eq!(of(204, ""), Outcome::Completed(Value::Null));
-        assert_eq!(of(200, "<p>hi</p>"), Outcome::Completed(json!("<p>hi</p>")));
+        assert_eq!(of(204, ""), Outcome::completed(Value::Null));
+        assert_eq!(of(200, "<p>hi</p>"), Outcome::completed(json!("<p>hi</p>")));
     }
 
     #[test]

@@ -10,6 +10,10 @@ name=${1:?usage: $0 NAME [JSON]}
 input=${2:-'{}'}
 tramline=${TRAMLINE:-tramline}
 cd "$(dirname "$0")/.."
+if ! command -v "$tramline" >/dev/null; then
+  echo "$name: there is no program $tramline: put it on PATH, or name it in TRAMLINE" >&2
+  exit 1
+fi
 
 work=$(mktemp -d)
 dev=
