@@ -1,11 +1,18 @@
 //! Which ports a `dev` takes: flags, else the environment, else `supabase/config.toml`.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 
 use tramline_supabase::ProjectConfig;
 
 use crate::cli::DevArgs;
 use crate::exit::{Done, Exit, Failure};
+
+/// Where free ports are taken: below the range from which the system gives outgoing connections their ports. Gateway and Postgres
+/// bind theirs seconds later, the latter again whenever it is started anew, and any connection could have got it meanwhile.
+const FREE: Range<u16> = 20_000..32_000;
+/// Where so many are taken, nearly all are; then any will do.
+const FREE_ATTEMPTS: usize = 100;
 
 /// The ports of this start.
 pub struct Ports {
@@ -35,6 +42,11 @@ pub fn choose(args: &DevArgs, config: &ProjectConfig) -> Done<Ports> {
 }
 
 fn hold(port: u16, whose: &str, flag: &str, setting: &str) -> Done<TcpListener> {
+    if port == 0
+        && let Some(held) = hold_free()
+    {
+        return Ok(held);
+    }
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             Failure::new(Exit::Refused, format!("failed to take port {port} for the {whose}: another program uses it"))
@@ -44,8 +56,27 @@ fn hold(port: u16, whose: &str, flag: &str, setting: &str) -> Done<TcpListener> 
     })
 }
 
+fn hold_free() -> Option<TcpListener> {
+    let mut tries = (0..FREE_ATTEMPTS).map(|_| rand::random_range(FREE));
+    tries.find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
+}
+
 fn number(held: &TcpListener) -> Done<u16> {
     held.local_addr()
         .map(|address| address.port())
         .map_err(|error| Failure::new(Exit::Failure, format!("failed to read a port's number: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_port_is_none_that_an_outgoing_connection_may_get() {
+        let held: Vec<TcpListener> = (0..20).map(|_| hold(0, "gateway", "", "").unwrap()).collect();
+        for listener in &held {
+            let port = number(listener).unwrap();
+            assert!(FREE.contains(&port), "{port}");
+        }
+    }
 }
