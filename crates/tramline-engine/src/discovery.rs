@@ -206,7 +206,7 @@ pub(crate) async fn run(
             };
             if rests && (matches!(found, Ok(true)) || is_named) {
                 rests = false;
-                if let Err(error) = discovery.reader.stir(node).await {
+                if let Err(error) = discovery.reader.stir().await {
                     tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
                     continue 'connect;
                 }
@@ -265,25 +265,35 @@ pub(crate) async fn run(
             let not_before = tokio::time::Instant::now() + rest;
             tokio::select! {
                 biased;
-                change = assign.recv() => match change {
-                    None => return,
-                    Some(Assign::Take(scans)) => {
-                        shards.extend(scans.iter().map(|scan| (scan.shard, scan.epoch)));
-                        large.retain(|scan| shards.get(&scan.shard) == Some(&scan.epoch));
-                        match discovery.scan(scans).await {
-                            Ok(rest) => large.extend(rest),
-                            Err(error) => {
-                                tracing::warn!(error = %words_of(&error), "scan of shards broke off; connecting again");
-                                continue 'connect;
-                            }
+                change = assign.recv() => {
+                    let Some(change) = change else { return };
+                    // Who enqueues into a shard asks for its lock, which a rest holds for the shards it began with.
+                    if std::mem::take(&mut rests) {
+                        (pause, polled_at) = (POLL_MIN, None);
+                        if let Err(error) = discovery.reader.stir().await {
+                            tracing::warn!(error = %words_of(&error), "discovery lost the database; connecting again");
+                            continue 'connect;
                         }
                     }
-                    Some(Assign::Drop { shard }) => {
-                        shards.remove(&shard);
-                        discovery.shards.remove(&shard);
-                        large.retain(|scan| scan.shard != shard);
+                    match change {
+                        Assign::Take(scans) => {
+                            shards.extend(scans.iter().map(|scan| (scan.shard, scan.epoch)));
+                            large.retain(|scan| shards.get(&scan.shard) == Some(&scan.epoch));
+                            match discovery.scan(scans).await {
+                                Ok(rest) => large.extend(rest),
+                                Err(error) => {
+                                    tracing::warn!(error = %words_of(&error), "scan of shards broke off; connecting again");
+                                    continue 'connect;
+                                }
+                            }
+                        }
+                        Assign::Drop { shard } => {
+                            shards.remove(&shard);
+                            discovery.shards.remove(&shard);
+                            large.retain(|scan| scan.shard != shard);
+                        }
                     }
-                },
+                }
                 () = woken => {
                     if wake.search.swap(false, Ordering::AcqRel) {
                         (idle_since, pause, polled_at) = (Instant::now(), POLL_MIN, None);

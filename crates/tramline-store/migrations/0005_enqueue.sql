@@ -4,11 +4,15 @@ create type tramline.enqueue_row as (
   ord int, run_id uuid, target text, kind text, version int, input jsonb, correlation_id text, opts jsonb, code text, detail jsonb
 );
 
--- Is the owner of a shard awake? It is when its lock can be shared; then it cannot begin to rest before this transaction has ended, and
--- finds what was inserted by itself. One that rests has to be called. The class of the lock is that of the engine's discovery/rest.rs.
+-- Is an owner awake? It is when its lock can be shared; then it cannot begin to rest before this transaction has ended, and
+-- finds what was inserted by itself. One that rests has to be called. The classes of the locks are those of discovery/rest.rs.
 -- (Without settings of its own, so that it becomes part of the statements that ask.)
 create function tramline.is_awake(p_owner uuid) returns boolean language sql volatile as $$
   select p_owner is null or pg_try_advisory_xact_lock_shared(1953653101, uuid_hash(p_owner))
+$$;
+-- The same of a shard whose owner nobody has looked up: who rests holds the locks of its shards too. Where it is false, tramline.wake_owners knows more.
+create function tramline.is_attended(p_shard int) returns boolean language sql volatile as $$
+  select pg_try_advisory_xact_lock_shared(1953653102, p_shard)
 $$;
 -- Calls the owners of these shards that rest; without an argument, of all shards.
 create function tramline.wake_owners(p_shards int[]) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -29,6 +33,13 @@ create trigger wake_for_commands after insert on tramline.commands referencing n
 create function tramline.derived_source() returns text language sql stable as $$
   select coalesce('function:' || nullif(nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-tramline-function', ''),
                   'role:' || auth.role(), 'sql:' || session_user)
+$$;
+
+-- Does nobody stand behind this session, as behind the requests of /rest/v1? Then the source is the session's user, nothing has a creator and no run calls;
+-- one look instead of three. (What plpgsql evaluates is set up anew in every transaction: the size of its expressions counts, not their time.)
+create function tramline.is_own_session() returns boolean language sql stable as $$
+  select concat(current_setting('request.headers', true), current_setting('request.jwt.claims', true), current_setting('request.jwt.claim.role', true),
+                current_setting('request.jwt.claim.sub', true)) = ''
 $$;
 
 -- The run whose step made this request: the host's fetch wrapper sends its id, /rest/v1 hands the headers on.
@@ -83,68 +94,90 @@ create function tramline.is_input_of(p_run_id uuid, p_input jsonb) returns boole
 $$;
 
 -- What nearly every batch is: no correlation ids, no options but those that say who starts the run, nothing that targets ask for is missing, ids of
--- about now that are not used yet. Inserted by one plain statement; answers the version of each target (null of a function's). Answers null and
--- leaves nothing behind when a batch is not like that, and the long way looks at it.
-create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input jsonb[], p_opts jsonb[]) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+-- about now that are not used yet. Inserted by one plain statement; each statement costs more than what it reads. Answers what only the database knows of
+-- these runs: their transaction and time, the source of those that name none, and of each target its version (null of a function's) and the policy of
+-- its runs. Answers nulls and leaves nothing behind when a batch is not like that, and the long way looks at it.
+-- p_given: some ids are the caller's own, and may have been used long before.
+create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input jsonb[], p_opts jsonb[], p_given boolean,
+  out xid xid8, out queued_at timestamptz, out source text, out targets text[], out versions int[], out retries jsonb[])
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_targets text[] := p_target[1:1];
-  v record;
+  v_source text;
+  v_user uuid;
+  v_limited boolean;
+  v_asks boolean;                                    -- some target has required inputs
+  v_from uuid;                                       -- the ids that have their partitions
+  v_until uuid;
+  v_awake boolean;
+  v_now bigint;
+  v_rows int;
 begin
   -- One target for all is the rule, and needs no statement.
-  if array_position(p_target, null) is not null then
-    return null;
-  elsif p_target <> array_fill(p_target[1], array[cardinality(p_target)]) then
+  if p_target <> array_fill(p_target[1], array[cardinality(p_target)]) then
     v_targets := array(select distinct u.target from unnest(p_target) as u(target));
   end if;
   if cardinality(p_run_id) <> cardinality(p_target) or cardinality(p_run_id) <> cardinality(p_input)
-     or cardinality(p_run_id) <> cardinality(p_opts) or cardinality(v_targets) not between 1 and 100
+     or cardinality(p_run_id) <> cardinality(p_opts) or cardinality(v_targets) not between 1 and 100 then
+    return;
+  elsif tramline.is_own_session() then
+    v_source := 'sql:' || session_user;
+  elsif tramline.calling_run() is not null then
+    return;
+  else
+    v_source := tramline.derived_source();
+    v_user := auth.uid();
+  end if;
+  if p_given then
+    if exists (select from tramline.runs_foreign) then
+      return;
+    end if;
+  end if;
+  select array_agg(t.name), array_agg(t.version), array_agg(t.retry), bool_or(t.is_limited), bool_or(t.required_inputs <> '{}'),
+         (array_agg(t.ids_from))[1], (array_agg(t.ids_until))[1],
+         -- A batch that is not small is of all shards.
+         case when cardinality(p_run_id) < 100 then (select bool_and(tramline.is_attended(tramline.shard_of(u.id))) from unnest(p_run_id) as u(id)) end
+    into targets, versions, retries, v_limited, v_asks, v_from, v_until, v_awake
+    from tramline.targets t where t.name = any (v_targets);
+  if (cardinality(targets) = cardinality(v_targets) and not v_limited) is not true then
+    return;
+  end if;
+  if v_asks then
+    if exists (select from unnest(p_target, p_input) as u(target, input) join tramline.targets t on t.name = u.target
+                where t.required_inputs <> '{}' and not coalesce(jsonb_typeof(u.input) = 'object' and u.input ?& t.required_inputs, false)) then
+      return;
+    end if;
+  end if;
+  if v_awake is not true then
+    perform tramline.wake_owners(case when not v_awake then array(select tramline.shard_of(u.id) from unnest(p_run_id) as u(id)) end);
+  end if;
+  v_now := date_part('epoch', now()) * 65536000;     -- the first eight bytes of ids of now
+  insert into tramline.runs (run_id, shard, kind, target, version, input, source, created_by, triggered_by, function_name, metadata, retry)
+  select u.run_id, tramline.shard_of(u.run_id), case when versions[u.at] is null then 'function' else 'workflow' end, u.target, versions[u.at],
+         coalesce(u.input, '{}'), coalesce(u.opts ->> 'source', v_source), coalesce((u.opts ->> 'created_by')::uuid, v_user), u.opts ->> 'triggered_by',
+         case when versions[u.at] is null then u.target end, nullif(u.opts -> 'metadata', 'null'), retries[u.at]
+    from (select x.*, array_position(targets, x.target) as at
+            from unnest(p_run_id, p_target, p_input, p_opts) as x(run_id, target, input, opts) offset 0) u
+   where (get_byte(uuid_send(u.run_id), 6) >> 4) = 7 and u.run_id >= v_from and u.run_id < v_until
+     -- Of about now: yesterday's and tomorrow's at most.
+     and uuid_send(u.run_id) between int8send(v_now - 5662310400000) and int8send(v_now + 5662310400000) and u.at is not null
+     and coalesce(pg_column_size(u.input) <= 262144, true)
      -- Some options say more than who starts the run. (own_id matters to limits only.)
-     or exists (select from unnest(p_opts) as u(opts)
-                 where case when jsonb_typeof(u.opts) = 'object' then u.opts - array['own_id', 'source', 'created_by', 'triggered_by', 'metadata'] <> '{}'
-                            else u.opts is not null end)
-     or strpos(current_setting('request.headers', true), 'x-tramline-run-id') > 0 then
-    return null;
-  end if;
-  -- Each statement costs more than what it reads: one for all that is asked.
-  select t.names, t.kinds, t.versions, t.asks,
-         not exists (select from tramline.target_limits)
-           and not exists (select from tramline.queues q where q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null))
-           and not exists (select from tramline.runs_foreign)
-           and (select bool_and((get_byte(uuid_send(u.id), 6) >> 4) = 7 and pg_column_size(u.input) <= 262144
-                                and exists (select from tramline.native_days d where u.id >= d.lo and u.id < d.hi))
-                  from unnest(p_run_id, p_input) as u(id, input)) as is_plain
-    into v
-    from (select array_agg(u.target) as names, array_agg(case when d.version is null then 'function' else 'workflow' end) as kinds,
-                 array_agg(d.version) as versions, bool_or(d.required <> '{}') as asks
-            from unnest(v_targets) as u(target)
-            left join lateral (select w.version, w.required_inputs as required from tramline.workflow_definitions w
-                                where w.name = u.target and w.status = 'published' order by w.version desc limit 1) d on true
-            left join tramline.functions f on f.name = u.target
-           where d.version is not null or f.name is not null and f.retry is null) t;
-  if not v.is_plain or cardinality(v.names) is distinct from cardinality(v_targets) then
-    return null;
-  end if;
-  if v.asks and exists (select from unnest(p_target, p_input) as u(target, input)
-                          join unnest(v.names, v.versions) as t(target, version) on t.target = u.target
-                          join tramline.workflow_definitions w on w.name = t.target and w.version = t.version
-                         where w.required_inputs <> '{}'
-                           and not coalesce(jsonb_typeof(u.input) = 'object' and u.input ?& w.required_inputs, false)) then
-    return null;
-  end if;
-  -- A batch that is not small is of all shards.
-  perform tramline.wake_owners(case when cardinality(p_run_id) < {{shard_count}} then array(select tramline.shard_of(u.id) from unnest(p_run_id) as u(id)) end);
-  insert into tramline.runs (run_id, shard, kind, target, version, input, source, created_by, triggered_by, function_name, metadata)
-  select u.run_id, tramline.shard_of(u.run_id), t.kind, u.target, t.version, coalesce(u.input, '{}'), coalesce(u.opts ->> 'source', s.source),
-         coalesce((u.opts ->> 'created_by')::uuid, s.uid), u.opts ->> 'triggered_by', case when t.version is null then u.target end,
-         nullif(u.opts -> 'metadata', 'null')
-    from unnest(p_run_id, p_target, p_input, p_opts) as u(run_id, target, input, opts)
-    join unnest(v.names, v.kinds, v.versions) as t(target, kind, version) on t.target = u.target
-   cross join (select tramline.derived_source() as source, auth.uid() as uid offset 0) s
+     and case when jsonb_typeof(u.opts) = 'object' then u.opts - array['own_id', 'source', 'created_by', 'triggered_by', 'metadata'] = '{}'
+              else u.opts is null end
    order by u.run_id;
-  return jsonb_object(v.names, v.versions::text[]);
-exception when unique_violation then
-  return null;                                       -- sent again: some of them exist
+  get diagnostics v_rows = row_count;
+  if v_rows <> cardinality(p_run_id) then
+    raise exception using errcode = 'TL000', message = 'some of these runs are not plain';
+  end if;
+  xid := pg_current_xact_id();
+  queued_at := now();
+  source := v_source;
+exception when unique_violation or sqlstate 'TL000' then
+  -- Sent again: some of them exist. Or some are not plain, which shows here.
+  targets := null;
+  versions := null;
+  retries := null;
 end $$;
 
 -- Enqueues any number of runs in one statement. Arrays are parallel; p_run_id, p_correlation_id and p_opts may hold nulls.
@@ -154,17 +187,14 @@ end $$;
 -- limit that cannot be kept; TL404 unknown target; TL409 correlation id used with other input (detail.run_id names the first run); TL422
 -- missing fields (detail.missing lists them all). Nothing of a refused item is kept.
 -- A known correlation id is answered with its run also when the target asks for more by now: the call was accepted once.
--- Of a plain batch that is not large the rest of the rows is told, too, so that a node which owns their shards need not read them:
--- enqueued_xid, queued_at, version, source, and the input as it is stored.
 -- Locks: correlations in key order, then runs in the order of their ids, so that two batches cannot deadlock.
 create function tramline.enqueue_many(p_run_id uuid[], p_target text[], p_input jsonb[], p_correlation_id text[], p_opts jsonb[])
-returns table (ord int, run_id uuid, created boolean, code text, detail jsonb,
-               enqueued_xid xid8, queued_at timestamptz, version int, source text, input jsonb)
+returns table (ord int, run_id uuid, created boolean, code text, detail jsonb)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   v_rows tramline.enqueue_row[];
-  v_source text := tramline.derived_source();
+  v_source text;
   v_user uuid;
   v_parent uuid;
   v_root uuid;
@@ -174,24 +204,18 @@ declare
   v_retention jsonb;                                 -- how long correlation ids hold, of the targets that say so
   v_pull text[];
   v_ids uuid[];
-  v_versions jsonb;
-  c_told_max constant int := 500;                    -- as many as a node starts by name: of more, discovery reads pages
+  v_plain record;
 begin
   if cardinality(array_remove(p_correlation_id, null)) = 0 then
     v_ids := case when array_position(p_run_id, null) is null then p_run_id
                   else array(select coalesce(u.id, tramline.uuid_v7()) from unnest(p_run_id) with ordinality as u(id, ord) order by u.ord) end;
-    v_versions := tramline.enqueue_plain(v_ids, p_target, p_input, p_opts);
-    if v_versions is not null and cardinality(v_ids) > c_told_max then
-      return query select u.ord::int, u.id, true, null::text, null::jsonb, null::xid8, null::timestamptz, null::int, null::text, null::jsonb
-                     from unnest(v_ids) with ordinality as u(id, ord);
-      return;
-    elsif v_versions is not null then
-      return query select u.ord::int, u.id, true, null::text, null::jsonb, pg_current_xact_id(), now(), (v_versions ->> u.target)::int,
-                          coalesce(u.opts ->> 'source', v_source), coalesce(u.input, '{}')
-                     from unnest(v_ids, p_target, p_input, p_opts) with ordinality as u(id, target, input, opts, ord);
+    v_plain := tramline.enqueue_plain(v_ids, p_target, p_input, p_opts, cardinality(array_remove(p_run_id, null)) > 0);
+    if v_plain.xid is not null then
+      return query select u.ord::int, u.id, true, null::text, null::jsonb from unnest(v_ids) with ordinality as u(id, ord);
       return;
     end if;
   end if;
+  v_source := tramline.derived_source();
   v_user := auth.uid();
   v_parent := tramline.calling_run();
   -- Workers outside name their targets themselves: nothing of a run in a pull queue is looked up.
@@ -323,8 +347,7 @@ begin
     insert into ops.pull_runs (run_id, queue, priority, run_at, is_foreign)
     select run_id, queue, priority, run_at, false from a where executor = 'pull'
     union all select run_id, queue, priority, run_at, true from b where executor = 'pull')
-  select r.ord, r.run_id, n.run_id is not null and row_number() over (partition by r.run_id, r.code order by r.ord) = 1, nullif(r.code, 'known'), r.detail,
-         null::xid8, null::timestamptz, null::int, null::text, null::jsonb
+  select r.ord, r.run_id, n.run_id is not null and row_number() over (partition by r.run_id, r.code order by r.ord) = 1, nullif(r.code, 'known'), r.detail
     from unnest(v_rows) r
     left join (select run_id from a union all select run_id from b) n on n.run_id = r.run_id and r.code is null
    order by r.ord;

@@ -87,78 +87,95 @@ create function tramline.may_follow(p_from text, p_to text) returns boolean lang
     end), false)
 $$;
 
--- May an insert into ops.runs that says more than target, input and correlation id be stored as it is? Else tramline.enqueue_many looks at it.
+-- May an insert into ops.runs that says more than target, input and correlation id be stored as it is? Else tramline.insert_run looks at it.
 create function tramline.is_plain(p ops.runs) returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-  return coalesce(p.status, 'queued') in ('queued', 'scheduled') and num_nonnulls(p.run_id, p.kind, p.concurrency_key, p.parent_run_id, p.root_run_id) = 0
+  return coalesce(p.status, 'queued') in ('queued', 'scheduled')
+     and num_nonnulls(p.run_id, p.kind, p.concurrency_key, p.parent_run_id, p.root_run_id) = 0
      and coalesce(p.scheduled_at between '2000-01-01' and now() + interval '100 years', true) and coalesce(length(p.queue) between 1 and 128, true)
      and not exists (select from tramline.queues q where q.name = p.queue and (q.mode <> 'engine' or q.concurrency is not null or q.rate_count is not null));
 end $$;
 
--- An insert of one run, as few plain statements as can be: each costs more to set up, in every transaction, than all that it does. Takes what
--- nearly every insert is, with the rules of tramline.enqueue_many (a test compares the two), and hands everything else over to that.
-create function tramline.runs_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp
-  set plan_cache_mode = force_generic_plan as $$
+-- An insert of one run, as few plain statements as can be: each costs more to set up, in every transaction, than all that it does, and so do joins and lists of
+-- columns to be returned. Takes what nearly every insert is, with the rules of tramline.enqueue_many (a test compares the two), and hands everything
+-- else over to tramline.insert_run.
+create function tramline.runs_insert() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_id uuid;
+  v_shard int;
+  v_source text := new.source;
+  v_user uuid := new.created_by;
+  t tramline.targets;
+begin
+  if (num_nonnulls(new.run_id, new.status, new.kind, new.queue, new.scheduled_at, new.concurrency_key, new.parent_run_id, new.root_run_id) = 0 or tramline.is_plain(new))
+     -- What may be unfit is looked at there.
+     and (new.input is null or pg_column_size(new.input) <= 262144) then
+    if tramline.is_own_session() then
+      v_source := coalesce(v_source, 'sql:' || session_user);
+    else
+      if strpos(current_setting('request.headers', true), 'x-tramline-') > 0 then
+        return tramline.insert_run(new);             -- may be the child of a run
+      end if;
+      v_source := coalesce(v_source, tramline.derived_source());
+      v_user := coalesce(v_user, auth.uid());
+    end if;
+    select * into t from tramline.targets x where x.name = coalesce(new.target, new.function_name);
+    v_id := tramline.uuid_v7();
+    if not t.is_limited and v_id >= t.ids_from and v_id < t.ids_until
+       and (t.required_inputs = '{}' or jsonb_typeof(new.input) = 'object' and new.input ?& t.required_inputs) then
+      if new.correlation_id is not null then
+        insert into tramline.correlations (shard, target, correlation_id, run_id, input_hash, expires_at)
+        select tramline.key_shard(t.name || chr(31) || new.correlation_id), t.name, new.correlation_id, v_id,
+               sha256(convert_to(coalesce(new.input, '{}')::text, 'UTF8')), now() + coalesce(t.retention, interval '30 days')
+         where length(new.correlation_id) <= 512
+        on conflict do nothing;
+      end if;
+      if new.correlation_id is null or found then
+        v_shard := tramline.shard_of(v_id);
+        if not tramline.is_attended(v_shard) then
+          perform tramline.wake_owners(array[v_shard]);
+        end if;
+        insert into tramline.runs (run_id, shard, kind, target, version, input, correlation_id, queue, priority, source, created_by, triggered_by,
+               project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
+        values (v_id, v_shard, case when t.version is null then 'function' else 'workflow' end, t.name, t.version, coalesce(new.input, '{}'), new.correlation_id,
+               coalesce(new.queue, 'default'), coalesce(new.priority, 2::smallint), v_source, v_user, new.triggered_by, new.project_id, new.env, new.git_sha, new.git_ref,
+               case when t.version is null then t.name end, nullif(new.context, 'null'), nullif(new.metadata, 'null'), new.scheduled_at, t.retry);
+        -- What the view shows of a run that has just been made, without asking all the tables that can say more of older ones. Column by column
+        -- as the view has them.
+        return row(v_id, case when t.version is null then 'function' else 'workflow' end, t.name, t.version, 'engine',
+          case when new.scheduled_at > now() then 'scheduled' else 'queued' end, coalesce(new.queue, 'default'), coalesce(new.priority, 2::smallint),
+          coalesce(new.input, '{}'), nullif(new.context, 'null'), null, null, null, new.correlation_id, null, v_source, v_user, new.triggered_by, null, null,
+          new.project_id, new.env, new.git_sha, new.git_ref, case when t.version is null then t.name end, 0, 1, null, now(), new.scheduled_at, null, null, null,
+          coalesce(nullif(new.metadata, 'null'), '{}'))::ops.runs;
+      end if;
+    end if;
+  end if;
+  return tramline.insert_run(new);
+end $$;
+
+-- An insert into ops.runs that tramline.runs_insert does not take: by tramline.enqueue_many, or of a run that its writer keeps. Answers the row as the view
+-- shows it, or refuses.
+create function tramline.insert_run(p ops.runs) returns ops.runs language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan as $$
+declare
   v record;
   v_made tramline.runs;
   v_status text;
   v_native boolean;
 begin
-  if (num_nonnulls(new.run_id, new.status, new.kind, new.queue, new.scheduled_at, new.concurrency_key, new.parent_run_id, new.root_run_id) = 0
-      or tramline.is_plain(new))
-     -- What may be unfit, or the child of a run, is looked at there.
-     and coalesce(length(new.correlation_id) <= 512, true) and coalesce(pg_column_size(new.input) <= 262144, true)
-     and coalesce(strpos(current_setting('request.headers', true), 'x-tramline-') = 0, true) then
-    v_id := tramline.uuid_v7();
-    if new.correlation_id is not null then
-      insert into tramline.correlations (shard, target, correlation_id, run_id, input_hash, expires_at)
-      select tramline.key_shard(t.name || chr(31) || new.correlation_id), t.name, new.correlation_id, v_id,
-             sha256(convert_to(coalesce(new.input, '{}')::text, 'UTF8')), now() + coalesce(t.retention, interval '30 days')
-        from tramline.targets t where t.name = coalesce(new.target, new.function_name)
-      on conflict do nothing;
-    end if;
-    if new.correlation_id is null or found then
-      insert into tramline.runs as r (run_id, shard, kind, target, version, input, correlation_id, queue, priority, source, created_by, triggered_by,
-             project_id, env, git_sha, git_ref, function_name, context, metadata, scheduled_at, retry)
-      select v_id, o.shard, case when t.version is null then 'function' else 'workflow' end, t.name, t.version, coalesce(new.input, '{}'),
-             new.correlation_id, coalesce(new.queue, 'default'), coalesce(new.priority, 2::smallint), coalesce(new.source, tramline.derived_source()),
-             coalesce(new.created_by, auth.uid()), new.triggered_by, new.project_id, new.env, new.git_sha, new.git_ref,
-             case when t.version is null then t.name end, nullif(new.context, 'null'), nullif(new.metadata, 'null'), new.scheduled_at, t.retry
-        from tramline.targets t join tramline.shards o on o.shard = tramline.shard_of(v_id)
-       where t.name = coalesce(new.target, new.function_name) and not t.is_limited and v_id >= t.ids_from and v_id < t.ids_until
-         and (t.required_inputs = '{}' or jsonb_typeof(new.input) = 'object' and new.input ?& t.required_inputs)
-         -- tramline.wake_owners, for one that has been looked up already
-         and (o.owner is null or pg_try_advisory_xact_lock_shared(1953653101, uuid_hash(o.owner)) or pg_notify('tramline:' || o.owner, '') is not null)
-      -- What the view shows of a run that has just been made, without asking all the tables that can say more of older ones.
-      returning r.run_id, r.kind::text, r.target, r.version, r.executor::text, case when r.scheduled_at > now() then 'scheduled' else 'queued' end,
-             r.queue, r.priority::smallint, r.input, r.context, null::jsonb, null::jsonb, null::text, r.correlation_id, r.concurrency_key, r.source,
-             r.created_by, r.triggered_by, r.parent_run_id, r.root_run_id, r.project_id, r.env, r.git_sha, r.git_ref, r.function_name, 0, 1, null::text,
-             r.queued_at, r.scheduled_at, null::timestamptz, null::timestamptz, null::timestamptz, coalesce(r.metadata, '{}') into v;
-      if found then
-        return v;
-      elsif new.correlation_id is not null then
-        -- It is not plain, which shows here. No other transaction has seen the key.
-        delete from tramline.correlations c
-         where c.shard = tramline.key_shard(coalesce(new.target, new.function_name) || chr(31) || new.correlation_id)
-           and c.target = coalesce(new.target, new.function_name) and c.correlation_id = new.correlation_id and c.run_id = v_id;
-      end if;
-    end if;
-  end if;
-  v_status := case new.status when 'success' then 'completed' else coalesce(new.status, 'queued') end;
+  v_status := case p.status when 'success' then 'completed' else coalesce(p.status, 'queued') end;
   if v_status in ('queued', 'scheduled') then
     -- Without an id of the writer's own, the key or the parent decides about the shard.
-    select * into v from tramline.enqueue_many(array[new.run_id], array[coalesce(new.target, new.function_name)], array[new.input], array[new.correlation_id],
-      array[jsonb_strip_nulls(jsonb_build_object('kind', new.kind, 'queue', new.queue, 'priority', new.priority, 'run_at', new.scheduled_at,
-        'concurrency_key', new.concurrency_key, 'own_id', case when new.run_id is not null then true end, 'source', new.source, 'created_by', new.created_by, 'triggered_by', new.triggered_by,
-        'parent_run_id', new.parent_run_id, 'root_run_id', new.root_run_id, 'project_id', new.project_id, 'env', new.env,
-        'git_sha', new.git_sha, 'git_ref', new.git_ref))
-        || case when num_nonnulls(new.context, new.metadata) = 0 then '{}' else jsonb_build_object('context', new.context, 'metadata', new.metadata) end]);
+    select * into v from tramline.enqueue_many(array[p.run_id], array[coalesce(p.target, p.function_name)], array[p.input], array[p.correlation_id],
+      array[jsonb_strip_nulls(jsonb_build_object('kind', p.kind, 'queue', p.queue, 'priority', p.priority, 'run_at', p.scheduled_at,
+        'concurrency_key', p.concurrency_key, 'own_id', case when p.run_id is not null then true end, 'source', p.source, 'created_by', p.created_by, 'triggered_by', p.triggered_by,
+        'parent_run_id', p.parent_run_id, 'root_run_id', p.root_run_id, 'project_id', p.project_id, 'env', p.env,
+        'git_sha', p.git_sha, 'git_ref', p.git_ref))
+        || case when num_nonnulls(p.context, p.metadata) = 0 then '{}' else jsonb_build_object('context', p.context, 'metadata', p.metadata) end]);
     if v.code is not null then
       perform tramline.raise_refusal(v.code, v.detail);
     end if;
-    new.run_id := v.run_id;
+    p.run_id := v.run_id;
     if v.created then
       select x.* into v_made from tramline.runs x where x.run_id = v.run_id and x.shard = tramline.shard_of(v.run_id);
     end if;
@@ -166,41 +183,41 @@ begin
       select v_made.kind, v_made.target, v_made.version, v_made.executor, case when v_made.scheduled_at > now() then 'scheduled' else 'queued' end, v_made.queue, v_made.priority,
              v_made.input, v_made.context, v_made.concurrency_key, v_made.source, v_made.created_by, v_made.parent_run_id, v_made.root_run_id, v_made.function_name, 0, 1, null, v_made.queued_at,
              v_made.scheduled_at, null, null, null, null, null, null, coalesce(v_made.metadata, '{}')
-        into new.kind, new.target, new.version, new.executor, new.status, new.queue, new.priority,
-             new.input, new.context, new.concurrency_key, new.source, new.created_by, new.parent_run_id, new.root_run_id, new.function_name, new.attempt,
-             new.generation, new.claimed_by, new.queued_at, new.scheduled_at, new.started_at, new.finished_at, new.completed_at, new.output,
-             new.error, new.error_step, new.metadata;
-      return new;
+        into p.kind, p.target, p.version, p.executor, p.status, p.queue, p.priority,
+             p.input, p.context, p.concurrency_key, p.source, p.created_by, p.parent_run_id, p.root_run_id, p.function_name, p.attempt,
+             p.generation, p.claimed_by, p.queued_at, p.scheduled_at, p.started_at, p.finished_at, p.completed_at, p.output,
+             p.error, p.error_step, p.metadata;
+      return p;
     end if;
   else
     -- The worker pattern: the writer executes the run and keeps its row; no node takes part.
     if v_status not in ('claimed', 'running', 'waiting', 'paused', 'compensating', 'completed', 'failed', 'cancelled', 'skipped') then
-      raise exception using errcode = 'TL400', message = format('"%s" is no status of a run', new.status);
+      raise exception using errcode = 'TL400', message = format('"%s" is no status of a run', p.status);
     end if;
-    new.run_id := coalesce(new.run_id, tramline.uuid_v7());
-    v_native := tramline.is_native(new.run_id);
+    p.run_id := coalesce(p.run_id, tramline.uuid_v7());
+    v_native := tramline.is_native(p.run_id);
     if v_native then
       insert into tramline.runs (run_id, shard, kind, target, executor, queue, priority, input, correlation_id, source, created_by, triggered_by,
         parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata)
-      values (new.run_id, tramline.shard_of(new.run_id), coalesce(new.kind, 'external'), coalesce(new.target, new.function_name, 'external'),
-        'external', coalesce(new.queue, 'default'), coalesce(new.priority, 2), coalesce(new.input, '{}'), new.correlation_id,
-        coalesce(new.source, tramline.derived_source()), coalesce(new.created_by, auth.uid()), new.triggered_by,
-        coalesce(new.parent_run_id, tramline.calling_run()), new.root_run_id, new.project_id, new.env, new.git_sha, new.git_ref,
-        new.function_name, new.context, new.metadata);
+      values (p.run_id, tramline.shard_of(p.run_id), coalesce(p.kind, 'external'), coalesce(p.target, p.function_name, 'external'),
+        'external', coalesce(p.queue, 'default'), coalesce(p.priority, 2), coalesce(p.input, '{}'), p.correlation_id,
+        coalesce(p.source, tramline.derived_source()), coalesce(p.created_by, auth.uid()), p.triggered_by,
+        coalesce(p.parent_run_id, tramline.calling_run()), p.root_run_id, p.project_id, p.env, p.git_sha, p.git_ref,
+        p.function_name, p.context, p.metadata);
     else
       insert into tramline.runs_foreign (run_id, shard, kind, target, executor, queue, priority, input, correlation_id, source, created_by,
         triggered_by, parent_run_id, root_run_id, project_id, env, git_sha, git_ref, function_name, context, metadata)
-      values (new.run_id, tramline.shard_of(new.run_id), coalesce(new.kind, 'external'), coalesce(new.target, new.function_name, 'external'),
-        'external', coalesce(new.queue, 'default'), coalesce(new.priority, 2), coalesce(new.input, '{}'), new.correlation_id,
-        coalesce(new.source, tramline.derived_source()), coalesce(new.created_by, auth.uid()), new.triggered_by,
-        coalesce(new.parent_run_id, tramline.calling_run()), new.root_run_id, new.project_id, new.env, new.git_sha, new.git_ref,
-        new.function_name, new.context, new.metadata);
+      values (p.run_id, tramline.shard_of(p.run_id), coalesce(p.kind, 'external'), coalesce(p.target, p.function_name, 'external'),
+        'external', coalesce(p.queue, 'default'), coalesce(p.priority, 2), coalesce(p.input, '{}'), p.correlation_id,
+        coalesce(p.source, tramline.derived_source()), coalesce(p.created_by, auth.uid()), p.triggered_by,
+        coalesce(p.parent_run_id, tramline.calling_run()), p.root_run_id, p.project_id, p.env, p.git_sha, p.git_ref,
+        p.function_name, p.context, p.metadata);
     end if;
-    perform tramline.keep_external(new.run_id, v_native, v_status, null, new.output, new.error, new.error_step, new.claimed_by, null,
-      new.started_at, coalesce(new.finished_at, new.completed_at));
+    perform tramline.keep_external(p.run_id, v_native, v_status, null, p.output, p.error, p.error_step, p.claimed_by, null,
+      p.started_at, coalesce(p.finished_at, p.completed_at));
   end if;
-  select * into new from ops.runs where run_id = new.run_id;
-  return new;
+  select * into p from ops.runs where run_id = p.run_id;
+  return p;
 end $$;
 
 -- Appends the state of an external run: a mark while it lives, an end when it ended. Terminal states never change.

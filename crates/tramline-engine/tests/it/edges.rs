@@ -17,7 +17,8 @@ use crate::support::*;
 use place::*;
 
 const FLUSH: &str = "tramline.flush(";
-const ENQUEUE: &str = "tramline.enqueue_many(";
+const ENQUEUE: &str = "tramline.enqueue_plain(";
+const ENQUEUE_LONG: &str = "tramline.enqueue_many(";
 const TAKE: &str = "set owner = $2";
 const BEAT: &str = "update tramline.nodes set beat";
 const RELEASE: &str = "tramline.release_shards(";
@@ -148,6 +149,7 @@ async fn accepting_survives_a_fault_at_every_edge() {
         (Course::ThreeSteps, ENQUEUE),
         (Course::Plain, ENQUEUE),
         (Course::Told, ENQUEUE),
+        (Course::Named, ENQUEUE_LONG),
         (Course::Named, READ_NAMED),
     ];
     let cases = EDGES

@@ -15,7 +15,7 @@ const NEVER: Duration = Duration::from_secs(3_600);
 
 /// Owners that rest hold their lock.
 async fn until_resting(client: &Client, engines: i64) {
-    let resting = "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 2 and mode = 'ExclusiveLock' and granted
+    let resting = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1953653101 and mode = 'ExclusiveLock' and granted
         and database = (select oid from pg_database where datname = current_database())";
     until_count(client, resting, engines).await;
 }
@@ -111,5 +111,49 @@ async fn work_that_comes_through_another_node_starts_at_once() {
         assert_eq!(ended(&a, id).await.status, "completed");
     }
     a.stop(Duration::from_secs(5)).await;
+    b.stop(Duration::from_secs(5)).await;
+}
+
+/// Whoever enqueues asks for the lock of a shard, which its new owner must have before it rests again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_gets_shards_while_it_rests_is_called_for_these_too() {
+    let db = test_db().await;
+    register(&db, &["step"]).await;
+    let a = engine_with(db.url(), seldom("a"), echo()).await;
+    let b = engine_with(db.url(), seldom("b"), echo()).await;
+    let client = db.connect().await;
+    until_count(
+        &client,
+        "select count(*) from (select from tramline.shards where owner is not null group by owner having count(*) = 8) even",
+        2,
+    )
+    .await;
+    let of_a: Vec<i32> = client
+        .query_one(
+            "select array_agg(shard) from tramline.shards where owner = $1",
+            &[&a.node()],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    until_resting(&client, 2).await;
+    a.stop(Duration::from_secs(5)).await;
+    let held = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1953653102 and mode = 'ExclusiveLock' and granted
+        and database = (select oid from pg_database where datname = current_database())";
+    until_count(&client, held, 16).await;
+    let served = "select count(*) from tramline.run_ends where shard = any ($1)";
+    while client.query_one(served, &[&of_a]).await.unwrap().get::<_, i64>(0) < 3 {
+        until_resting(&client, 1).await;
+        client
+            .execute("insert into ops.runs (target) values ('step')", &[])
+            .await
+            .unwrap();
+        until_count(
+            &client,
+            "select count(*) from ops.runs where status <> 'completed'",
+            0,
+        )
+        .await;
+    }
     b.stop(Duration::from_secs(5)).await;
 }

@@ -40,7 +40,7 @@ async fn until_ended(client: &Client, runs: i64) {
 }
 
 async fn until_resting(client: &Client) {
-    let locks = "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 2 and mode = 'ExclusiveLock' and granted
+    let locks = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1953653101 and mode = 'ExclusiveLock' and granted
         and database = (select oid from pg_database where datname = current_database())";
     until_count(client, locks, 1).await;
 }

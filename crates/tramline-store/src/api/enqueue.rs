@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use tokio_postgres::Row;
+use tramline_core::Millis;
 use tramline_core::ids::{key_bits, shard_of, tail_bits, with_tail_bits};
 use uuid::Uuid;
 
@@ -81,6 +81,8 @@ pub async fn enqueue(db: &Db, runs: &[NewRun]) -> Result<Answers, StoreError> {
 
 /// From this size on a call gains nothing from sharing its statement.
 const ALONE_FROM: usize = 100;
+/// As many runs are told with their headers: of more, their owners read pages.
+const TOLD_MAX: usize = 500;
 
 /// One answer per item.
 pub(super) type Answers = Vec<Result<Accepted, Refused>>;
@@ -93,7 +95,55 @@ pub(super) struct Items {
     inputs: Vec<Jsonb>,
     correlations: Vec<Option<String>>,
     options: Vec<Option<Jsonb>>,
-    metadata: Vec<Option<JsonText>>,
+    rest: Vec<Rest>,
+}
+
+/// What is not sent by itself, but looked at here.
+struct Rest {
+    source: Option<String>,
+    metadata: Option<JsonText>,
+    /// The id is the caller's.
+    is_given: bool,
+    /// Nothing is said of this run that `tramline.enqueue_plain` does not know.
+    is_plain: bool,
+    /// The database writes its input as it was sent, but for spaces and the order of keys.
+    is_kept: bool,
+}
+
+impl Rest {
+    fn of(run: &NewRun) -> Self {
+        let uncommon = run.correlation_id.is_some()
+            || run.concurrency_key.is_some()
+            || run.queue.is_some()
+            || run.priority.is_some()
+            || run.run_at.is_some()
+            || run.delay.is_some()
+            || run.parent_run_id.is_some()
+            || run.retry.is_some();
+        Self {
+            source: run.source.clone(),
+            metadata: run.metadata.as_ref().map(|m| JsonText::of(&m.to_string())),
+            is_given: run.run_id.is_some(),
+            is_plain: !uncommon,
+            is_kept: is_kept(&run.input),
+        }
+    }
+}
+
+/// Does jsonb keep all numbers of a value as they are written? Exponents it writes out, and it knows no negative zero: then what is read
+/// back may be another kind of number.
+fn is_kept(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            let text = number.to_string();
+            let is_negative_zero =
+                text.starts_with('-') && !text.contains(|c: char| ('1'..='9').contains(&c));
+            !text.contains(['e', 'E']) && !is_negative_zero
+        }
+        Value::Array(items) => items.iter().all(is_kept),
+        Value::Object(map) => map.values().all(is_kept),
+        _ => true,
+    }
 }
 
 impl Items {
@@ -105,10 +155,7 @@ impl Items {
             inputs: runs.iter().map(|r| Jsonb::of(&r.input)).collect(),
             correlations: runs.iter().map(|r| r.correlation_id.clone()).collect(),
             options: runs.iter().map(options).collect(),
-            metadata: runs
-                .iter()
-                .map(|r| r.metadata.as_ref().map(|m| JsonText::of(&m.to_string())))
-                .collect(),
+            rest: runs.iter().map(Rest::of).collect(),
         }
     }
 
@@ -134,26 +181,29 @@ impl Items {
         self.inputs.append(&mut other.inputs);
         self.correlations.append(&mut other.correlations);
         self.options.append(&mut other.options);
-        self.metadata.append(&mut other.metadata);
+        self.rest.append(&mut other.rest);
     }
 
-    /// The run at a place, from what the statement told of it; `None` when it told nothing.
-    fn header(&self, at: usize, row: &Row) -> Option<Box<Header>> {
-        let xid: Xid = row.get::<_, Option<_>>(4)?;
-        let run_id = row.get(0);
-        let version: Option<i32> = row.get(6);
+    /// The run at a place as its owner would read it; `None` when it has to.
+    fn header(&self, at: usize, plain: &Plain) -> Option<Box<Header>> {
+        let (run_id, target, rest) = (*self.ids.get(at)?, self.targets.get(at)?, self.rest.get(at)?);
+        let place = plain.targets.iter().position(|t| t == target)?;
+        let version = *plain.versions.get(place)?;
+        if !rest.is_kept {
+            return None;
+        }
         let body = Body {
             run_id,
             kind: if version.is_some() { "workflow" } else { "function" }.to_owned(),
-            target: self.targets.get(at)?.clone(),
+            target: target.clone(),
             version,
-            input: row.get(8),
+            input: JsonText::of(&self.inputs.get(at)?.0),
             correlation_id: None,
-            source: row.get(7),
-            queued_at: millis(row.get::<_, Timestamp>(5)),
+            source: rest.source.clone().unwrap_or_else(|| plain.source.clone()),
+            queued_at: plain.queued_at,
             scheduled_at: None,
-            metadata: self.metadata.get(at)?.clone(),
-            retry: None,
+            metadata: rest.metadata.clone(),
+            retry: plain.retries.get(place)?.clone(),
             foreign: false,
             gate: None,
             priority: DEFAULT_PRIORITY,
@@ -163,7 +213,7 @@ impl Items {
             shard: shard_of(run_id, SHARD_COUNT),
             priority: DEFAULT_PRIORITY,
             scheduled_at: None,
-            xid: xid.0,
+            xid: plain.xid,
             foreign: false,
             gate: None,
             body: Some(Box::new(body)),
@@ -171,14 +221,40 @@ impl Items {
     }
 }
 
-/// Sends a part of the items in one statement.
+/// What only the database knows of the runs of a plain batch.
+struct Plain {
+    xid: u64,
+    queued_at: Millis,
+    /// Of the runs that name none.
+    source: String,
+    targets: Vec<String>,
+    /// Of each target: its version, and the policy of its runs.
+    versions: Vec<Option<i32>>,
+    retries: Vec<Option<JsonText>>,
+}
+
+/// Sends a part of the items in one statement; in a second one when they are not plain, which the first one may find.
 pub(super) async fn send(db: &Db, items: &Items, part: Range<usize>) -> Result<Answers, StoreError> {
-    let query = |e| StoreError::query("enqueue", e);
     let client = db.get().await?;
+    let rest = items.rest.get(part.clone()).unwrap_or_default();
+    if rest.iter().all(|run| run.is_plain)
+        && let Some(plain) = send_plain(&client, items, part.clone()).await?
+    {
+        let is_told = part.len() <= TOLD_MAX;
+        return Ok(part
+            .filter_map(|at| {
+                Some(Ok(Accepted {
+                    run_id: *items.ids.get(at)?,
+                    created: true,
+                    header: is_told.then(|| items.header(at, &plain)).flatten(),
+                }))
+            })
+            .collect());
+    }
+    let query = |e| StoreError::query("enqueue", e);
     let statement = client
         .prepare_cached(
-            "select run_id, created, code, detail, enqueued_xid, queued_at, version, source, input
-               from tramline.enqueue_many($1, $2, $3, $4, $5) order by ord",
+            "select run_id, created, code, detail from tramline.enqueue_many($1, $2, $3, $4, $5) order by ord",
         )
         .await
         .map_err(query)?;
@@ -190,19 +266,18 @@ pub(super) async fn send(db: &Db, items: &Items, part: Range<usize>) -> Result<A
                 &&items.targets[part.clone()],
                 &&items.inputs[part.clone()],
                 &&items.correlations[part.clone()],
-                &&items.options[part.clone()],
+                &&items.options[part],
             ],
         )
         .await
         .map_err(query)?;
     Ok(rows
         .iter()
-        .zip(part)
-        .map(|(r, at)| match r.get::<_, Option<String>>(2) {
+        .map(|r| match r.get::<_, Option<String>>(2) {
             None => Ok(Accepted {
                 run_id: r.get(0),
                 created: r.get(1),
-                header: items.header(at, r),
+                header: None,
             }),
             Some(code) => Err(Refused {
                 code,
@@ -210,6 +285,46 @@ pub(super) async fn send(db: &Db, items: &Items, part: Range<usize>) -> Result<A
             }),
         })
         .collect())
+}
+
+/// Enqueues what nearly all runs are; `None` when these are not, and then nothing of them was.
+async fn send_plain(
+    client: &deadpool_postgres::Object,
+    items: &Items,
+    part: Range<usize>,
+) -> Result<Option<Plain>, StoreError> {
+    let query = |e| StoreError::query("enqueue", e);
+    let statement = client
+        .prepare_cached(
+            "select xid, queued_at, source, targets, versions, retries from tramline.enqueue_plain($1, $2, $3, $4, $5)",
+        )
+        .await
+        .map_err(query)?;
+    let is_given = items.rest[part.clone()].iter().any(|run| run.is_given);
+    let row = client
+        .query_one(
+            &statement,
+            &[
+                &&items.ids[part.clone()],
+                &&items.targets[part.clone()],
+                &&items.inputs[part.clone()],
+                &&items.options[part],
+                &is_given,
+            ],
+        )
+        .await
+        .map_err(query)?;
+    let Some(xid) = row.get::<_, Option<Xid>>(0) else {
+        return Ok(None);
+    };
+    Ok(Some(Plain {
+        xid: xid.0,
+        queued_at: millis(row.get::<_, Timestamp>(1)),
+        source: row.get(2),
+        targets: row.get(3),
+        versions: row.get(4),
+        retries: row.get(5),
+    }))
 }
 
 /// The caller's id, or a new one; a concurrency key leads to its shard, else a parent to its own.

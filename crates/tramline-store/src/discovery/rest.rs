@@ -1,7 +1,7 @@
 //! Resting: an owner with nothing to do asks to be called instead of looking.
 //!
-//! While it rests it holds a session lock; whoever enqueues tries to share that lock until its transaction ends, and sends a
-//! NOTIFY only when it cannot. So there is no NOTIFY at all under load (commits with one queue up behind each other, over the
+//! While it rests it holds a session lock, and one for each of its shards; whoever enqueues tries to share one of these until its transaction
+//! ends, and sends a NOTIFY only when it cannot. So there is no NOTIFY at all under load (commits with one queue up behind each other, over the
 //! whole database), and none is missed: an owner cannot begin to rest while somebody who saw it awake has not committed.
 
 use jiff::Timestamp;
@@ -15,8 +15,10 @@ use crate::rows::millis;
 use crate::shards::{LIMITS_CHANGED, SHARDS_FREE};
 use crate::tidy::Changes;
 
-/// First half of the lock's key; the second is the hash of the owner.
-const CLASS: i32 = 0x7472_616d;
+/// First half of the key of an owner's lock; the second is the hash of the owner.
+const OWNER_CLASS: i32 = 0x7472_616d;
+/// First half of the key of a shard's lock; the second is the shard. For those who would have to look its owner up.
+const SHARD_CLASS: i32 = 0x7472_616e;
 
 /// What an owner that rests looks at.
 #[derive(Debug)]
@@ -61,8 +63,8 @@ impl Reader {
             .map_err(|e| StoreError::query("listen", e))
     }
 
-    /// Begins to rest; false while a transaction is open that saw this owner awake. Look once more after it: what was
-    /// committed before is told by nobody.
+    /// Begins to rest; false while a transaction is open that saw this owner awake, or while somebody else still holds the lock of a
+    /// shard. Look once more after it: what was committed before is told by nobody. A rest ends before the shards change.
     ///
     /// # Errors
     /// When the connection broke.
@@ -70,21 +72,27 @@ impl Reader {
         let row = self
             .client
             .query_one(
-                "select pg_try_advisory_lock($1, uuid_hash($2))",
-                &[&CLASS, &owner],
+                "select pg_try_advisory_lock($1, uuid_hash($2))
+                    and (select coalesce(bool_and(pg_try_advisory_lock($3, s.shard)), true) from tramline.shards s where s.owner = $2)",
+                &[&OWNER_CLASS, &owner, &SHARD_CLASS],
             )
             .await
             .map_err(|e| StoreError::query("rest", e))?;
-        Ok(row.get(0))
+        let rests: bool = row.get(0);
+        if !rests {
+            self.stir().await?;
+        }
+        Ok(rests)
     }
 
     /// Ends it: from now on nobody need call.
     ///
     /// # Errors
     /// When the connection broke.
-    pub async fn stir(&self, owner: Uuid) -> Result<(), StoreError> {
+    pub async fn stir(&self) -> Result<(), StoreError> {
+        // This connection holds no other locks.
         self.client
-            .execute("select pg_advisory_unlock($1, uuid_hash($2))", &[&CLASS, &owner])
+            .execute("select pg_advisory_unlock_all()", &[])
             .await
             .map_err(|e| StoreError::query("stir", e))?;
         Ok(())

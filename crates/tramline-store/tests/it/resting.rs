@@ -64,7 +64,7 @@ async fn who_enqueues_calls_an_owner_that_rests_and_no_other() {
         .unwrap();
     assert_eq!(told(&w, &mut messages).await, 0, "nothing was committed");
 
-    reader.stir(owner.node).await.unwrap();
+    reader.stir().await.unwrap();
     w.sql
         .execute("select ops.enqueue('step') from generate_series(1, 50)", &[])
         .await
@@ -88,7 +88,7 @@ async fn an_owner_cannot_rest_beside_an_open_transaction_that_saw_it_awake() {
         assert!(!reader.rest(owner.node).await.unwrap(), "{sql}");
         writer.batch_execute("commit").await.unwrap();
         assert!(reader.rest(owner.node).await.unwrap());
-        reader.stir(owner.node).await.unwrap();
+        reader.stir().await.unwrap();
     }
     assert_eq!(told(&w, &mut messages).await, 0);
 }

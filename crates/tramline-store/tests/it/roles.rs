@@ -329,10 +329,16 @@ async fn runs_are_enqueued_in_numbers_by_the_api_and_the_engine_alone() {
             .unwrap();
         assert!(accepted.iter().all(Result::is_ok), "{role}");
     }
-    let sql = "select tramline.enqueue_many(array[null]::uuid[], array['step'], array['{}'::jsonb], array[null], array['{}'::jsonb])";
+    let doors = [
+        "select tramline.enqueue_many(array[null]::uuid[], array['step'], array['{}'::jsonb], array[null], array['{}'::jsonb])",
+        "select tramline.enqueue_plain(array[tramline.uuid_v7()], array['step'], array['{}'::jsonb], array['{}'::jsonb], false)",
+        "select tramline.insert_run(null)",
+    ];
     for role in ["service_role", "tramline_dashboard", "authenticated", "anon"] {
         let client = act(&w, role).await;
-        assert_eq!(refusal(&client, sql, &[]).await, "42501", "{role}");
+        for sql in doors {
+            assert_eq!(refusal(&client, sql, &[]).await, "42501", "{role}: {sql}");
+        }
         if role != "service_role" {
             assert_eq!(
                 refusal(&client, "select ops.enqueue('step')", &[]).await,
