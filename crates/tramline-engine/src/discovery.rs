@@ -267,6 +267,20 @@ pub(crate) async fn run(
                 biased;
                 change = assign.recv() => {
                     let Some(change) = change else { return };
+                    // Noted before anything that may break off: then the next connection reads all that is noted.
+                    let taken = match change {
+                        Assign::Take(scans) => {
+                            shards.extend(scans.iter().map(|scan| (scan.shard, scan.epoch)));
+                            large.retain(|scan| shards.get(&scan.shard) == Some(&scan.epoch));
+                            scans
+                        }
+                        Assign::Drop { shard } => {
+                            shards.remove(&shard);
+                            discovery.shards.remove(&shard);
+                            large.retain(|scan| scan.shard != shard);
+                            Vec::new()
+                        }
+                    };
                     // Who enqueues into a shard asks for its lock, which a rest holds for the shards it began with.
                     if std::mem::take(&mut rests) {
                         (pause, polled_at) = (POLL_MIN, None);
@@ -275,22 +289,13 @@ pub(crate) async fn run(
                             continue 'connect;
                         }
                     }
-                    match change {
-                        Assign::Take(scans) => {
-                            shards.extend(scans.iter().map(|scan| (scan.shard, scan.epoch)));
-                            large.retain(|scan| shards.get(&scan.shard) == Some(&scan.epoch));
-                            match discovery.scan(scans).await {
-                                Ok(rest) => large.extend(rest),
-                                Err(error) => {
-                                    tracing::warn!(error = %words_of(&error), "scan of shards broke off; connecting again");
-                                    continue 'connect;
-                                }
+                    if !taken.is_empty() {
+                        match discovery.scan(taken).await {
+                            Ok(rest) => large.extend(rest),
+                            Err(error) => {
+                                tracing::warn!(error = %words_of(&error), "scan of shards broke off; connecting again");
+                                continue 'connect;
                             }
-                        }
-                        Assign::Drop { shard } => {
-                            shards.remove(&shard);
-                            discovery.shards.remove(&shard);
-                            large.retain(|scan| scan.shard != shard);
                         }
                     }
                 }

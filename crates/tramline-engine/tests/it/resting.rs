@@ -117,6 +117,22 @@ async fn work_that_comes_through_another_node_starts_at_once() {
 /// Whoever enqueues asks for the lock of a shard, which its new owner must have before it rests again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_gets_shards_while_it_rests_is_called_for_these_too() {
+    shards_come_to_one_that_rests(async |_| {}).await;
+}
+
+/// What breaks off when the shards come is only the connection: they are read by the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_gets_shards_while_its_connection_is_gone_reads_these_too() {
+    shards_come_to_one_that_rests(async |client| {
+        let cut = "select count(pg_terminate_backend(pid)) from pg_locks where locktype = 'advisory' and classid = 1953653101
+            and database = (select oid from pg_database where datname = current_database())";
+        client.execute(cut, &[]).await.unwrap();
+    })
+    .await;
+}
+
+/// Two nodes rest; after `meanwhile` the first leaves its shards to the second.
+async fn shards_come_to_one_that_rests(meanwhile: impl AsyncFnOnce(&Client)) {
     let db = test_db().await;
     register(&db, &["step"]).await;
     let a = engine_with(db.url(), seldom("a"), echo()).await;
@@ -137,6 +153,7 @@ async fn an_owner_that_gets_shards_while_it_rests_is_called_for_these_too() {
         .unwrap()
         .get(0);
     until_resting(&client, 2).await;
+    meanwhile(&client).await;
     a.stop(Duration::from_secs(5)).await;
     let held = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1953653102 and mode = 'ExclusiveLock' and granted
         and database = (select oid from pg_database where datname = current_database())";

@@ -122,14 +122,20 @@ pub async fn ended(engine: &EngineHandle, run_id: Uuid) -> RunRow {
 
 /// Polls until a query gives the expected number.
 pub async fn until_count(client: &tokio_postgres::Client, sql: &str, expected: i64) {
+    if !becomes(client, sql, expected).await {
+        let last: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+        panic!("{sql}: expected {expected}, last {last}");
+    }
+}
+
+/// The same; false when it does not in time.
+pub async fn becomes(client: &tokio_postgres::Client, sql: &str, expected: i64) -> bool {
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut last = -1;
     while tokio::time::Instant::now() < deadline {
-        last = client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
-        if last == expected {
-            return;
+        if client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == expected {
+            return true;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{sql}: expected {expected}, last {last}");
+    false
 }

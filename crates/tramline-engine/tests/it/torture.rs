@@ -194,7 +194,9 @@ impl Torture {
         schedules::pause(&self.store, "tick", true).await.unwrap();
         let client = self.until_back().await;
         let open = "select count(*) from tramline.runs r where not exists (select from tramline.run_ends e where e.run_id = r.run_id)";
-        until_count(&client, open, 0).await;
+        if !becomes(&client, open, 0).await {
+            panic!("runs do not end; rows about them: {}", about_open(&client).await);
+        }
         // What is recorded of a run that was tidied after its end: a claim, a period that was taken back.
         until_count(&client, "select count(*) from tramline.commands", 0).await;
         let effects = worker.stop().await;
@@ -225,6 +227,30 @@ impl Torture {
             member.node.stop().await;
         }
     }
+}
+
+/// What the database says of runs that do not end: a stall can be looked at only while it is there.
+async fn about_open(client: &tokio_postgres::Client) -> String {
+    let rows = client
+        .query_one(
+            "select jsonb_pretty(jsonb_build_object(
+               'runs', (select jsonb_agg(o) from (select r.run_id, r.target, r.executor, r.shard, r.source, r.enqueued_xid, r.queued_at, r.scheduled_at, r.queue,
+                          (select jsonb_agg(m.status) from tramline.run_marks m where m.run_id = r.run_id) as marks,
+                          (select jsonb_agg(t) from tramline.timers t where t.run_id = r.run_id) as timers
+                        from tramline.runs r where not exists (select from tramline.run_ends e where e.run_id = r.run_id) order by r.enqueued_xid limit 20) o),
+               'shards', (select jsonb_agg(to_jsonb(s)) from tramline.shards s where s.shard in
+                           (select r.shard from tramline.runs r where not exists (select from tramline.run_ends e where e.run_id = r.run_id))),
+               'nodes', (select jsonb_agg(to_jsonb(n)) from tramline.nodes n),
+               'commands', (select count(*) from tramline.commands),
+               'now', clock_timestamp(), 'snapshot', pg_current_snapshot(),
+               'sessions', (select jsonb_agg(a) from (select pid, application_name, state, wait_event, xact_start, backend_xid, backend_xmin, left(query, 80) as query
+                             from pg_stat_activity where datname = current_database()) a),
+               'locks', (select jsonb_agg(l) from (select pid, mode, granted, classid, count(*) as locks, min(objid) as lowest
+                          from pg_locks where locktype = 'advisory' group by 1, 2, 3, 4) l)))",
+            &[],
+        )
+        .await;
+    rows.map_or_else(|error| error.to_string(), |row| row.get(0))
 }
 
 fn handler(name: &str) -> FunctionRow {
