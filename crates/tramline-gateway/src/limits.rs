@@ -20,6 +20,11 @@ pub const BODY_IDLE: Duration = Duration::from_secs(30);
 pub const BODY_RATE_MIN: f64 = 1_024.0;
 /// Longest time a client may refuse to take response bytes that are ready.
 pub const WRITE_STALL: Duration = Duration::from_secs(60);
+/// How long a connection that is closed before its client has sent everything takes further bytes, only to drop them: closed
+/// at once, the kernel would reset it, and a client that reads the answer after it has sent its body would never see why.
+pub const LINGER_MAX: Duration = Duration::from_secs(30);
+/// A client that sends less than [`BODY_RATE_MIN`] in such a period is not waited for.
+pub const LINGER_PERIOD: Duration = Duration::from_secs(2);
 /// Open connections in total; each holds one descriptor and at most two 64 KiB buffers.
 pub const CONNECTIONS_MAX: usize = 8_192;
 /// Open connections of one client address. High, because a proxy in front makes all clients one address.

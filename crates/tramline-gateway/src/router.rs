@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt as _;
@@ -35,6 +35,7 @@ pub(crate) async fn answer(
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let in_flight = visit.activity.enter();
+    visit.activity.note_body(!request.body().is_end_stream());
     let started = Instant::now();
     visit.trace = trace::read(request.headers_mut());
     let entry = shared

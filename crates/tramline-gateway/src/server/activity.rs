@@ -17,6 +17,10 @@ pub(crate) struct Activity {
     /// The count of started requests, and one, when the next one's head had begun to come.
     head_of: AtomicU64,
     upgraded: AtomicBool,
+    /// The last answer has been given, and the connection only waits for its client's end.
+    closing: AtomicBool,
+    /// Whether the last request came with a body; nobody tells when all of it has come.
+    had_body: AtomicBool,
     /// The answers of an HTTP/2 connection, whose socket may be healthy while a stream is not read.
     answers: Option<Mutex<Vec<Weak<AtomicU64>>>>,
 }
@@ -40,6 +44,8 @@ impl Activity {
             ended_at: AtomicU64::new(0),
             head_of: AtomicU64::new(0),
             upgraded: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            had_body: AtomicBool::new(false),
             answers: has_streams.then(Mutex::default),
         })
     }
@@ -70,6 +76,7 @@ impl Activity {
         started > 0
             && !self.is_busy()
             && !self.is_upgraded()
+            && !self.closing.load(Ordering::Relaxed)
             && self.head_of.load(Ordering::SeqCst) <= started
             && self.idle_since().elapsed() >= time
     }
@@ -86,6 +93,28 @@ impl Activity {
 
     pub(super) fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::SeqCst)
+    }
+
+    /// A request has begun, with a body or without.
+    pub(crate) fn note_body(&self, has_body: bool) {
+        self.had_body.store(has_body, Ordering::Relaxed);
+    }
+
+    /// A connection that is kept for its next request has had the last one's body.
+    pub(super) fn forget_body_if_idle(&self) {
+        if !self.is_busy() {
+            self.had_body.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client may be in the middle of something that nobody reads any more: a body, or a head that was refused.
+    pub(super) fn is_amid_sending(&self) -> bool {
+        self.had_body.load(Ordering::Relaxed) || self.head_of.load(Ordering::SeqCst) > self.started()
+    }
+
+    /// There will be no further request.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
     }
 
     /// For an answer on HTTP/2.

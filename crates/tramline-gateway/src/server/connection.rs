@@ -191,6 +191,7 @@ impl Session {
         tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => {
+                self.activity.forget_body_if_idle();
                 served.as_mut().graceful_shutdown();
                 tokio::select! {
                     () = self.shared.kill.cancelled() => Ok(()),

@@ -361,3 +361,85 @@ async fn drain_has_an_end_and_stop_may_be_called_twice() {
     timeout(PATIENCE, gate.handle.stop(Duration::ZERO)).await.unwrap();
     assert_eq!(gate.handle.connections(), 0);
 }
+
+/// Reads one answer with its length, and not further.
+async fn one_answer(socket: &mut TcpStream) -> String {
+    let mut told = String::new();
+    timeout(PATIENCE, async {
+        while !told.ends_with('}') {
+            let byte = socket.read_u8().await.expect("the answer has no end");
+            told.push(char::from(byte));
+        }
+    })
+    .await
+    .expect("an answer comes");
+    told
+}
+
+/// What a client sees that reads the answer only when it has sent everything: closed at once, its connection would be reset.
+#[tokio::test]
+async fn a_client_that_is_refused_amid_its_body_may_send_it_to_the_end() {
+    let gate = gate(|config| config.limits.function_body_max = 1_024).await;
+    for request in [
+        format!(
+            "POST /functions/v1/echo HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n",
+            user_token()
+        ),
+        "POST /functions/v1/echo HTTP/1.1\r\nhost: x\r\nauthorization: Bearer wrong\r\n".to_owned(),
+        "POST /api/v1/runs HTTP/1.1\r\nhost: x\r\n".to_owned(),
+    ] {
+        let mut socket = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
+        let head = format!("{request}content-length: 8388608\r\n\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let told = one_answer(&mut socket).await;
+        assert!(told.starts_with("HTTP/1.1 4"), "{told}");
+        assert_eq!(
+            until_closed(&mut socket).await,
+            "",
+            "nothing comes after the answer"
+        );
+        for _ in 0..128 {
+            let sent = timeout(PATIENCE, socket.write_all(&[b'x'; 64 * 1_024]))
+                .await
+                .expect("the body is taken");
+            sent.unwrap_or_else(|error| panic!("{error} after {told}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_head_is_refused_may_send_it_to_the_end() {
+    let gate = gate(|_| {}).await;
+    let mut socket = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
+    socket
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
+        .await
+        .unwrap();
+    let header = format!("x-much: {}\r\n", "m".repeat(1_000));
+    for _ in 0..1_000 {
+        socket
+            .write_all(header.as_bytes())
+            .await
+            .expect("the head is taken");
+    }
+    let told = until_closed(&mut socket).await;
+    assert!(told.starts_with("HTTP/1.1 431"), "{told}");
+}
+
+#[tokio::test]
+async fn a_refused_client_that_neither_sends_nor_closes_is_cut() {
+    let gate = gate(|_| {}).await;
+    let mut socket = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
+    let head = b"POST /api/v1/runs HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    socket.write_all(head).await.unwrap();
+    let told = until_closed(&mut socket).await;
+    assert!(told.starts_with("HTTP/1.1 401"), "{told}");
+    let is_alone = async || {
+        let metrics = gate.get("/metrics", &[]).await;
+        String::from_utf8_lossy(&metrics.body).contains("tramline_http_connections 1\n")
+    };
+    assert!(!is_alone().await, "it is waited for");
+    timeout(PATIENCE, async { while !is_alone().await {} })
+        .await
+        .expect("its connection is given up");
+}
