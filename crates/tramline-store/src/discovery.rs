@@ -153,7 +153,7 @@ impl Reader {
             prepare("discovery sweep", sql.unnamed),
             prepare("discovery of named runs", sql.named),
         )?;
-        Ok(Self {
+        let reader = Self {
             client,
             poll,
             glance,
@@ -163,7 +163,17 @@ impl Reader {
             unfinished,
             unnamed,
             named,
-        })
+        };
+        reader.plan().await?;
+        Ok(reader)
+    }
+
+    /// Has the server plan what is read first of shards that are taken, while there are none yet: planning takes longer than
+    /// reading, since every partition has its part in it.
+    async fn plan(&self) -> Result<(), StoreError> {
+        let nothing = std::collections::HashMap::new();
+        tokio::try_join!(self.overview(&[]), self.unfinished(&[], &nothing, true))?;
+        Ok(())
     }
 
     /// The present snapshot and clock.
