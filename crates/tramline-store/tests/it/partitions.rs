@@ -2,7 +2,7 @@
 
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
-use tramline_store::discovery::{Cursor, Reader};
+use tramline_store::discovery::{Cursor, Poll, Reader};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -109,7 +109,7 @@ async fn on_a_day_without_partitions_runs_are_accepted_found_and_ended() {
         .await;
     let by_call = w.run_in(5).await;
     let page = reader
-        .poll(&[Cursor::after(5, 2, &start)], None, tramline_store::NIL, false)
+        .poll(Poll::of(&[Cursor::after(5, 2, &start)], tramline_store::NIL))
         .await
         .unwrap();
     let mut found: Vec<_> = page.headers.iter().map(|h| (h.run_id, h.foreign)).collect();
