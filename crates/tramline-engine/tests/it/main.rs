@@ -10,7 +10,6 @@ mod driving;
 mod edges;
 mod effects;
 mod handover;
-mod hazard_list;
 mod hazards;
 mod hazards_discovery;
 mod hazards_flush;

@@ -90,11 +90,11 @@ async fn a_shard_that_holds_much_is_read_by_itself_and_keeps_no_other_waiting() 
     // After the planning, and the shards that hold little.
     let mut held = proxy.hold(UNFINISHED, 3, Side::Before);
     let a = engine(proxy.url(), "a", echo()).await;
-    let holding = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+    let holding = in_time(held.reached()).await;
     until_ended(&client, few).await;
     let mut tick = proxy.hold(TICK, 1, Side::Before);
     holding.go_on();
-    let holding = tokio::time::timeout(PATIENCE, tick.reached()).await.unwrap();
+    let holding = in_time(tick.reached()).await;
     until_ended(&client, few + i64::from(many)).await;
     holding.go_on();
     until_ended(&client, few + 2 * i64::from(many)).await;
@@ -125,10 +125,7 @@ async fn a_scan_that_breaks_off_is_made_again_and_calls_nothing_twice() {
         let proxy = ChaosProxy::start(db.url()).await;
         let mut held = proxy.hold(part, nth, side);
         let a = engine(proxy.url(), "a", handlers.clone()).await;
-        tokio::time::timeout(PATIENCE, held.reached())
-            .await
-            .unwrap()
-            .cut();
+        in_time(held.reached()).await.cut();
         until_ended(&client, ended).await;
         assert!(a.stats().rescans >= 1);
         assert_eq!(a.stats().missed, 0);
