@@ -28,7 +28,10 @@ begin
      order by s.shard for no key update) q;
   if held is null then
     held := '{}';
-    return;
+    -- Of no shards nothing is written: such a call has the statements planned before they are needed.
+    if cardinality(p_shards) > 0 then
+      return;
+    end if;
   end if;
 
   -- Columns of arrays in a list are read in step, without the tables that "from unnest(…)" makes of them: a twentieth of the whole.

@@ -320,7 +320,12 @@ impl Flusher {
             )
             .await
             .map_err(|e| StoreError::query("flush", e))?;
-        Ok(Self { client, flush })
+        let flusher = Self { client, flush };
+        // Without shards nothing is written, but all is planned: not when the first results wait.
+        flusher
+            .call(Uuid::nil(), "", &Batch::default(), (true, true), false)
+            .await?;
+        Ok(flusher)
     }
 
     /// Whether the connection is gone.
@@ -335,8 +340,19 @@ impl Flusher {
     /// With [`StoreError::is_unknown_outcome`] the same batch must be sent again before anything else; with
     /// [`StoreError::is_poison`] nothing was written and some row cannot be.
     pub async fn send(&self, owner: Uuid, node: &str, b: &Batch, again: bool) -> Result<Flushed, StoreError> {
-        let steps = !b.step_run.is_empty();
-        let ends = !b.end_run.is_empty();
+        let parts = (!b.step_run.is_empty(), !b.end_run.is_empty());
+        self.call(owner, node, b, parts, again).await
+    }
+
+    /// Calls the function, with the columns of steps and ends or without.
+    async fn call(
+        &self,
+        owner: Uuid,
+        node: &str,
+        b: &Batch,
+        (steps, ends): (bool, bool),
+        again: bool,
+    ) -> Result<Flushed, StoreError> {
         let foreign = (!b.foreign.is_empty()).then_some(&b.foreign);
         let cold = b.cold_json();
         let row = self

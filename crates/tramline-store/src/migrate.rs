@@ -208,17 +208,16 @@ fn describe(error: &tokio_postgres::Error, sql: &str) -> String {
 /// [`StoreError::NotDurable`] naming the setting.
 pub async fn check_durable(db: &Db) -> Result<(), StoreError> {
     let client = db.get().await?;
-    for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
-        let row = client
-            .query_one("select current_setting($1)", &[&setting])
-            .await
-            .map_err(|e| StoreError::query("settings", e))?;
-        let value: String = row.get(0);
-        if value == "off" {
-            return Err(StoreError::NotDurable {
-                setting: setting.to_owned(),
-            });
-        }
+    let settings = ["fsync", "full_page_writes", "synchronous_commit"].map(str::to_owned);
+    let off = client
+        .query_opt(
+            "select s from unnest($1::text[]) s where current_setting(s) = 'off' limit 1",
+            &[&settings.as_slice()],
+        )
+        .await
+        .map_err(|e| StoreError::query("settings", e))?;
+    if let Some(row) = off {
+        return Err(StoreError::NotDurable { setting: row.get(0) });
     }
     Ok(())
 }

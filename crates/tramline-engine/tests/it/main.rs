@@ -18,6 +18,7 @@ mod limits;
 mod memory;
 mod nodes;
 mod operations;
+mod own_runs;
 mod processes;
 mod pull;
 mod pull_edges;
