@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use tramline_core::machine::Failure;
 use uuid::Uuid;
 
-use super::{Driver, FLUSH_ROWS_MAX, Unit};
+use super::{Driver, FLUSH_ROWS_MAX, Stage, Unit};
 use crate::flushing::{Flushed, Item, Job};
 
 /// The batch in flight, and the one that is built meanwhile.
@@ -183,7 +183,12 @@ impl Driver {
         }
         if let Some(leaving) = unit.leaves {
             self.state.timers.set(unit.shard, leaving.timer);
-            self.forget(run_id);
+            match self.state.entries.get(&run_id).map(|entry| &entry.stage) {
+                // Something was asked of it meanwhile, which is read only once: it leaves when that is done.
+                Some(Stage::Loading) => {}
+                Some(Stage::Live(_)) => self.leave_if_waiting(run_id, self.state.clock.now()),
+                _ => self.forget(run_id),
+            }
             return;
         }
         self.act(run_id, unit.then);

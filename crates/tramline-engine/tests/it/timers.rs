@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_postgres::Client;
 use tramline_store::api::NewRun;
-use tramline_testkit::{ChaosProxy, TestDb, test_db};
+use tramline_testkit::{ChaosProxy, Side, TestDb, test_db};
+use uuid::Uuid;
 
 use crate::support::*;
 
@@ -173,4 +174,37 @@ async fn what_became_due_while_nobody_was_there_fires_at_once() {
     .await;
     until_count(&client, "select count(*) from tramline.timers", 0).await;
     b.stop(Duration::from_secs(5)).await;
+}
+
+/// What is asked of a delayed run while its timer is being recorded is read only once: it is done although the run leaves memory then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_while_a_delayed_run_leaves_memory_is_answered() {
+    let db = test_db().await;
+    register(&db, &["step"]).await;
+    let client = db.connect().await;
+    let proxy = ChaosProxy::start(db.url()).await;
+    let engine = engine_with(proxy.url(), unhurried("a"), echo()).await;
+    let owned = "select count(*) from tramline.shards where owner is not null";
+    until_count(&client, owned, 16).await;
+    let mut flush = proxy.hold("tramline.flush(", 1, Side::Before);
+    let later = "select ops.enqueue('step', p_run_at => now() + interval '1 hour')";
+    let id: Uuid = client.query_one(later, &[]).await.unwrap().get(0);
+    let flush = in_time(flush.reached()).await;
+    // The run is read for the request, and the answer is not there before the timer is.
+    let mut load = proxy.hold("from unnest($1::uuid[]", 1, Side::After);
+    client.execute("select ops.cancel_run($1)", &[&id]).await.unwrap();
+    engine.wake();
+    let load = in_time(load.reached()).await;
+    let flushes = engine.stats().flushes;
+    flush.go_on();
+    in_time(async {
+        while engine.stats().flushes == flushes {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    load.go_on();
+    assert_eq!(ended(&engine, id).await.status, "cancelled");
+    until_count(&client, "select count(*) from tramline.commands", 0).await;
+    engine.stop(Duration::from_secs(5)).await;
 }

@@ -61,6 +61,29 @@ async fn a_large_body_arrives_whole() {
     stop(&host).await;
 }
 
+/// The answer comes whole, whatever the function's process does with a connection whose request it has not read: it may close it
+/// while the host still sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_before_the_body_was_read_is_whole() {
+    const MB: usize = 1 << 20;
+    let source = "Deno.serve((req) => new Response('no'.repeat(Number(new URL(req.url).searchParams.get('times'))), { status: 403 }));";
+    let project = Project::new().function("refuses", source);
+    let host = project.host().await;
+    for times in [1, MB, 1, MB] {
+        let chunks = (0..16).map(|_| Ok(Frame::data(Bytes::from(vec![7; MB]))));
+        let upload = StreamBody::new(futures_util::stream::iter(chunks)).boxed_unsync();
+        let request = Request::post(format!("/refuses?times={times}"))
+            .body(Body::new(upload))
+            .unwrap();
+        let response = within("the headers", host.call("refuses", request, context()))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        assert!(within("the answer", text(response)).await == "no".repeat(times));
+    }
+    stop(&host).await;
+}
+
 const ABORTABLE: &str = r#"Deno.serve((req) => {
     console.log("started " + new URL(req.url).pathname);
     req.signal.addEventListener("abort", () => console.log("aborted " + new URL(req.url).pathname));
