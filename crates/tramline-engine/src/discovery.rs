@@ -7,6 +7,7 @@
 
 mod bodies;
 mod delays;
+mod own;
 mod scan;
 mod sweep;
 mod tick;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
-use tramline_store::discovery::{Cursor, Header, Reader};
+use tramline_store::discovery::{Cursor, Reader};
 use tramline_store::shards::LIMITS_CHANGED;
 use tramline_store::tidy::Changes;
 use tramline_store::{Db, StoreError};
@@ -33,8 +34,8 @@ use crate::message::{Discovered, Message};
 use crate::trouble::FlushTrouble;
 pub(crate) use bodies::{Bodies, Kept};
 pub(crate) use delays::{Counted, Delays};
+use own::Own;
 pub(crate) use scan::Scan;
-use wake::Named;
 pub(crate) use wake::Wake;
 
 /// Priority classes.
@@ -108,8 +109,8 @@ struct Discovery {
     now: Millis,
     /// When each transaction was first seen in progress.
     first_open: HashMap<u64, Instant>,
-    /// Transactions of runs that were read by name and that no completed tick has seen.
-    own: HashSet<u64>,
+    /// What this node has enqueued itself.
+    own: Own,
     /// Runs of the last poll, while this node enqueues, that nobody here has named yet.
     unclaimed: HashSet<Uuid>,
     /// Up to which transaction each shard has been swept since it was taken.
@@ -166,6 +167,8 @@ pub(crate) async fn run(
         let mut pause = POLL_MIN;
         let mut polled_at: Option<Instant> = None;
         let mut named_at: Option<Instant> = None;
+        // When something was found that this node had not enqueued itself.
+        let mut strange_at: Option<Instant> = None;
         let mut rests = false;
         loop {
             // Subscribe before looking: a wake-up during the poll is not lost.
@@ -214,6 +217,7 @@ pub(crate) async fn run(
             match found {
                 Ok(true) => {
                     idle_since = Instant::now();
+                    strange_at = Some(idle_since);
                     pause = POLL_MIN;
                     tokio::task::yield_now().await;
                 }
@@ -225,7 +229,9 @@ pub(crate) async fn run(
                             continue 'connect;
                         }
                     }
-                    if idle_since.elapsed() > POLL_EAGER && !skip {
+                    // What this node enqueues is told, and says nothing about what others do.
+                    let is_strange = strange_at.is_some_and(|at| at.elapsed() <= POLL_EAGER);
+                    if (idle_since.elapsed() > POLL_EAGER || own && !is_strange) && !skip {
                         pause = (pause * 2).min(if own { POLL_OWN.min(poll_max) } else { poll_max });
                         if !own && !rests && !discovery.shards.is_empty() {
                             match discovery.reader.rest(node).await {
@@ -350,47 +356,11 @@ impl Discovery {
             shared,
             now,
             first_open: HashMap::new(),
-            own: HashSet::new(),
+            own: Own::default(),
             unclaimed: HashSet::new(),
             swept: HashMap::new(),
             rolling: None,
         })
-    }
-
-    /// Delivers runs that this node has enqueued; those that it was not told about by their statement are read. A tick will deliver them too: until it has, whatever becomes of them is
-    /// remembered. Those that a completed tick has seen are left out, because what was remembered may be forgotten.
-    async fn read_named(&mut self, named: Named) -> Result<(), StoreError> {
-        let told = named.told.iter().map(|header| &header.run_id);
-        for id in named.ids.iter().chain(told) {
-            self.unclaimed.remove(id);
-        }
-        let mut headers = self.reader.named(&named.ids).await?;
-        headers.extend(named.told);
-        headers.retain(|h| {
-            self.classes
-                .get(usize::from(h.priority))
-                .is_some_and(|class| !class.last.sees(h.xid))
-        });
-        let headers = self.unscanned(headers);
-        self.own.extend(headers.iter().map(|h| h.xid));
-        if !headers.is_empty() {
-            self.deliver(Discovered {
-                headers,
-                ..Discovered::default()
-            })
-            .await;
-        }
-        Ok(())
-    }
-
-    /// Without the runs that the scan of their shard has delivered.
-    fn unscanned(&self, mut headers: Vec<Header>) -> Vec<Header> {
-        headers.retain(|h| {
-            self.shards
-                .get(&h.shard)
-                .is_some_and(|scanned| !scanned.sees(h.xid))
-        });
-        headers
     }
 
     /// Flushes that had been answered when the oldest of the classes' snapshots was taken.

@@ -25,6 +25,9 @@ pub const WRITE_STALL: Duration = Duration::from_secs(60);
 pub const LINGER_MAX: Duration = Duration::from_secs(30);
 /// A client that sends less than [`BODY_RATE_MIN`] in such a period is not waited for.
 pub const LINGER_PERIOD: Duration = Duration::from_secs(2);
+/// Connections beyond a cap, or in plain HTTP on a port with TLS, that are closed in this way at a time; each holds a descriptor and
+/// 16 KiB. Those of a flood, which are far more, are closed at once.
+pub const REFUSED_LINGER_MAX: usize = 64;
 /// Open connections in total; each holds one descriptor and at most two 64 KiB buffers.
 pub const CONNECTIONS_MAX: usize = 8_192;
 /// Open connections of one client address. High, because a proxy in front makes all clients one address.

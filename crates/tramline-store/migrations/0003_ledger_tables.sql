@@ -166,16 +166,20 @@ declare
   v_lo uuid := tramline.uuid_at(p_day::timestamp at time zone 'UTC');
   v_hi uuid := tramline.uuid_at((p_day + 1)::timestamp at time zone 'UTC');
   t text;
+  v_name text;
 begin
   perform pg_advisory_xact_lock(hashtext('tramline.partitions'));
   if exists (select from tramline.partitions where day = p_day) then
     return false;
   end if;
   foreach t in array array['runs', 'run_ends', 'run_marks', 'run_steps', 'run_events'] loop
-    execute format('create table tramline.%I partition of tramline.%I for values from (%L) to (%L)',
-                   t || '_' || to_char(p_day, 'YYYYMMDD'), t, v_lo, v_hi);
+    v_name := t || '_' || to_char(p_day, 'YYYYMMDD');
+    -- Made by itself and attached: "partition of" would lock the parent against everybody, and with five parents in one transaction
+    -- against whoever has written to one of them and goes on to another.
+    execute format('create table tramline.%I (like tramline.%I including all)', v_name, t);
     -- The parent's policies decide for whoever asks the parent; nobody asks a partition, whatever default privileges grant.
-    execute format('alter table tramline.%I enable row level security', t || '_' || to_char(p_day, 'YYYYMMDD'));
+    execute format('alter table tramline.%I enable row level security', v_name);
+    execute format('alter table tramline.%I attach partition tramline.%I for values from (%L) to (%L)', t, v_name, v_lo, v_hi);
   end loop;
   insert into tramline.partitions values (p_day, v_lo, v_hi);
   return true;

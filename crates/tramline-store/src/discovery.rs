@@ -81,6 +81,33 @@ pub struct Cursor {
     pub upto: Option<Snapshot>,
 }
 
+/// What one poll reads.
+#[derive(Debug)]
+pub struct Poll<'a> {
+    pub cursors: &'a [Cursor],
+    /// Nothing is read when this is still the present snapshot.
+    pub unless: Option<&'a Snapshot>,
+    /// Only ids from here on are looked at: the partitions of the last days.
+    pub bound: Uuid,
+    /// Whether small bodies are read, too.
+    pub bodies: bool,
+    /// Transactions whose runs are left out, because whoever asks has all of them. Each row is compared with each of these.
+    pub known: &'a [u64],
+}
+
+impl<'a> Poll<'a> {
+    /// Headers alone, of all that is new.
+    pub fn of(cursors: &'a [Cursor], bound: Uuid) -> Self {
+        Self {
+            cursors,
+            unless: None,
+            bound,
+            bodies: false,
+            known: &[],
+        }
+    }
+}
+
 /// The answer of one poll.
 #[derive(Debug)]
 pub struct Page {
@@ -189,25 +216,19 @@ impl Reader {
         Ok((parse_snapshot(row.get(0))?, millis(row.get::<_, Timestamp>(1))))
     }
 
-    /// One page for every cursor, with the snapshot that was read in the same statement. Reads nothing when the snapshot
-    /// is still `unless`. Only ids from `bound` on are looked at: the partitions of the last days. With `bodies` small ones
-    /// are read, too.
+    /// One page for every cursor, with the snapshot that was read in the same statement.
     ///
     /// # Errors
     /// When the connection broke.
-    pub async fn poll(
-        &self,
-        cursors: &[Cursor],
-        unless: Option<&Snapshot>,
-        bound: Uuid,
-        bodies: bool,
-    ) -> Result<Page, StoreError> {
-        let (shards, priorities, xids, ids) = columns(cursors);
-        let upto: Vec<Option<String>> = cursors
+    pub async fn poll(&self, poll: Poll<'_>) -> Result<Page, StoreError> {
+        let (shards, priorities, xids, ids) = columns(poll.cursors);
+        let upto: Vec<Option<String>> = poll
+            .cursors
             .iter()
             .map(|c| c.upto.as_ref().map(Snapshot::to_string))
             .collect();
-        let unless = unless.map(Snapshot::to_string).unwrap_or_default();
+        let unless = poll.unless.map(Snapshot::to_string).unwrap_or_default();
+        let known: Vec<String> = poll.known.iter().map(u64::to_string).collect();
         let rows = self
             .client
             .query(
@@ -218,10 +239,11 @@ impl Reader {
                     &xids,
                     &ids,
                     &upto,
-                    &bound,
+                    &poll.bound,
                     &PAGE,
                     &unless,
-                    &bodies,
+                    &poll.bodies,
+                    &known,
                 ],
             )
             .await

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
-use tramline_store::discovery::{Cursor, Header, PAGE};
+use tramline_store::discovery::{Cursor, Header, PAGE, Poll};
 use tramline_store::{NIL, StoreError};
 use uuid::Uuid;
 
@@ -47,10 +47,15 @@ impl Discovery {
                 }
             }
         }
-        let bodies = self.shared.bodies.are_wanted();
         let page = self
             .reader
-            .poll(&cursors, unless.as_ref(), self.bound(), bodies)
+            .poll(Poll {
+                cursors: &cursors,
+                unless: unless.as_ref(),
+                bound: self.bound(),
+                bodies: self.shared.bodies.are_wanted(),
+                known: &self.own.whole(),
+            })
             .await?;
         let now = (page.now, Instant::now());
         self.now = page.now;
@@ -59,7 +64,7 @@ impl Discovery {
             self.deliver_nothing(now).await;
             return Ok(strangers);
         }
-        let mut fresh_runs = page.headers.iter().filter(|h| !self.own.contains(&h.xid));
+        let mut fresh_runs = page.headers.iter().filter(|h| !self.own.has(h.xid));
         let found = if enqueues {
             self.unclaimed = fresh_runs.map(|h| h.run_id).collect();
             strangers
@@ -114,8 +119,9 @@ impl Discovery {
         self.commands_seen = page.snapshot.clone();
         let headers = self.unscanned(late);
         self.note_open(&page.snapshot);
+        let classes = &self.classes;
         self.own
-            .retain(|xid| !self.classes.iter().all(|class| class.last.sees(*xid)));
+            .forget(|xid| classes.iter().all(|class| class.last.sees(xid)));
         let more = found || !commands.is_empty() || self.is_paging();
         let settled = Some(self.settled());
         let xmin = self.classes.iter().map(|c| c.last.xmin).min();
@@ -161,7 +167,8 @@ impl Discovery {
             .iter()
             .flat_map(|class| {
                 let xids = self.classes[*class].last.late_in(now);
-                xids.into_iter().map(|xid| (*class, xid))
+                let xids = xids.into_iter().filter(|xid| !self.own.has_whole(*xid));
+                xids.map(|xid| (*class, xid))
             })
             .collect();
         let mut found = Vec::new();

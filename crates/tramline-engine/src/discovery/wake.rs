@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
-use tramline_store::api::Accepted;
-use tramline_store::discovery::Header;
+use tramline_store::api::{Accepted, Told};
 use uuid::Uuid;
 
 /// Runs enqueued by this node that may be waiting to be read by name; beyond it a poll finds them as all others.
@@ -17,7 +16,7 @@ pub(super) struct Named {
     /// To be read.
     pub(super) ids: Vec<Uuid>,
     /// Told by the statement that enqueued them.
-    pub(super) told: Vec<Header>,
+    pub(super) told: Vec<Told>,
 }
 
 impl Named {
@@ -50,8 +49,8 @@ impl Wake {
         {
             let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
             for run in made {
-                match run.header.take() {
-                    Some(header) => named.told.push(*header),
+                match run.told.take() {
+                    Some(told) => named.told.push(*told),
                     None => named.ids.push(run.run_id),
                 }
             }

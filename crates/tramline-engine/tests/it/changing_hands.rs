@@ -100,7 +100,7 @@ impl Place {
         id: Uuid,
         mut calls: mpsc::UnboundedReceiver<Call>,
     ) {
-        let read = tokio::time::timeout(PATIENCE, arrived.reached()).await.unwrap();
+        let read = in_time(arrived.reached()).await;
         self.steal().await;
         let step = "insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, output, started_at, finished_at, node, epoch)
             select $1, shard, 'one', 1, 1, 'completed', '{}', now(), now(), 'other', epoch from tramline.shards where shard = tramline.shard_of($1)";
@@ -115,7 +115,7 @@ impl Place {
             }
         };
         if let Reading::Loads = self.reading {
-            tokio::time::timeout(PATIENCE, scanned).await.unwrap();
+            in_time(scanned).await;
         }
         read.go_on();
         assert_eq!(ended(node, id).await.status, "completed");
@@ -135,7 +135,7 @@ async fn a_run_that_a_tick_read_before_the_shard_was_lost_is_read_again_with_its
     place.until_owned(&node).await;
     // The tick that finds the run has been read, and is on its way.
     let mut held = place.proxy.hold(TICK, 1, Side::Before);
-    let tick = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+    let tick = in_time(held.reached()).await;
     let id = place.run().await;
     place.change_hands(&node, tick.go_on_and_hold(), id, calls).await;
 }

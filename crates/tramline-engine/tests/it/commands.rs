@@ -36,7 +36,7 @@ async fn cancel_ends_a_running_run_and_stops_its_call() {
     });
     let engine = engine(db.url(), "a", handlers).await;
     let id = engine.start_run("step", json!({})).await.unwrap();
-    starts.recv().await.unwrap();
+    in_time(starts.recv()).await.unwrap();
     assert!(
         api::cancel_run(&store, id, Some("not needed"), Some("tester"))
             .await
@@ -265,7 +265,7 @@ async fn a_command_read_twice_is_applied_once() {
     let proxy = ChaosProxy::start(db.url()).await;
     let mut scan = proxy.hold("from tramline.commands where shard", 1, Side::Before);
     let engine = engine(proxy.url(), "a", echo()).await;
-    let scan = tokio::time::timeout(PATIENCE, scan.reached()).await.unwrap();
+    let scan = in_time(scan.reached()).await;
     for id in &ids {
         client
             .execute("select tramline.request($1, 'cancel')", &[id])
@@ -274,7 +274,7 @@ async fn a_command_read_twice_is_applied_once() {
     }
     let mut flush = proxy.hold("tramline.flush(", 1, Side::Before);
     scan.go_on();
-    let flush = tokio::time::timeout(PATIENCE, flush.reached()).await.unwrap();
+    let flush = in_time(flush.reached()).await;
     let polls = engine.stats().polls;
     let polled = async {
         while engine.stats().polls < polls + 2 * 16 {
@@ -282,7 +282,7 @@ async fn a_command_read_twice_is_applied_once() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, polled).await.unwrap();
+    in_time(polled).await;
     flush.go_on();
     for id in &ids {
         let row = ended(&engine, *id).await;
@@ -334,14 +334,11 @@ async fn until_known(engine: &EngineHandle, runs: u64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, known).await.unwrap();
+    in_time(known).await;
 }
 
 async fn next(calls: &mut mpsc::UnboundedReceiver<Value>) -> Value {
-    tokio::time::timeout(PATIENCE, calls.recv())
-        .await
-        .unwrap()
-        .unwrap()
+    in_time(calls.recv()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

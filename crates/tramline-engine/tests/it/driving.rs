@@ -33,7 +33,7 @@ async fn a_workflow_runs_its_steps_in_order_and_records_each() {
     let id = engine.start_run("three", json!({ "n": 7 })).await.unwrap();
     assert_eq!(ended(&engine, id).await.status, "completed");
     for (i, name) in ["one", "two", "three"].iter().enumerate() {
-        let call = calls.recv().await.unwrap();
+        let call = in_time(calls.recv()).await.unwrap();
         assert_eq!(call.step, *name, "call {i}");
         assert_eq!(*call.body, json!({ "action": name, "payload": { "n": 7 } }));
         assert_eq!(call.idempotency_key, format!("{id}/{name}"));

@@ -200,7 +200,7 @@ async fn a_release_survives_a_fault_at_every_edge() {
             let a = a.clone();
             async move { a.stop(PATIENCE).await }
         });
-        let holding = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+        let holding = in_time(held.reached()).await;
         let b = place.strike(fault, holding, &a).await;
         stopping.await.unwrap();
         let next = place.node(place.db.url(), "c").await;
@@ -225,7 +225,7 @@ async fn a_release_for_balance_survives_a_fault_at_every_edge() {
         place.drive_every_shard().await;
         let mut held = proxy.hold(RELEASE, 1, side);
         let b = place.node(place.db.url(), "joins").await;
-        let holding = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+        let holding = in_time(held.reached()).await;
         b.crash().await;
         let next = place.strike(fault, holding, &a).await;
         place.drive_every_shard().await;

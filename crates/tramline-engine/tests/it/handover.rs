@@ -77,7 +77,7 @@ async fn a_stopping_node_hands_its_runs_over_while_its_calls_go_on() {
     until_owned(&a, 16).await;
     let ids = start(&db, &a, RUNS).await;
     for _ in 0..RUNS {
-        calls.recv().await.unwrap();
+        in_time(calls.recv()).await.unwrap();
     }
     // Answers everything at once: what was out at the other node is not called here.
     let counted = made.clone();
@@ -137,7 +137,7 @@ async fn a_node_that_joins_gets_shards_whose_calls_are_out_elsewhere() {
     until_owned(&a, 16).await;
     let ids = start(&db, &a, RUNS).await;
     for _ in 0..RUNS {
-        calls.recv().await.unwrap();
+        in_time(calls.recv()).await.unwrap();
     }
     let b = engine_with(db.url(), unhurried("b"), handlers).await;
     until_owned(&b, 8).await;
@@ -171,7 +171,7 @@ async fn a_handed_over_call_whose_node_is_gone_is_made_again() {
     let a = engine(db.url(), "a", handlers).await;
     until_owned(&a, 16).await;
     let id = start(&db, &a, 1).await[0];
-    let key = calls.recv().await.unwrap();
+    let key = in_time(calls.recv()).await.unwrap();
     let (again, mut repeated) = recorded();
     let b = engine(db.url(), "b", again).await;
     let client = db.connect().await;
@@ -179,7 +179,7 @@ async fn a_handed_over_call_whose_node_is_gone_is_made_again() {
     until_count(&client, "select count(distinct owner) from tramline.shards", 2).await;
     // Its call outlasts the drain.
     a.stop(Duration::from_millis(300)).await;
-    let call = repeated.recv().await.unwrap();
+    let call = in_time(repeated.recv()).await.unwrap();
     assert_eq!((call.idempotency_key, call.attempt), (key, 1));
     assert_eq!(ended(&b, id).await.status, "completed");
     until_count(&client, "select count(*) from tramline.step_starts", 1).await;
@@ -195,7 +195,7 @@ async fn a_node_alone_drains() {
     let a = engine(db.url(), "a", handlers).await;
     until_owned(&a, 16).await;
     start(&db, &a, 1).await;
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     let stopping = tokio::spawn({
         let a = a.clone();
         async move { a.stop(PATIENCE).await }
@@ -258,14 +258,14 @@ async fn a3_a_beat_of_a_shard_that_leaves_does_not_pass_over_what_waits_in_it() 
         let answers = a.enqueue(&runs).await.unwrap();
         ids.extend(answers.into_iter().map(|answer| answer.unwrap().run_id));
         while ids.len() == usize::from(SHARD_COUNT) && made.lock().unwrap().len() < ids.len() {
-            calls.recv().await.unwrap();
+            in_time(calls.recv()).await.unwrap();
         }
     }
     let client = db.connect().await;
     let mut flush = proxy.hold("tramline.flush(", 1, Side::Before);
     let joins = EngineConfig { lease, ..config("b") };
     let b = engine_with(db.url(), joins, handlers).await;
-    let flush = tokio::time::timeout(PATIENCE, flush.reached()).await.unwrap();
+    let flush = in_time(flush.reached()).await;
     let beats = "select coalesce(max(beat), 0) from tramline.shards where owner = $1";
     let before: i64 = client.query_one(beats, &[&a.node()]).await.unwrap().get(0);
     let beaten = format!(
@@ -301,7 +301,7 @@ async fn a_result_that_comes_again_after_it_was_applied_is_removed() {
     let a = engine_with(to_a.url(), unhurried("a"), handlers).await;
     until_owned(&a, 16).await;
     let id = start(&db, &a, 1).await[0];
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     let b = engine_with(to_b.url(), unhurried("b"), echo()).await;
     let client = db.connect().await;
     until_count(&client, "select count(*) from tramline.nodes", 2).await;
@@ -314,17 +314,20 @@ async fn a_result_that_comes_again_after_it_was_applied_is_removed() {
     let mut delivery = to_a.hold("insert into tramline.commands (shard, command_id", 1, Side::After);
     let mut flush = to_b.hold("tramline.flush(", 1, Side::After);
     answer.send(true).unwrap();
-    let delivered = tokio::time::timeout(PATIENCE, delivery.reached()).await.unwrap();
+    let delivered = in_time(delivery.reached()).await;
     let open = "select count(*) from tramline.commands";
-    let applied = loop {
-        let flushed = tokio::time::timeout(PATIENCE, flush.reached()).await.unwrap();
-        if client.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-            break flushed;
+    let applied = in_time(async {
+        loop {
+            let flushed = flush.reached().await;
+            if client.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+                return flushed;
+            }
+            // It recorded something else.
+            flush = to_b.hold("tramline.flush(", 1, Side::After);
+            flushed.go_on();
         }
-        // It recorded something else.
-        flush = to_b.hold("tramline.flush(", 1, Side::After);
-        flushed.go_on();
-    };
+    })
+    .await;
     delivered.cut();
     until_count(&client, open, 1).await;
     until_polled(&b).await;

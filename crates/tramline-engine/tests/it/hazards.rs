@@ -27,7 +27,7 @@ async fn c3_a_correlation_id_holds_beside_any_concurrency_key() {
     }
     assert!(ids.iter().all(|a| a.run_id == ids[0].run_id));
     ended(&engine, ids[0].run_id).await;
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     assert!(calls.try_recv().is_err());
     engine.stop(Duration::from_secs(5)).await;
 }

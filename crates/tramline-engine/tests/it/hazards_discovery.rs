@@ -60,7 +60,7 @@ async fn a1_runs_are_found_after_postgres_crashed_and_used_transaction_ids_again
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, polled).await.unwrap();
+        in_time(polled).await;
         last
     };
     cluster.stop_immediate().await;
@@ -182,7 +182,7 @@ async fn a3_a_run_that_is_at_work_holds_the_mark_back_and_is_found_by_the_succes
     });
     let a = engine(db.url(), "a", stuck).await;
     let id = a.start_run("stuck", json!({})).await.unwrap();
-    starts.recv().await.unwrap();
+    in_time(starts.recv()).await.unwrap();
     let client = db.connect().await;
     // Transactions come and go after it, and heartbeats store marks.
     for _ in 0..5 {
@@ -271,7 +271,7 @@ async fn a5_a_run_that_ended_before_the_tick_that_shows_it_is_not_run_again() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, scanned).await.unwrap();
+    in_time(scanned).await;
     let mut named = proxy.hold("run_id = any ($1) and run_id between $2 and $3", 1, Side::After);
     // Of a run with a priority the statement that enqueues it does not tell all that its owner needs.
     let first = NewRun {
@@ -280,7 +280,7 @@ async fn a5_a_run_that_ended_before_the_tick_that_shows_it_is_not_run_again() {
         ..NewRun::default()
     };
     let id = engine.enqueue(&[first]).await.unwrap().remove(0).unwrap().run_id;
-    let read = tokio::time::timeout(PATIENCE, named.reached()).await.unwrap();
+    let read = in_time(named.reached()).await;
     let mut tick = proxy.hold("from n left join lateral", 1, Side::Before);
     read.go_on();
     let tick = tokio::time::timeout(PATIENCE, async { tick.reached().await });

@@ -131,7 +131,7 @@ async fn b6_a_takeover_sees_the_last_flush_of_the_old_owner() {
     old.batch_execute("commit").await.unwrap();
     assert_eq!(ended(&b, id).await.status, "completed");
     assert_eq!(
-        calls.recv().await.unwrap().step,
+        in_time(calls.recv()).await.unwrap().step,
         "two",
         "the first step was recorded and is not repeated"
     );
@@ -157,7 +157,7 @@ async fn b8_memory_follows_an_end_that_somebody_else_wrote() {
     let engine = engine(db.url(), "a", handlers).await;
     let mut updates = engine.updates();
     let id = engine.start_run("step", json!({})).await.unwrap();
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     let client = db.connect().await;
     let end = "insert into tramline.run_ends (run_id, shard, generation, status, finished_at)
                values ($1, tramline.shard_of($1), 1, 'cancelled', now())";
@@ -168,7 +168,7 @@ async fn b8_memory_follows_an_end_that_somebody_else_wrote() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, flushed).await.unwrap();
+    in_time(flushed).await;
     assert_eq!(ended(&engine, id).await.status, "cancelled");
     engine.stop(Duration::from_secs(5)).await;
     while let Ok(update) = updates.try_recv() {
@@ -255,7 +255,7 @@ async fn b4_a_stale_owner_changes_nothing() {
     });
     let a = engine(proxy.url(), "a", slow).await;
     let id = a.start_run("three", json!({ "n": 1 })).await.unwrap();
-    starts.recv().await.unwrap();
+    in_time(starts.recv()).await.unwrap();
     proxy.stall();
     let b = engine(db.url(), "b", echo()).await;
     assert_eq!(ended(&b, id).await.status, "completed");
@@ -330,7 +330,7 @@ async fn a_flush_that_fails_again_and_again_is_shown_until_it_is_answered() {
     });
     let engine = engine(proxy.url(), "a", handlers).await;
     let id = engine.start_run("step", json!({})).await.unwrap();
-    called.recv().await.unwrap();
+    in_time(called.recv()).await.unwrap();
     assert_eq!(engine.stats().flush_stalled, None);
     proxy.break_connections();
     release.notify_one();
@@ -343,7 +343,7 @@ async fn a_flush_that_fails_again_and_again_is_shown_until_it_is_answered() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, stalled).await.unwrap();
+    in_time(stalled).await;
     proxy.restore();
     let client = db.connect().await;
     until_count(&client, "select count(*) from tramline.run_ends", 1).await;

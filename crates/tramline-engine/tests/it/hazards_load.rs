@@ -34,14 +34,11 @@ async fn b1_results_of_all_shards_go_into_one_flush() {
     };
     let mut held = proxy.hold("tramline.flush(", 1, Side::Before);
     api::enqueue(&store, &[run()]).await.unwrap();
-    let first = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+    let first = in_time(held.reached()).await;
     let runs: Vec<NewRun> = (0..200).map(|_| run()).collect();
     api::enqueue(&store, &runs).await.unwrap();
     for _ in 0..=runs.len() {
-        tokio::time::timeout(PATIENCE, calls.recv())
-            .await
-            .unwrap()
-            .unwrap();
+        in_time(calls.recv()).await.unwrap();
     }
     first.go_on();
     let client = db.connect().await;
@@ -128,7 +125,7 @@ async fn c13_a_cancel_of_what_reads_queued_reaches_a_run_that_is_at_work() {
     let engine = engine(db.url(), "a", handlers).await;
     let client = db.connect().await;
     let id = engine.start_run("step", json!({})).await.unwrap();
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     let cancel =
         "update ops.runs set status = 'cancelled' where run_id = $1 and status in ('queued', 'running')";
     assert_eq!(client.execute(cancel, &[&id]).await.unwrap(), 1);

@@ -111,7 +111,7 @@ async fn a_crashed_node_is_replaced_and_repeated_starts_are_recorded_before_resu
     });
     let a = engine(db.url(), "a", stuck).await;
     let id = a.start_run("three", json!({ "n": 1 })).await.unwrap();
-    let key = starts.recv().await.unwrap();
+    let key = in_time(starts.recv()).await.unwrap();
     a.crash().await;
 
     let client = db.connect().await;
@@ -134,7 +134,7 @@ async fn a_crashed_node_is_replaced_and_repeated_starts_are_recorded_before_resu
     };
     let b = engine(db.url(), "b", handlers).await;
     assert_eq!(ended(&b, id).await.status, "completed");
-    let (again, starts_then) = calls.recv().await.unwrap();
+    let (again, starts_then) = in_time(calls.recv()).await.unwrap();
     assert_eq!(again, key, "the repeat carries the same key");
     assert_eq!(starts_then, 1, "the start was recorded before the call");
     until_count(&client, "select count(*) from tramline.run_steps", 3).await;
@@ -157,7 +157,7 @@ async fn b7_a_step_that_takes_three_nodes_down_ends_as_a_dead_letter() {
         if id.is_none() {
             id = Some(node.start_run("step", json!({})).await.unwrap());
         }
-        starts.recv().await.unwrap();
+        in_time(starts.recv()).await.unwrap();
         node.crash().await;
     }
     let last = engine(db.url(), "last", echo()).await;
@@ -241,7 +241,7 @@ async fn a_run_that_was_woken_and_lost_its_node_is_found_again() {
     // Later transactions move the low-water mark past the sleeping run; then it wakes, and its node dies in the call.
     let client = db.connect().await;
     until_count(&client, "select count(*) from tramline.timers", 1).await;
-    starts.recv().await.unwrap();
+    in_time(starts.recv()).await.unwrap();
     a.crash().await;
     let handlers = Handlers::default().with("stuck", |_| async { Outcome::completed(json!(1)) });
     let b = engine(db.url(), "b", handlers).await;

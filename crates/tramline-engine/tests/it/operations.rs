@@ -180,7 +180,7 @@ async fn explained(engine: &EngineHandle, id: Uuid) -> Vec<(&'static str, String
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, found).await.unwrap()
+    in_time(found).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +193,7 @@ async fn memory_tells_the_place_in_line_and_the_call_that_is_out() {
     })
     .await;
     let held = engine.start_run("step", json!({})).await.unwrap();
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     let first = engine.start_run("step", json!({})).await.unwrap();
     let told = explained(&engine, first).await;
     assert_eq!(told[0].0, "in_line");
@@ -221,7 +221,7 @@ async fn memory_tells_that_a_call_waits_for_room() {
     })
     .await;
     engine.start_run("step", json!({})).await.unwrap();
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     let second = engine.start_run("step", json!({})).await.unwrap();
     let waits = async {
         loop {
@@ -232,7 +232,7 @@ async fn memory_tells_that_a_call_waits_for_room() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let told = tokio::time::timeout(PATIENCE, waits).await.unwrap();
+    let told = in_time(waits).await;
     assert!(
         told[0].1.contains("1 calls are out, at most 1 may be"),
         "{told:?}"
@@ -255,7 +255,7 @@ async fn a_run_that_is_stuck_gets_one_event_and_is_counted() {
     })
     .await;
     engine.start_run("step", json!({})).await.unwrap();
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     let id = engine.start_run("step", json!({})).await.unwrap();
     let client = db.connect().await;
     let events =

@@ -121,7 +121,7 @@ async fn b4_a_paused_process_that_wakes_up_after_its_lease_changes_nothing() {
     };
     let id = run.run_id.unwrap();
     api::enqueue(&store, &[run]).await.unwrap();
-    let late_flush = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+    let late_flush = in_time(held.reached()).await;
     a.0.pause();
     assert_eq!(effects.read().len(), 1);
 
@@ -138,9 +138,9 @@ async fn b4_a_paused_process_that_wakes_up_after_its_lease_changes_nothing() {
         }
     });
     let b = engine(db.url(), "b", slow).await;
-    calls.recv().await.unwrap();
+    in_time(calls.recv()).await.unwrap();
     let mut arrived = late_flush.go_on_and_hold();
-    let late_answer = tokio::time::timeout(PATIENCE, arrived.reached()).await.unwrap();
+    let late_answer = in_time(arrived.reached()).await;
     until_count(&client, "select count(*) from tramline.run_steps", 0).await;
     gate.add_permits(Semaphore::MAX_PERMITS);
     assert_eq!(ended(&b, id).await.status, "completed");

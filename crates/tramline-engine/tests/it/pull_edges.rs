@@ -67,7 +67,7 @@ async fn a_pull_run_survives_a_fault_at_every_edge() {
             let id = Uuid::now_v7();
             let through = Db::new(proxy.url(), 1).unwrap();
             let mut worker = tokio::spawn(live(through, effects.clone(), id));
-            let holding = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+            let holding = in_time(held.reached()).await;
             match fault {
                 Fault::Cut => holding.cut(),
                 Fault::Refused => holding.refuse("53100"),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tramline_engine::EngineHandle;
 use tramline_store::api::NewRun;
 use tramline_testkit::test_db;
 
@@ -24,6 +25,17 @@ fn in_queue(queue: &str, tenant: Option<&str>) -> NewRun {
     }
 }
 
+/// Whether the run that was just enqueued waits for its queue; else it has started, beside those `before`.
+async fn is_blocked(engine: &EngineHandle, recorder: &Recorder, before: usize) -> bool {
+    in_time(async {
+        while engine.stats().blocked == 0 && recorder.started() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    engine.stats().blocked > 0
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_starts_nothing_until_it_is_resumed() {
     let db = test_db().await;
@@ -41,22 +53,21 @@ async fn a_paused_queue_starts_nothing_until_it_is_resumed() {
             .unwrap();
         // Once a rule has arrived, it holds for everything that comes: the run is known and does not start.
         let blocked = loop {
+            let before = recorder.started();
             let id = enqueue(&a, &[in_queue(queue, None)]).await[0];
-            recorder.until_started(1).await;
-            let seen = tokio::time::timeout(Duration::from_millis(500), until_blocked(&a, 1)).await;
-            if seen.is_ok() {
+            if is_blocked(&a, &recorder, before).await {
                 break id;
             }
         };
         let started = recorder.started();
-        recorder.gate.add_permits(started);
+        // For those, too, that are on their way to their start.
+        recorder.gate.add_permits(1_000);
         assert_eq!(ended(&a, running).await.status, "completed", "what runs goes on");
         client
             .query("select ops.pause_queue($1, false)", &[&queue])
             .await
             .unwrap();
         recorder.until_started(started + 1).await;
-        recorder.gate.add_permits(1);
         assert_eq!(ended(&a, blocked).await.status, "completed");
         a.stop(Duration::from_secs(5)).await;
     }

@@ -12,6 +12,8 @@ use crate::support::*;
 
 /// A poll that no test waits for.
 const NEVER: Duration = Duration::from_secs(3_600);
+/// So many runs do not all fall into half of the shards.
+const RUNS_MAX: usize = 100;
 
 /// Owners that rest hold their lock.
 async fn until_resting(client: &Client, engines: i64) {
@@ -105,7 +107,10 @@ async fn work_that_comes_through_another_node_starts_at_once() {
     )
     .await;
     let both = "select count(distinct claimed_by) from tramline.run_ends";
+    let mut runs = 0;
     while client.query_one(both, &[]).await.unwrap().get::<_, i64>(0) < 2 {
+        runs += 1;
+        assert!(runs < RUNS_MAX, "one node drives all");
         until_resting(&client, 2).await;
         let id = a.start_run("step", json!({})).await.unwrap();
         assert_eq!(ended(&a, id).await.status, "completed");
@@ -159,7 +164,10 @@ async fn shards_come_to_one_that_rests(meanwhile: impl AsyncFnOnce(&Client)) {
         and database = (select oid from pg_database where datname = current_database())";
     until_count(&client, held, 16).await;
     let served = "select count(*) from tramline.run_ends where shard = any ($1)";
+    let mut runs = 0;
     while client.query_one(served, &[&of_a]).await.unwrap().get::<_, i64>(0) < 3 {
+        runs += 1;
+        assert!(runs < RUNS_MAX, "no run came into the shards of the other");
         until_resting(&client, 1).await;
         client
             .execute("insert into ops.runs (target) values ('step')", &[])

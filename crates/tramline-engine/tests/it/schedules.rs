@@ -52,10 +52,7 @@ fn gated() -> (Handlers, mpsc::UnboundedReceiver<Call>, Arc<Semaphore>) {
 }
 
 async fn next(calls: &mut mpsc::UnboundedReceiver<Call>) -> Call {
-    tokio::time::timeout(PATIENCE, calls.recv())
-        .await
-        .unwrap()
-        .unwrap()
+    in_time(calls.recv()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

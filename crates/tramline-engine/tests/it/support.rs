@@ -1,5 +1,6 @@
 //! Engines, workflows and waiting, for the tests of this crate.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A lease short enough for tests of takeover.
 pub const LEASE: Duration = Duration::from_millis(1_500);
+
+/// What is waited for, with an end: what does not come makes a red test that names the line, not one that hangs.
+#[track_caller]
+pub fn in_time<T>(waited: impl Future<Output = T>) -> impl Future<Output = T> {
+    let place = Location::caller();
+    async move {
+        let came = tokio::time::timeout(PATIENCE, waited).await;
+        came.unwrap_or_else(|_| panic!("{place}: what is waited for did not come in {PATIENCE:?}"))
+    }
+}
 
 pub fn config(name: &str) -> EngineConfig {
     EngineConfig {

@@ -18,6 +18,8 @@ struct Read {
     /// Statements that read timers ahead.
     windows: u64,
     rows: i64,
+    /// Looks for new runs; on a slow machine more of them find the time while a run is driven.
+    polls: i64,
     /// Pages of tables and indexes, in memory or not.
     pages: i64,
 }
@@ -34,6 +36,7 @@ async fn reads(client: &Client) -> Read {
     let row = client.query_one(sql, &[]).await.unwrap();
     Read {
         windows: 0,
+        polls: 0,
         rows: row.get(0),
         pages: row.get(1),
     }
@@ -73,6 +76,7 @@ async fn start_and_stop(db: &TestDb, client: &Client) -> Read {
     );
     // The node's connections tell what they have read when they end.
     engine.stop(Duration::from_secs(5)).await;
+    let polls = engine.stats().polls.try_into().unwrap();
     drop(engine);
     let theirs = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'";
     client
@@ -87,6 +91,7 @@ async fn start_and_stop(db: &TestDb, client: &Client) -> Read {
         .filter(|(text, _)| text.contains("tramline.timer_windows("));
     Read {
         windows: windows.map(|(_, count)| count).sum(),
+        polls,
         rows: after.rows - before.rows,
         pages: after.pages - before.pages,
     }
@@ -123,9 +128,10 @@ async fn a_node_starts_with_windows_of_its_timers_and_drives_beside_them() {
     assert!(few.rows <= 2 * WINDOWS + 5_000, "{few:?}");
     waiting(&client, 50_000, 300_000).await;
     let many = start_and_stop(&db, &client).await;
-    // Indexes may be one level deeper.
+    // Indexes may be one level deeper, and each further poll may read as much as one of the others at the most.
+    let polled = (many.polls - few.polls).max(0) * few.pages / few.polls;
     assert!(
-        many.rows <= few.rows + WINDOWS / 4 && many.pages <= few.pages * 3 / 2 && many.windows <= 16,
+        many.rows <= few.rows + WINDOWS / 4 && many.pages <= few.pages * 3 / 2 + polled && many.windows <= 16,
         "{many:?} of three hundred thousand, {few:?} of fifty thousand"
     );
 }

@@ -147,13 +147,16 @@ impl Torture {
     async fn enqueue(&mut self) {
         let runs: Vec<NewRun> = (0..self.batch).map(|_| self.run()).collect();
         // An error means that nothing is known: the same is sent again.
-        let answers = loop {
-            match api::enqueue(&self.store, &runs).await {
-                Ok(answers) => break answers,
-                Err(error) => assert!(error.is_unknown_outcome(), "{error:?}"),
+        let answers = in_time(async {
+            loop {
+                match api::enqueue(&self.store, &runs).await {
+                    Ok(answers) => return answers,
+                    Err(error) => assert!(error.is_unknown_outcome(), "{error:?}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+        })
+        .await;
         for (run, answer) in runs.iter().zip(answers) {
             let id = answer.unwrap().run_id;
             self.accepted.push(id);

@@ -9,6 +9,7 @@ use tramline_store::{Db, StoreError, api};
 use uuid::Uuid;
 
 use crate::effects::Effects;
+use crate::support::in_time;
 
 /// How long a claim is held: an answer that was lost costs this much.
 const CLAIM: Duration = Duration::from_secs(2);
@@ -70,12 +71,15 @@ async fn finish(store: &Db, run_id: Uuid, fence: i64, output: &Value) {
         metadata: &json!({}),
         fence: Some(fence),
     };
-    loop {
-        match api::finish_run(store, &finish).await {
-            Ok(_) => return,
-            Err(StoreError::Refused { code, .. }) if code == "TL409" => return,
-            Err(error) => assert!(error.is_unknown_outcome(), "{error:?}"),
+    in_time(async {
+        loop {
+            match api::finish_run(store, &finish).await {
+                Ok(_) => return,
+                Err(StoreError::Refused { code, .. }) if code == "TL409" => return,
+                Err(error) => assert!(error.is_unknown_outcome(), "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    })
+    .await;
 }

@@ -53,11 +53,11 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener, local: Socke
 
 fn take(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
     let Some(mut slot) = shared.slots.try_acquire() else {
-        return refusal::too_many(shared, &stream);
+        return refusal::too_many(shared, stream);
     };
     // A proxy brings the connections of many clients.
     if !shared.proxies.contains(peer.ip()) && !slot.assign(peer.ip()) {
-        return refusal::too_many(shared, &stream);
+        return refusal::too_many(shared, stream);
     }
     // Small streamed pieces must not wait for each other's acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {

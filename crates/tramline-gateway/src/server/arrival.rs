@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
 use super::proxy_header::{self, HeaderError};
@@ -46,7 +47,7 @@ pub(super) enum NoArrival {
 
 /// Reads what comes before HTTP. The caller limits its time.
 pub(super) async fn receive(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut stream: TcpStream,
     peer: SocketAddr,
     local: SocketAddr,
@@ -57,7 +58,11 @@ pub(super) async fn receive(
         // Without a header it is the proxy itself, such as a health check.
         client = proxy_header::read(&mut stream).await?.unwrap_or(peer);
         if !shared.proxies.contains(client.ip()) && !slot.assign(client.ip()) {
-            refusal::count(shared);
+            match shared.tls {
+                None => refusal::too_many(shared, stream),
+                // Its handshake would be more work than what it is refused.
+                Some(_) => refusal::count(shared),
+            }
             return Err(NoArrival::TooMany);
         }
     }
@@ -78,10 +83,7 @@ pub(super) async fn receive(
     };
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
-        // A request that was not read would make the close a reset, and the answer would be lost.
-        let mut request = [0; 4_096];
-        let _ = stream.read(&mut request).await?;
-        stream.write_all(refusal::plain_http().as_bytes()).await?;
+        refusal::plain_http(shared, stream);
         return Err(NoArrival::Plain);
     }
     let mut stream = tls.acceptor().accept(stream).await?;

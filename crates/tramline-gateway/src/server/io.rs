@@ -16,14 +16,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::activity::Activity;
 use super::arrival::Protocol;
 use super::berth::Berth;
+use super::linger::Linger;
 use super::slots::Slot;
 use super::wire::Stream;
-use crate::limits::{BODY_RATE_MIN, LINGER_MAX, LINGER_PERIOD};
 
 /// A head with a small body is written as one piece: the kernel takes one in less time than a list, by more than the copy costs.
 const GATHERED_BYTES_MAX: usize = 1_024;
-/// What is dropped by one read: a client that was refused is worth no larger buffer.
-const LINGER_BYTES: usize = 16 * 1_024;
 
 /// Durations of [`ClientIo`].
 #[derive(Debug, Clone, Copy)]
@@ -170,7 +168,7 @@ impl ClientIo {
         }
     }
 
-    /// hyper drops the rest of a body that nobody read, and what follows a head that it refused: see [`LINGER_MAX`].
+    /// hyper drops the rest of a body that nobody read, and what follows a head that it refused.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut linger = self.linger.take().unwrap_or_else(Linger::begin);
         let done = linger.poll(self.stream()?, cx);
@@ -198,52 +196,6 @@ impl ClientIo {
                     io::ErrorKind::TimedOut,
                     "client does not take its answer",
                 )))
-            }
-        }
-    }
-}
-
-/// Reads what a client sends after its last answer, to no use but that it gets to read this answer.
-struct Linger {
-    until: Instant,
-    /// When the bytes of the present period are looked at.
-    timer: Pin<Box<Sleep>>,
-    received: usize,
-    /// On the heap: a connection that does not linger needs no room for it.
-    dropped: Box<[u8; LINGER_BYTES]>,
-}
-
-impl Linger {
-    fn begin() -> Self {
-        Self {
-            until: Instant::now() + LINGER_MAX,
-            timer: Box::pin(tokio::time::sleep(LINGER_PERIOD)),
-            received: 0,
-            dropped: Box::new([0; LINGER_BYTES]),
-        }
-    }
-
-    /// Ready when the client has closed its end too, or takes too long to.
-    fn poll(&mut self, mut stream: Pin<&mut Stream>, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let mut buf = ReadBuf::new(self.dropped.as_mut_slice());
-            match stream.as_mut().poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    self.received += buf.filled().len();
-                    // A client that always has more never lets the timer have its turn.
-                    if Instant::now() >= self.until {
-                        return Poll::Ready(());
-                    }
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    ready!(self.timer.as_mut().poll(cx));
-                    if (self.received as f64) < BODY_RATE_MIN * LINGER_PERIOD.as_secs_f64() {
-                        return Poll::Ready(());
-                    }
-                    self.received = 0;
-                    self.timer.as_mut().reset(Instant::now() + LINGER_PERIOD);
-                }
             }
         }
     }

@@ -8,6 +8,7 @@ mod connection;
 mod harbour;
 mod io;
 mod lanes;
+mod linger;
 mod proxy_header;
 mod refusal;
 mod slots;
@@ -50,7 +51,7 @@ use crate::deployments::Deployments;
 use crate::edge::{EdgeRules, Edges};
 use crate::functions::Functions;
 use crate::gate_store::{GateStore, LinkKeys};
-use crate::limits::Limits;
+use crate::limits::{Limits, REFUSED_LINGER_MAX};
 use crate::management::UPLOADS_AT_ONCE;
 use crate::metrics::{Metrics, MetricsSource};
 use crate::peers::TrustedProxies;
@@ -135,6 +136,8 @@ pub(crate) struct Shared {
     pub(crate) invocations: Option<InvocationObserver>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slots: Arc<Slots>,
+    /// Connections that were refused and whose clients are let send what they have begun.
+    refusals: Arc<Semaphore>,
     lanes: Lanes,
     /// Connections without requests.
     harbour: Harbour,
@@ -227,6 +230,7 @@ impl Gateway {
                 config.limits.connections_max,
                 config.limits.connections_per_ip_max,
             ),
+            refusals: Arc::new(Semaphore::new(REFUSED_LINGER_MAX)),
             lanes,
             harbour,
             parked: Notify::new(),

@@ -181,7 +181,8 @@ async fn a_client_behind_a_proxy_has_its_own_cap() {
         .unwrap();
     first.read_u8().await.unwrap();
     let bytes = format!("{header}{REQUEST}");
-    assert_eq!(exchange(&gate, [127, 0, 0, 1], bytes.as_bytes()).await, "");
+    let answer = exchange(&gate, [127, 0, 0, 1], bytes.as_bytes()).await;
+    assert!(answer.contains("TOO_MANY_CONNECTIONS"), "{answer}");
     let bytes = bytes.replace("203.0.113.7", "203.0.113.8");
     let answer = exchange(&gate, [127, 0, 0, 1], bytes.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

@@ -34,10 +34,15 @@ fn files(folder: &Path) -> TlsFiles {
     }
 }
 
+/// A gateway with a certificate of its own, for tests that do not look at it.
+pub async fn gate_with_certificate(folder: &Path) -> Gate {
+    renew(folder);
+    secure(folder).await
+}
+
 async fn secure(folder: &Path) -> Gate {
     gate(|config| {
         config.tls = Some(files(folder));
-        config.limits.header_timeout = Duration::from_secs(2);
         config.guards.insert("echo".into(), Guard::new(GuardAuth::Public));
     })
     .await
@@ -120,8 +125,7 @@ async fn a_renewed_certificate_is_used_without_a_restart() {
 #[tokio::test]
 async fn plain_http_is_told_to_use_tls() {
     let folder = tempfile::tempdir().unwrap();
-    renew(folder.path());
-    let gate = secure(folder.path()).await;
+    let gate = gate_with_certificate(folder.path()).await;
     let mut socket = TcpStream::connect(gate.handle.local_addr()).await.unwrap();
     socket
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")

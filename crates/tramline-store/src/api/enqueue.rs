@@ -50,7 +50,15 @@ pub struct Accepted {
     /// False when an earlier call made it.
     pub created: bool,
     /// The run as its owner would read it, where the statement told: so that a node which owns it starts it at once.
-    pub header: Option<Box<Header>>,
+    pub told: Option<Box<Told>>,
+}
+
+/// A run as the answer of the statement that made it tells it.
+#[derive(Debug, Clone)]
+pub struct Told {
+    pub header: Header,
+    /// Runs that its transaction made, this one among them: who has been told of all of them need not read that transaction.
+    pub runs: usize,
 }
 
 /// Why one item of a batch was not accepted. The others are not touched by it.
@@ -185,7 +193,7 @@ impl Items {
     }
 
     /// The run at a place as its owner would read it; `None` when it has to.
-    fn header(&self, at: usize, plain: &Plain) -> Option<Box<Header>> {
+    fn told(&self, at: usize, plain: &Plain, runs: usize) -> Option<Box<Told>> {
         let (run_id, target, rest) = (*self.ids.get(at)?, self.targets.get(at)?, self.rest.get(at)?);
         let place = plain.targets.iter().position(|t| t == target)?;
         let version = *plain.versions.get(place)?;
@@ -208,7 +216,7 @@ impl Items {
             gate: None,
             priority: DEFAULT_PRIORITY,
         };
-        Some(Box::new(Header {
+        let header = Header {
             run_id,
             shard: shard_of(run_id, SHARD_COUNT),
             priority: DEFAULT_PRIORITY,
@@ -217,7 +225,8 @@ impl Items {
             foreign: false,
             gate: None,
             body: Some(Box::new(body)),
-        }))
+        };
+        Some(Box::new(Told { header, runs }))
     }
 }
 
@@ -240,13 +249,14 @@ pub(super) async fn send(db: &Db, items: &Items, part: Range<usize>) -> Result<A
     if rest.iter().all(|run| run.is_plain)
         && let Some(plain) = send_plain(&client, items, part.clone()).await?
     {
-        let is_told = part.len() <= TOLD_MAX;
+        let runs = part.len();
+        let is_told = runs <= TOLD_MAX;
         return Ok(part
             .filter_map(|at| {
                 Some(Ok(Accepted {
                     run_id: *items.ids.get(at)?,
                     created: true,
-                    header: is_told.then(|| items.header(at, &plain)).flatten(),
+                    told: is_told.then(|| items.told(at, &plain, runs)).flatten(),
                 }))
             })
             .collect());
@@ -277,7 +287,7 @@ pub(super) async fn send(db: &Db, items: &Items, part: Range<usize>) -> Result<A
             None => Ok(Accepted {
                 run_id: r.get(0),
                 created: r.get(1),
-                header: None,
+                told: None,
             }),
             Some(code) => Err(Refused {
                 code,

@@ -14,7 +14,7 @@ pub use catalog::{
     store_definition, submitted_definitions, workflow,
 };
 pub(crate) use coalesce::Coalescer;
-pub use enqueue::{Accepted, NewRun, Refused, cancel_run, enqueue, retry_run};
+pub use enqueue::{Accepted, NewRun, Refused, Told, cancel_run, enqueue, retry_run};
 pub use operations::{
     Bulk, DeadLetterQuery, bulk_runs, dead_letters_of, list_dead_letters, pause_run, redrive, redrive_many,
     resume_run,

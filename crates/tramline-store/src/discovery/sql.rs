@@ -32,9 +32,9 @@ fn body_names(of: &str) -> String {
 #[derive(Debug, Clone)]
 pub struct Sql {
     /// Parameters: shards, priorities, xids, ids, ends of ticks, smallest id, page, the snapshot that is known, whether bodies
-    /// are wanted.
+    /// are wanted, transactions that are known.
     pub poll: String,
-    /// Parameters as of `poll`, without the last two.
+    /// Parameters as of `poll`, without the last three.
     pub late: String,
     /// Parameters: shards, old snapshot, new snapshot.
     pub commands: String,
@@ -61,15 +61,15 @@ impl Default for Sql {
             )
         };
         let range = "(r.enqueued_xid, r.run_id) > (c.xid, c.run_id) and r.enqueued_xid < pg_snapshot_xmax(c.upto) \
-                     and pg_visible_in_snapshot(r.enqueued_xid, c.upto) order by r.enqueued_xid, r.run_id";
+                     and pg_visible_in_snapshot(r.enqueued_xid, c.upto) and r.enqueued_xid <> all (c.known) order by r.enqueued_xid, r.run_id";
         let with_body = format!(", {}", body("$9"));
         // One cursor, one bound: a second condition on the id would start the scan at the wrong place.
         // Where the snapshot is the known one there are no cursors: as a condition further out it would come after the reading.
         let poll = format!(
-            "with n as materialized (select pg_current_snapshot() as snap, clock_timestamp() as at)
+            "with n as materialized (select pg_current_snapshot() as snap, clock_timestamp() as at, $10::text[]::xid8[] as known)
              select n.snap::text, n.at, d.run_id, d.shard, d.priority, d.scheduled_at, d.xid, d.is_foreign, d.gate, {}
                from n left join lateral (
-                 select r.* from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id, coalesce(i.upto::pg_snapshot, n.snap) as upto
+                 select r.* from (select i.shard, i.priority, i.xid::xid8 as xid, i.run_id, coalesce(i.upto::pg_snapshot, n.snap) as upto, n.known
                                     from unnest($1::int[], $2::smallint[], $3::text[], $4::uuid[], $5::text[]) as i(shard, priority, xid, run_id, upto)
                                    where n.snap::text <> $8 offset 0) c
                    cross join lateral ({} union all {} order by 5, 1 limit $7) r) d on true",

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use tramline_core::snapshot::Snapshot;
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
-use tramline_store::discovery::{Command, Cursor, Header, PAGE, Reader};
+use tramline_store::discovery::{Command, Cursor, Header, PAGE, Poll, Reader};
 use tramline_store::{NIL, SHARD_COUNT};
 use uuid::Uuid;
 
@@ -36,7 +36,7 @@ impl Ticks {
         let mut found = Vec::new();
         let mut upto: Option<Snapshot> = None;
         while !open.is_empty() {
-            let page = self.reader.poll(&open, None, NIL, false).await.unwrap();
+            let page = self.reader.poll(Poll::of(&open, NIL)).await.unwrap();
             let upto = upto.get_or_insert(page.snapshot).clone();
             open = next(&open, &page.headers, Some(&upto));
             found.extend(page.headers);
@@ -267,11 +267,11 @@ async fn runs_enqueued_while_a_tick_is_read_belong_to_the_next() {
     )
     .await;
     let start = [Cursor::after(3, CLASS, &ticks.last)];
-    let page = ticks.reader.poll(&start, None, NIL, false).await.unwrap();
+    let page = ticks.reader.poll(Poll::of(&start, NIL)).await.unwrap();
     assert_eq!(page.headers.len(), usize::try_from(PAGE).unwrap());
     let newer = w.run_in(3).await;
     let rest = next(&start, &page.headers, Some(&page.snapshot));
-    let second = ticks.reader.poll(&rest, None, NIL, false).await.unwrap();
+    let second = ticks.reader.poll(Poll::of(&rest, NIL)).await.unwrap();
     assert_eq!(second.headers.len(), 1);
     assert_ne!(second.headers[0].run_id, newer);
     ticks.last = page.snapshot;
@@ -295,7 +295,13 @@ async fn a12_nothing_is_read_when_the_snapshot_is_the_known_one() {
     // other databases of the server move the snapshot too
     loop {
         let (known, _) = reader.snapshot().await.unwrap();
-        let page = reader.poll(&everything, Some(&known), NIL, false).await.unwrap();
+        let page = reader
+            .poll(Poll {
+                unless: Some(&known),
+                ..Poll::of(&everything, NIL)
+            })
+            .await
+            .unwrap();
         if page.snapshot == known {
             assert!(page.headers.is_empty());
             break;
@@ -323,7 +329,7 @@ async fn a6_each_class_and_shard_has_a_cursor_of_its_own() {
     for (n, id) in ids.iter().enumerate() {
         let n = u8::try_from(n).unwrap();
         let page = reader
-            .poll(&[Cursor::after(u16::from(n), n, &start)], None, NIL, false)
+            .poll(Poll::of(&[Cursor::after(u16::from(n), n, &start)], NIL))
             .await
             .unwrap();
         assert_eq!(
@@ -334,19 +340,14 @@ async fn a6_each_class_and_shard_has_a_cursor_of_its_own() {
             [(*id, n)]
         );
         let elsewhere = reader
-            .poll(
-                &[Cursor::after(u16::from(n), (n + 1) % 4, &start)],
-                None,
-                NIL,
-                false,
-            )
+            .poll(Poll::of(&[Cursor::after(u16::from(n), (n + 1) % 4, &start)], NIL))
             .await
             .unwrap();
         assert!(elsewhere.headers.is_empty());
     }
     assert!(
         reader
-            .poll(&[Cursor::after(0, 0, &start)], None, Uuid::max(), false)
+            .poll(Poll::of(&[Cursor::after(0, 0, &start)], Uuid::max()))
             .await
             .unwrap()
             .headers

@@ -12,6 +12,7 @@ mod commands;
 mod correlations;
 mod dead_letters;
 mod discovery;
+mod discovery_known;
 mod enqueue;
 mod enqueue_one;
 mod enqueue_plain;

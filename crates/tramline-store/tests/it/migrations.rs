@@ -2,7 +2,7 @@
 
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
-use tramline_store::discovery::{Cursor, Reader};
+use tramline_store::discovery::{Cursor, Poll, Reader};
 use tramline_store::{Db, MigrateReport, StoreError, check_durable, migrate};
 use tramline_testkit::{TestCluster, connect, empty_db};
 use uuid::Uuid;
@@ -186,7 +186,7 @@ async fn no_superuser_is_needed() {
         .unwrap()
         .run_id;
     let page = reader
-        .poll(&[Cursor::after(1, 2, &start)], None, tramline_store::NIL, false)
+        .poll(Poll::of(&[Cursor::after(1, 2, &start)], tramline_store::NIL))
         .await
         .unwrap();
     assert_eq!(page.headers.iter().map(|h| h.run_id).collect::<Vec<_>>(), [id]);

@@ -2,7 +2,7 @@
 
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
-use tramline_store::discovery::{Cursor, Reader};
+use tramline_store::discovery::{Cursor, Poll, Reader};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -32,6 +32,42 @@ async fn a_day_is_made_once_whoever_asks_at_the_same_time() {
     let name =
         format!("select to_regclass('tramline.run_ends_' || to_char({DAY} + 9, 'YYYYMMDD')) is not null");
     assert!(w.value::<bool>(&name, &[]).await);
+}
+
+/// A flush has written steps and goes on to ends while the day is made: neither waits for the other.
+#[tokio::test]
+async fn a_day_is_made_beside_those_who_write() {
+    let w = world().await;
+    let maker = w.connect().await;
+    let tables =
+        "tramline.runs, tramline.run_ends, tramline.run_marks, tramline.run_steps, tramline.run_events";
+    for sql in [
+        "set lock_timeout = '1s'; begin",
+        &format!("lock table {tables} in row exclusive mode"),
+    ] {
+        w.sql.batch_execute(sql).await.unwrap();
+    }
+    maker
+        .batch_execute("set lock_timeout = '1s'; begin")
+        .await
+        .unwrap();
+    let sql = format!("select tramline.ensure_partitions({DAY} + 9)");
+    assert!(maker.query_one(&sql, &[]).await.unwrap().get::<_, bool>(0));
+    // as long as the making is not committed, too
+    w.sql.batch_execute("commit; begin").await.unwrap();
+    w.sql
+        .batch_execute(&format!("lock table {tables} in row exclusive mode"))
+        .await
+        .unwrap();
+    w.run_in(5).await;
+    maker.batch_execute("commit").await.unwrap();
+    w.sql.batch_execute("commit").await.unwrap();
+    let attached = format!(
+        "select count(*) from pg_index i join pg_inherits h on h.inhrelid = i.indexrelid
+          where i.indrelid = ('tramline.runs_' || to_char({DAY} + 9, 'YYYYMMDD'))::regclass"
+    );
+    let all = "select count(*) from pg_index where indrelid = 'tramline.runs'::regclass";
+    assert_eq!(w.count(&attached).await, w.count(all).await);
 }
 
 #[tokio::test]
@@ -73,7 +109,7 @@ async fn on_a_day_without_partitions_runs_are_accepted_found_and_ended() {
         .await;
     let by_call = w.run_in(5).await;
     let page = reader
-        .poll(&[Cursor::after(5, 2, &start)], None, tramline_store::NIL, false)
+        .poll(Poll::of(&[Cursor::after(5, 2, &start)], tramline_store::NIL))
         .await
         .unwrap();
     let mut found: Vec<_> = page.headers.iter().map(|h| (h.run_id, h.foreign)).collect();

@@ -206,13 +206,18 @@ async fn a13_discovery_reads_index_ranges_and_few_pages_whatever_waits() {
     let in_a_transaction = WAITING / 100;
     for statistics in ["none", "fresh"] {
         // an idle look at all shards in all classes: one range each, in yesterday's, today's and the sibling's index
-        let poll = explain(&client, "poll", &format!("{}, '', true", cursors(last.xmax))).await;
+        let poll = explain(
+            &client,
+            "poll",
+            &format!("{}, '', true, '{{}}'", cursors(last.xmax)),
+        )
+        .await;
         assert_eq!(poll.rows, 20);
         poll.assert_reads("poll", 64 * 16);
         let known = explain(
             &client,
             "poll",
-            &format!("{}, pg_current_snapshot()::text, true", cursors(0)),
+            &format!("{}, pg_current_snapshot()::text, true, '{{}}'", cursors(0)),
         )
         .await;
         assert!(

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
 use tramline_store::calendars;
-use tramline_store::discovery::{Cursor, Reader};
+use tramline_store::discovery::{Cursor, Poll, Reader};
 use tramline_store::runs::Loader;
 use tramline_store::schedules::{self, NewSchedule};
 use tramline_store::{Db, tidy, timers};
@@ -187,12 +187,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
         2
     );
     let page = reader
-        .poll(
-            &[Cursor::after(shard, 2, &start)],
-            None,
-            tramline_store::NIL,
-            false,
-        )
+        .poll(Poll::of(&[Cursor::after(shard, 2, &start)], tramline_store::NIL))
         .await
         .unwrap();
     assert!(page.headers.iter().any(|h| h.run_id == ids[0]));

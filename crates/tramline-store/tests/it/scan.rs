@@ -7,7 +7,7 @@ use tramline_core::machine::Row;
 use tramline_core::snapshot::Snapshot;
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
-use tramline_store::discovery::{Cursor, FEW, Overview, Place, Reader};
+use tramline_store::discovery::{Cursor, FEW, Overview, Place, Poll, Reader};
 use tramline_store::{SHARD_COUNT, limits, tidy};
 use uuid::Uuid;
 
@@ -151,7 +151,7 @@ async fn between_an_overviews_scan_and_the_ticks_after_it_nothing_falls() {
     let (now, _) = reader.snapshot().await.unwrap();
     assert!(seen.late_in(&now).contains(&xid(open).await));
     let page = reader
-        .poll(&[Cursor::after(1, 2, seen)], None, tramline_store::NIL, false)
+        .poll(Poll::of(&[Cursor::after(1, 2, seen)], tramline_store::NIL))
         .await
         .unwrap();
     assert_eq!(page.headers.iter().map(|h| h.run_id).collect::<Vec<_>>(), [after]);

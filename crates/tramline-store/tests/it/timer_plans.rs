@@ -91,7 +91,12 @@ async fn discovery_takeover_and_sweep_pass_waiting_runs_by() {
     }
     let now: String = w.value("select pg_current_snapshot()::text", &[]).await;
     let now: Snapshot = now.parse().unwrap();
-    let poll = explain(&client, "poll", &format!("{}, '', true", cursors(now.xmax))).await;
+    let poll = explain(
+        &client,
+        "poll",
+        &format!("{}, '', true, '{{}}'", cursors(now.xmax)),
+    )
+    .await;
     assert_eq!(poll.rows, 1, "nothing is new");
     poll.assert_reads("poll", 64 * 16);
     explain(&client, "late", &cursors(now.xmax))

@@ -7,6 +7,7 @@
 mod chaos;
 mod databases;
 mod embedded;
+mod lists;
 mod place;
 mod processes;
 mod project;

@@ -86,7 +86,7 @@ impl Place {
         self.until_owned(&a).await;
         let mut held = proxy.hold(FLUSH, 1, side);
         let run = self.jobs(1).await;
-        let holding = tokio::time::timeout(PATIENCE, held.reached()).await.unwrap();
+        let holding = in_time(held.reached()).await;
         let ids = self.jobs(BEHIND).await;
         for _ in 0..=BEHIND {
             let call = tokio::time::timeout(PATIENCE, calls.recv()).await;

@@ -269,18 +269,21 @@ impl Place {
             self.until_owned(node).await;
         }
         let runs = course.runs();
-        loop {
-            let answers = match course {
-                Course::Told | Course::Named => node.enqueue(&runs).await,
-                _ => api::enqueue(through, &runs).await.map_err(EngineError::from),
-            };
-            // An error means that nothing is known: the same is sent again.
-            match answers {
-                Ok(answers) => return answers.into_iter().map(|a| a.unwrap().run_id).collect(),
-                Err(EngineError::Store(error)) => assert_unknown(&error),
-                Err(error) => panic!("{error:?}"),
+        in_time(async {
+            loop {
+                let answers = match course {
+                    Course::Told | Course::Named => node.enqueue(&runs).await,
+                    _ => api::enqueue(through, &runs).await.map_err(EngineError::from),
+                };
+                // An error means that nothing is known: the same is sent again.
+                match answers {
+                    Ok(answers) => return answers.into_iter().map(|a| a.unwrap().run_id).collect(),
+                    Err(EngineError::Store(error)) => assert_unknown(&error),
+                    Err(error) => panic!("{error:?}"),
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Starts the runs and sees them to their end.

@@ -38,7 +38,7 @@ pub const OTHER_RUN: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000
 /// The only run that is in flight.
 pub const LIVE_RUN: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0003);
 /// Longest a test waits for anything before it fails instead of hanging.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the fetch wrapper of the function `caller` sends while it works for [`LIVE_RUN`].
 pub fn live_call() -> String {
