@@ -46,6 +46,8 @@ pub const FUNCTION_BODY_MAX: u64 = REQUEST_BODY_MAX_BYTES as u64;
 pub const BACKEND_BODY_MAX: u64 = REQUEST_BODY_MAX_BYTES as u64;
 /// Request body of `/api/v1`: an array of runs with their inputs.
 pub const API_BODY_MAX: u64 = 16 * 1024 * 1024;
+/// Request body that is read on its connection's thread, beside all other connections there: parsed in some 50 µs.
+pub const LANE_BODY_MAX: u64 = 16 * 1024;
 /// Body of an upload: the largest sources that are bundled, and the form around them.
 pub const UPLOAD_BODY_MAX: u64 = tramline_core::deploy::SOURCES_MAX_BYTES + 2 * 1024 * 1024;
 /// Configuration of an uploaded function.

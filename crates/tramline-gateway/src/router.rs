@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use serde_json::{Value, json};
+use tokio_util::context::TokioContext;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt as _;
 
@@ -20,7 +21,7 @@ use crate::config::MetricsAccess;
 use crate::cors::{Cors, preflight_answer};
 use crate::error::{Fault, Shape};
 use crate::functions::CallError;
-use crate::limits::{API_BODY_MAX, UPLOAD_BODY_MAX};
+use crate::limits::{API_BODY_MAX, LANE_BODY_MAX, UPLOAD_BODY_MAX};
 use crate::management;
 use crate::metrics::RouteClass;
 use crate::proxy::{self, declared_length, headers};
@@ -125,8 +126,8 @@ fn shape(class: RouteClass) -> Shape {
     }
 }
 
-/// Answers a request where it belongs: what is only passed on stays on the thread of its connection; what may take long there,
-/// or asks the database, would hold up the thread's other connections.
+/// Answers a request where it belongs: what is only passed on, and the start of a run, stays on the thread of its connection; what may
+/// take long there, or reads answers of the database, would hold up the thread's other connections.
 async fn attend(
     shared: &Arc<Shared>,
     visit: &Visit,
@@ -147,6 +148,9 @@ async fn attend(
         return health(shared, &request)
             .unwrap_or_else(|fault| fault.into_response(shape(class), visit.request_id))
             .into();
+    }
+    if class == RouteClass::Api && is_small_start(&request) {
+        return Box::pin(start_here(shared, visit, request)).await;
     }
     // Its room is on the heap: a future that has it is moved about with every request that stays.
     Box::pin(elsewhere(shared, visit, class, request)).await
@@ -173,6 +177,28 @@ async fn elsewhere(
                 .into(),
         },
     }
+}
+
+/// One run or a few, to be started: what is asked for most often, by as many callers as there are, and read in a moment.
+fn is_small_start(request: &Request<Incoming>) -> bool {
+    request.method() == Method::POST
+        && request.uri().path() == api::RUNS_PATH
+        && request.uri().query().is_none()
+        && declared_length(request.headers()).is_some_and(|length| length <= LANE_BODY_MAX)
+}
+
+/// Starts runs from the thread of the connection. What it has to be told of (its body, that the runs are there) costs no switch between
+/// threads then, and those that come together share one statement. That is sent in the process's own runtime, and so is whatever
+/// else is begun on the way.
+async fn start_here(shared: &Arc<Shared>, visit: &Visit, request: Request<Incoming>) -> Answered {
+    let starting = async {
+        prepare(shared, &request).await;
+        call_api(shared, visit, request).await
+    };
+    TokioContext::new(starting, shared.home.clone())
+        .await
+        .unwrap_or_else(|fault| fault.into_response(shape(RouteClass::Api), visit.request_id))
+        .into()
 }
 
 async fn dispatch(shared: &Shared, visit: &Visit, class: RouteClass, request: Request<Incoming>) -> Answered {

@@ -46,6 +46,8 @@ use crate::strict_json;
 
 /// The prefix of all routes.
 pub(crate) const PREFIX: &str = "/api/v1";
+/// Where runs are started.
+pub(crate) const RUNS_PATH: &str = "/api/v1/runs";
 
 /// What the routes work with.
 pub(crate) struct ApiCall<'a> {

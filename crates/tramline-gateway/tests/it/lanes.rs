@@ -5,20 +5,13 @@ use std::time::Duration;
 
 use axum::Router;
 use http::Response;
+use serde_json::json;
 use tokio::time::timeout;
 use tramline_gateway::{EdgeRules, Edges, Guard, GuardAuth, full};
 
 use crate::support::*;
 
 const FUNCTIONS: [&str; 3] = ["passed-on", "kept", "declared"];
-
-/// `<name> <number>` of the thread that asks.
-fn this_thread() -> String {
-    let thread = std::thread::current();
-    let task = std::fs::read_link("/proc/thread-self").unwrap();
-    let number = task.file_name().unwrap().to_str().unwrap();
-    format!("{} {number}", thread.name().unwrap_or("-"))
-}
 
 /// A gateway whose functions and backend answer with their thread.
 async fn telling() -> Gate {
@@ -86,6 +79,30 @@ async fn only_calls_that_are_passed_on_stay_on_the_thread_of_their_connection() 
             .await;
         let thread = String::from_utf8(reply.body.to_vec()).unwrap();
         assert_eq!(on_lane(&thread), stays, "{name} {headers:?}: {thread}");
+    }
+}
+
+/// The process's own runtime is this test's.
+#[tokio::test]
+async fn a_small_start_stays_on_its_connections_thread_and_begins_nothing_there() {
+    let gate = gate(|_| {}).await;
+    let bearer = format!("Bearer {}", role_token("service_role"));
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let small = json!({ "target": "hello" }).to_string();
+    let large = json!({ "target": "hello", "input": "x".repeat(16 * 1024) }).to_string();
+    for (path, body, status, stays) in [
+        ("/api/v1/runs", &small, 201, true),
+        ("/api/v1/runs", &large, 201, false),
+        ("/api/v1/runs?wait=1", &small, 200, false),
+    ] {
+        let reply = gate.call("POST", path, &headers, body).await;
+        assert_eq!(reply.status, status, "{path}");
+        let (thread, begun) = gate.control.start_threads.lock().unwrap().pop().unwrap();
+        assert_eq!(thread.starts_with("gateway-"), stays, "{path}: {thread}");
+        assert_eq!(begun.await.unwrap(), this_thread(), "{path}");
     }
 }
 

@@ -5,16 +5,19 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tramline_core::status::RunStatus;
 use tramline_gateway::control::*;
 use uuid::Uuid;
 
-use super::{OWN_RUN, USER};
+use super::{OWN_RUN, USER, this_thread};
 
 /// Control that remembers what it was asked and answers as told.
 #[derive(Default)]
 pub struct ScriptedControl {
     pub started: Mutex<Vec<NewRun>>,
+    /// Of each start: its thread, and that of a task which it begins.
+    pub start_threads: Mutex<Vec<(String, JoinHandle<String>)>>,
     pub filters: Mutex<Vec<RunFilter>>,
     pub changes: Mutex<Vec<(Uuid, RunVerb, Option<String>, Actor)>>,
     pub bulks: Mutex<Vec<(BulkRequest, Actor)>>,
@@ -85,6 +88,8 @@ fn sample_workflow(name: &str) -> WorkflowVersion {
 
 impl Control for ScriptedControl {
     fn start_runs(&self, runs: Vec<NewRun>, _: Actor) -> Answer<Vec<Result<Started, ControlError>>> {
+        let begun = tokio::spawn(async { this_thread() });
+        self.start_threads.lock().unwrap().push((this_thread(), begun));
         let existing = *self.existing.lock().unwrap();
         let started = runs
             .iter()

@@ -226,3 +226,11 @@ pub fn with_headers(mut request: http::request::Builder, headers: &[(&str, &str)
     }
     request
 }
+
+/// `<name> <number>` of the thread that asks.
+pub fn this_thread() -> String {
+    let thread = std::thread::current();
+    let task = std::fs::read_link("/proc/thread-self").unwrap();
+    let number = task.file_name().unwrap().to_str().unwrap();
+    format!("{} {number}", thread.name().unwrap_or("-"))
+}
