@@ -28,6 +28,7 @@ use tramline_store::{Db, StoreError};
 use uuid::Uuid;
 
 use crate::config::EngineConfig;
+use crate::driver::LANES;
 use crate::flushing::words_of;
 use crate::message::{Discovered, Message};
 
@@ -73,7 +74,8 @@ pub(crate) struct Shared {
     /// Reads of the unfinished after a broken connection.
     pub(crate) rescans: AtomicU64,
     pub(crate) polls: AtomicU64,
-    pub(crate) trouble: FlushTrouble,
+    /// Of each lane of flushes.
+    pub(crate) trouble: [FlushTrouble; LANES],
     pub(crate) bodies: Bodies,
     pub(crate) delays: Arc<Delays>,
     /// What maintenance looks for, as long as discovery rests and sees it anyway.

@@ -1,6 +1,6 @@
 //! Sending batches until their outcome is known.
 //!
-//! One batch is in flight at a time and nothing later is sent before it is resolved; the next may be built meanwhile. A batch
+//! Of a lane one batch is in flight at a time and nothing later is sent before it is resolved; the next may be built meanwhile. A batch
 //! whose answer was lost is sent again as it is: every row has a client-made key. A batch with a row that the database cannot store is split
 //! until the run is found that owns the row; the others are written.
 
@@ -23,6 +23,9 @@ use crate::trouble::FlushTrouble;
 /// First and longest pause before a batch of unknown outcome is sent again.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// How long the connection of a lane beyond the first is kept with nothing to send: only rushes need it.
+const SPARE_KEPT: Duration = Duration::from_secs(60);
 
 /// One row with what is needed to build it into a batch.
 #[derive(Debug, Clone)]
@@ -85,6 +88,11 @@ pub(crate) enum What {
 }
 
 impl Item {
+    /// A row of the tables that nearly every run writes to.
+    fn is_hot(&self) -> bool {
+        matches!(&self.what, What::Run(_, Row::End(_) | Row::Step(_)))
+    }
+
     fn key(&self) -> Option<Uuid> {
         match &self.what {
             What::Run(subject, _) | What::Handed(subject, _) => Some(subject.run_id),
@@ -122,24 +130,29 @@ pub(crate) async fn run(
     db: Db,
     node: Uuid,
     name: String,
+    lane: usize,
     mut jobs: mpsc::Receiver<Job>,
     out: mpsc::Sender<Message>,
     shared: Arc<Shared>,
 ) {
-    // Beside the first scan; what fails now is tried again with the first batch.
-    let mut flusher = Flusher::connect(&db).await.ok();
+    let trouble = &shared.trouble[lane];
+    // Beside the first scan; what fails now is tried again with the first batch. The others connect when they are needed.
+    let mut flusher = match lane {
+        0 => Flusher::connect(&db).await.ok(),
+        _ => None,
+    };
     let mut surprises = 0;
     let mut ahead = None;
     loop {
         let next = match ahead.take() {
             Some(next) => next,
-            None => match jobs.recv().await {
+            None => match next_job(&mut jobs, lane, &mut flusher).await {
                 Some(job) => Built::of(job),
                 None => return,
             },
         };
         let told = if next.job.after == surprises {
-            let flush = flush(&db, &mut flusher, node, &name, next, &shared.trouble);
+            let flush = flush(&db, &mut flusher, node, &name, next, trouble);
             tokio::pin!(flush);
             let flushed = loop {
                 tokio::select! {
@@ -149,14 +162,28 @@ pub(crate) async fn run(
                 }
             };
             surprises += u64::from(flushed.surprising);
-            Message::Flushed(flushed)
+            Message::Flushed { lane, flushed }
         } else {
-            Message::Unsent(next.job.items)
+            Message::Unsent {
+                lane,
+                items: next.job.items,
+            }
         };
         if out.send(told).await.is_err() {
             return;
         }
     }
+}
+
+/// Waits for a job; a connection that only rushes need is closed meanwhile.
+async fn next_job(jobs: &mut mpsc::Receiver<Job>, lane: usize, flusher: &mut Option<Flusher>) -> Option<Job> {
+    if lane > 0 && flusher.is_some() {
+        if let Ok(job) = tokio::time::timeout(SPARE_KEPT, jobs.recv()).await {
+            return job;
+        }
+        *flusher = None;
+    }
+    jobs.recv().await
 }
 
 /// A job that is ready to be sent.
@@ -267,7 +294,11 @@ fn tell_end(trouble: &FlushTrouble) {
 
 fn build(items: &[Item]) -> Batch {
     let mut batch = Batch::default();
-    for item in items {
+    // Ends and steps in the order of their ids, which is that of their table's key: neighbours in a batch are neighbours there, too.
+    // All else in the order in which it was decided.
+    let (mut hot, cold): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.is_hot());
+    hot.sort_by_key(|item| item.key());
+    for item in hot.into_iter().chain(cold) {
         batch.touch(item.shard, item.epoch);
         match &item.what {
             What::Run(subject, row) => batch.push(*subject, row, item.at, item.seq),

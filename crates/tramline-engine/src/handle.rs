@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use crate::config::EngineConfig;
 use crate::discovery::{self, Shared, Wake};
-use crate::driver::{Driver, FLUSHES_MAX, Outside, State};
+use crate::driver::{Driver, FLUSHES_MAX, LANES, Outside, State};
 use crate::invoke::Invoke;
 use crate::message::Message;
 use crate::ownership::{Ask, Ownership};
-use crate::trouble::FlushStall;
+use crate::trouble::{FlushStall, FlushTrouble};
 use crate::{EngineError, flushing, handover, loading, maintenance, stuck};
 
 /// Messages to the driver that may wait: results of calls beyond this hold their tasks back.
@@ -153,7 +153,7 @@ impl Engine {
         let rules = tramline_store::limits::rules(&db).await?;
         let node = Uuid::now_v7();
         let (own, inbox) = mpsc::channel(INBOX_MAX);
-        let (flushes, flush_jobs) = mpsc::channel(FLUSHES_MAX);
+        let (flushes, flush_jobs): (Vec<_>, Vec<_>) = (0..LANES).map(|_| mpsc::channel(FLUSHES_MAX)).unzip();
         let (loads, load_jobs) = mpsc::channel(INBOX_MAX);
         let (chores, chore_jobs) = mpsc::channel(CHORES_MAX);
         let (assign, assigned) = mpsc::channel(CHORES_MAX);
@@ -190,19 +190,11 @@ impl Engine {
             assign,
             wake: wake.clone(),
         };
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(driver.run()),
             tokio::spawn(ownership.run(asks)),
             tokio::spawn(handover::run(db.clone(), results_made, own.clone())),
             tokio::spawn(stuck::run(db.clone(), config.clone(), shown.clone())),
-            tokio::spawn(flushing::run(
-                db.clone(),
-                node,
-                name,
-                flush_jobs,
-                own.clone(),
-                shared.clone(),
-            )),
             tokio::spawn(loading::run(
                 db.clone(),
                 config.function_timeout,
@@ -226,6 +218,11 @@ impl Engine {
                 config,
             )),
         ];
+        let flushers = flush_jobs.into_iter().enumerate().map(|(lane, jobs)| {
+            let (db, name, own, shared) = (db.clone(), name.clone(), own.clone(), shared.clone());
+            tokio::spawn(flushing::run(db, node, name, lane, jobs, own, shared))
+        });
+        tasks.extend(flushers);
         let aborts = tasks.iter().map(JoinHandle::abort_handle).collect();
         let stop = Arc::new(tokio::sync::Mutex::new(Some(Stop {
             ownership: ask,
@@ -270,6 +267,7 @@ impl EngineHandle {
 
     /// Numbers of this engine.
     pub fn stats(&self) -> EngineStats {
+        let stalled = self.shared.trouble.iter().filter_map(FlushTrouble::stalled);
         EngineStats {
             shards: self.shown.shards.lock().map(|s| s.clone()).unwrap_or_default(),
             known: self.shown.known.load(Ordering::Relaxed),
@@ -277,8 +275,8 @@ impl EngineHandle {
             active: self.shown.active.load(Ordering::Relaxed),
             ended: self.shown.ended.load(Ordering::Relaxed),
             flushes: self.shared.flushes.load(Ordering::Relaxed),
-            flush_failures: self.shared.trouble.failures(),
-            flush_stalled: self.shared.trouble.stalled(),
+            flush_failures: self.shared.trouble.iter().map(FlushTrouble::failures).sum(),
+            flush_stalled: stalled.max_by_key(|stall| stall.lasting),
             polls: self.shared.polls.load(Ordering::Relaxed),
             rescans: self.shared.rescans.load(Ordering::Relaxed),
             missed: self.shown.missed.load(Ordering::Relaxed),

@@ -5,7 +5,7 @@
 //! - `discovery` finds new runs and commands by the difference of two snapshots;
 //! - `loading` reads bodies and pasts and builds [`tramline_core::machine::Run`]s;
 //! - `ownership` keeps beats, takes and releases shards;
-//! - `flushing` sends one batch at a time, again and again until its outcome is known;
+//! - `flushing` sends one batch of its lane at a time, again and again until its outcome is known;
 //! - `handover` sends results of calls to other nodes, whose runs they are by now;
 //! - `driver` holds all state and is the only one that changes it: it feeds events to the pure machine, puts the rows
 //!   into the next batch and takes the actions after the commit.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tramline_core::Millis;
@@ -22,6 +23,8 @@ use crate::message::{Loaded, LoadedRun, Message, Period};
 
 /// Runs read in one statement.
 pub(crate) const LOAD_BATCH: usize = 500;
+/// When nothing has been asked for so long the connection is made without: a start needs the machine for other things first.
+const CONNECT_AFTER: Duration = Duration::from_millis(100);
 /// Definitions kept compiled; beyond it the cache starts anew.
 const DEFINITIONS_MAX: usize = 1_000;
 /// Policies of one function that are kept; nearly always all its runs have the same.
@@ -71,14 +74,13 @@ pub(crate) async fn run(
 ) {
     let function_timeout_ms = u64::try_from(function_timeout.as_millis()).unwrap_or(u64::MAX);
     let mut loading = Loading {
-        // Beside the first scan; what fails now is tried again with the first job.
-        loader: Loader::connect(&db).await.ok(),
+        loader: None,
         definitions: HashMap::new(),
         functions: HashMap::new(),
         no_info: Arc::default(),
         function_timeout_ms,
     };
-    while let Some(mut job) = jobs.recv().await {
+    while let Some(mut job) = loading.next_job(&db, &mut jobs).await {
         let loaded = loop {
             match loading.load(&db, &mut job).await {
                 Ok(loaded) => break loaded,
@@ -99,14 +101,21 @@ pub(crate) async fn run(
 }
 
 impl Loading {
-    async fn load(&mut self, db: &Db, job: &mut LoadJob) -> Result<Vec<LoadedRun>, StoreError> {
-        let read: HashSet<Uuid> = job.bodies.iter().map(|b| b.run_id).collect();
+    /// Waits for a job. Nearly all that a started node begins with is read by discovery, so the connection is made when there is a
+    /// moment for it, or something to be read.
+    async fn next_job(&mut self, db: &Db, jobs: &mut mpsc::Receiver<LoadJob>) -> Option<LoadJob> {
         if self.loader.is_none() {
-            self.loader = Some(Loader::connect(db).await?);
+            if let Ok(job) = tokio::time::timeout(CONNECT_AFTER, jobs.recv()).await {
+                return job;
+            }
+            // What fails now is tried again with the first job.
+            self.loader = Loader::connect(db).await.ok();
         }
-        let Some(loader) = &self.loader else {
-            return Ok(Vec::new());
-        };
+        jobs.recv().await
+    }
+
+    async fn load(&mut self, db: &Db, job: &mut LoadJob) -> Result<Vec<LoadedRun>, StoreError> {
+        let read: HashSet<Uuid, RandomState> = job.bodies.iter().map(|b| b.run_id).collect();
         let (mut native, mut foreign, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
         for id in job.ids.iter().filter(|id| !read.contains(&id.run_id)) {
             match id.foreign {
@@ -115,7 +124,9 @@ impl Loading {
                 None => unsure.push(id.run_id),
             }
         }
+        let connection = &mut self.loader;
         if !unsure.is_empty() {
+            let loader = connected(connection, db).await?;
             for (id, is_foreign) in loader.locate(&unsure).await? {
                 if is_foreign {
                     foreign.push(id)
@@ -124,10 +135,14 @@ impl Loading {
                 }
             }
         }
-        let (a, b) = tokio::try_join!(loader.bodies(&native, false), loader.bodies(&foreign, true))?;
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        if !native.is_empty() || !foreign.is_empty() {
+            let loader = connected(connection, db).await?;
+            (a, b) = tokio::try_join!(loader.bodies(&native, false), loader.bodies(&foreign, true))?;
+        }
         let mut pasts = if job.past {
             let ids: Vec<Uuid> = job.ids.iter().map(|i| i.run_id).collect();
-            loader.pasts(&ids).await?
+            connected(connection, db).await?.pasts(&ids).await?
         } else {
             HashMap::new()
         };
@@ -135,6 +150,7 @@ impl Loading {
             let Some(version) = body.version else { continue };
             let key = (body.target.clone(), version);
             if !self.definitions.contains_key(&key) {
+                let loader = connected(connection, db).await?;
                 let found = loader.definition(&body.target, version).await?;
                 if self.definitions.len() >= DEFINITIONS_MAX {
                     self.definitions.clear();
@@ -148,7 +164,7 @@ impl Loading {
             }
         }
         let bodies = a.into_iter().chain(b).chain(job.bodies.drain(..));
-        let mut bodies: HashMap<Uuid, Body> = bodies.map(|b| (b.run_id, b)).collect();
+        let mut bodies: HashMap<Uuid, Body, RandomState> = bodies.map(|b| (b.run_id, b)).collect();
         Ok(job
             .ids
             .iter()
@@ -291,6 +307,13 @@ impl Loading {
             retry: RetryPolicy::default(),
         })
     }
+}
+
+async fn connected<'a>(loader: &'a mut Option<Loader>, db: &Db) -> Result<&'a Loader, StoreError> {
+    Ok(match loader {
+        Some(loader) => loader,
+        None => loader.insert(Loader::connect(db).await?),
+    })
 }
 
 fn read(name: &str, text: &JsonText) -> Result<Value, Failure> {

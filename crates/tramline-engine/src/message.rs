@@ -55,9 +55,16 @@ pub(crate) enum Message {
     CallEnded(CallEnded),
     /// There was no room for a call: it is to be made again.
     CallFull(CallFull),
-    Flushed(Flushed),
+    /// The first batch of a lane was answered.
+    Flushed {
+        lane: usize,
+        flushed: Flushed,
+    },
     /// What was to follow a batch whose answer was a surprise.
-    Unsent(Vec<Item>),
+    Unsent {
+        lane: usize,
+        items: Vec<Item>,
+    },
     Timers {
         shard: u16,
         timers: Vec<TimerRow>,

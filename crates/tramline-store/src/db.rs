@@ -9,8 +9,8 @@ use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
 use crate::api::Coalescer;
 use crate::{DatabaseUrl, StoreError, TlsStream};
 
-/// A node uses at most 20 connections in all: this many for the API, four for the engine, the rest for `/rest/v1`.
-pub const POOL_MAX: usize = 8;
+/// A node uses at most 20 connections in all: this many for the API, five for the engine, the rest for `/rest/v1`.
+pub const POOL_MAX: usize = 7;
 
 /// Longest statement of the API and of maintenance: beyond it something is wrong, and a caller has long gone.
 const STATEMENT_TIMEOUT: &str = "30s";

@@ -26,6 +26,8 @@ use crate::{Db, NIL, StoreError};
 /// Rows of one page of one shard and class: large enough that a backlog is read at full speed, small enough that an
 /// urgent run waits for milliseconds only.
 pub const PAGE: i64 = 500;
+/// Rows of the later pages of a shard that is scanned by itself: setting a page's statement up takes as long as reading fifty rows.
+pub const SCAN_PAGE: i64 = 2_000;
 
 /// A discovered run, without its input: small, so that a large backlog fits into memory.
 #[derive(Debug, Clone)]
@@ -199,7 +201,7 @@ impl Reader {
     /// reading, since every partition has its part in it.
     async fn plan(&self) -> Result<(), StoreError> {
         let nothing = std::collections::HashMap::new();
-        tokio::try_join!(self.overview(&[]), self.unfinished(&[], &nothing, true))?;
+        tokio::try_join!(self.overview(&[]), self.unfinished(&[], &nothing, PAGE, true))?;
         Ok(())
     }
 

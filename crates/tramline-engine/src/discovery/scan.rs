@@ -9,7 +9,7 @@ use std::time::Instant;
 use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 use tramline_store::StoreError;
-use tramline_store::discovery::{Cursor, Header, Overview, Place};
+use tramline_store::discovery::{Cursor, Header, Overview, PAGE, Place, SCAN_PAGE};
 
 use super::tick::next_cursors;
 use super::{CLASSES, Discovery};
@@ -130,10 +130,13 @@ impl Discovery {
             .iter()
             .map(|scan| Cursor::from_mark(scan.shard, class, scan.low_xid))
             .collect();
+        // A small one first: the sooner there is work.
+        let mut page = PAGE;
         while !cursors.is_empty() {
             let bodies = self.shared.bodies.are_wanted();
-            let headers = self.reader.unfinished(&cursors, &untouched, bodies).await?;
-            cursors = next_cursors(&cursors, &headers);
+            let headers = self.reader.unfinished(&cursors, &untouched, page, bodies).await?;
+            cursors = next_cursors(&cursors, &headers, page);
+            page = SCAN_PAGE;
             let mut headers = by_shard(headers, |header| header.shard);
             for scan in scans {
                 let headers = headers.remove(&scan.shard).unwrap_or_default();

@@ -71,7 +71,7 @@ impl Discovery {
         } else {
             fresh_runs.next().is_some()
         };
-        let next = next_cursors(&cursors, &page.headers);
+        let next = next_cursors(&cursors, &page.headers, PAGE);
         if !page.headers.is_empty() {
             // Work first: what else this tick reads takes further round trips.
             let headers = self.unscanned(page.headers);
@@ -219,7 +219,7 @@ impl Discovery {
 }
 
 /// Where the cursors whose page was full go on.
-pub(super) fn next_cursors(cursors: &[Cursor], headers: &[Header]) -> Vec<Cursor> {
+pub(super) fn next_cursors(cursors: &[Cursor], headers: &[Header], page: i64) -> Vec<Cursor> {
     let mut counts: HashMap<(u16, u8), (i64, u64, Uuid)> = HashMap::new();
     for h in headers {
         let entry = counts.entry((h.shard, h.priority)).or_insert((0, 0, NIL));
@@ -230,7 +230,7 @@ pub(super) fn next_cursors(cursors: &[Cursor], headers: &[Header]) -> Vec<Cursor
         .iter()
         .filter_map(|c| {
             let (count, xid, run_id) = counts.get(&(c.shard, c.priority)).copied()?;
-            (count >= PAGE).then(|| Cursor {
+            (count >= page).then(|| Cursor {
                 xid,
                 run_id,
                 ..c.clone()

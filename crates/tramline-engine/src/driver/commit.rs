@@ -1,50 +1,13 @@
-//! What is flushed together, one batch in flight and under load one behind it, and what follows from the answers.
+//! Batches that are sent, and what follows from their answers.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use tramline_core::machine::Failure;
 use uuid::Uuid;
 
-use super::{Driver, FLUSH_ROWS_MAX, Stage, Unit};
+use super::{Driver, Stage, Unit};
 use crate::flushing::{Flushed, Item, Job};
-
-/// The batch in flight, and the one that is built meanwhile.
-pub(crate) const FLUSHES_MAX: usize = 2;
-/// With so many units pending a batch goes to the flusher while another is in flight, so that the database does not rest between them. Fewer
-/// wait for those that its answer brings: what a flush costs hardly depends on its rows.
-const AHEAD_MIN: usize = 512;
-
-/// Units that are with the flusher.
-#[derive(Default)]
-pub(super) struct InFlight {
-    batches: VecDeque<Vec<Unit>>,
-    /// Answers that said something else than that all was written.
-    surprises: u64,
-    /// The batch behind a surprising answer is on its way back, unsent.
-    comes_back: bool,
-}
-
-impl InFlight {
-    pub(super) fn is_empty(&self) -> bool {
-        self.batches.is_empty()
-    }
-
-    pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
-        self.batches.iter().flatten()
-    }
-
-    pub(super) fn units_mut(&mut self) -> impl Iterator<Item = &mut Unit> {
-        self.batches.iter_mut().flatten()
-    }
-
-    fn has_room(&self, pending: usize) -> bool {
-        match self.batches.len() {
-            0 => pending > 0,
-            behind => behind < FLUSHES_MAX && pending >= AHEAD_MIN && !self.comes_back,
-        }
-    }
-}
 
 impl Driver {
     /// Puts what a decision wants recorded into the next batch.
@@ -52,64 +15,41 @@ impl Driver {
         if let Some(entry) = unit.run_id.and_then(|id| self.state.entries.get_mut(&id)) {
             entry.units += 1;
         }
-        self.state.pending.push_back(unit);
+        self.state.pending.push(unit);
     }
 
     /// Sends what is pending: at once when idle, in growing batches under load.
-    pub(super) fn send_flush(&mut self) {
-        if !self.state.in_flight.has_room(self.state.pending.len()) {
-            return;
+    pub(super) fn send_flushes(&mut self) {
+        while let Some(part) = self.state.in_flight.next(self.state.pending.lens()) {
+            let mut units = self.state.pending.take(part);
+            let mut items = Vec::with_capacity(units.iter().map(|unit| unit.items.len()).sum());
+            for unit in &mut units {
+                unit.sent = unit.items.len();
+                items.extend(std::mem::take(&mut unit.items));
+            }
+            let after = self.state.in_flight.surprises(part);
+            if self.flushes[part.lane()].try_send(Job { items, after }).is_err() {
+                tracing::error!("the flushing task is gone; what is in memory is driven by the next owner");
+                return;
+            }
+            self.state.in_flight.sent(part, units);
         }
-        let mut units = Vec::new();
-        let mut rows = 0;
-        while rows < FLUSH_ROWS_MAX {
-            let Some(unit) = self.state.pending.pop_front() else {
-                break;
-            };
-            rows += unit.items.len();
-            units.push(unit);
-        }
-        let mut items = Vec::with_capacity(rows);
-        for unit in &mut units {
-            unit.sent = unit.items.len();
-            items.extend(std::mem::take(&mut unit.items));
-        }
-        let after = self.state.in_flight.surprises;
-        if self.flushes.try_send(Job { items, after }).is_err() {
-            tracing::error!("the flushing task is gone; what is in memory is driven by the next owner");
-            return;
-        }
-        self.state.in_flight.batches.push_back(units);
     }
 
     /// What was to follow a surprise may go now, without what that made moot.
-    pub(super) fn on_unsent(&mut self, items: Vec<Item>) {
-        let in_flight = &mut self.state.in_flight;
-        in_flight.comes_back = false;
-        let Some(units) = in_flight.batches.pop_front() else {
-            return;
-        };
+    pub(super) fn on_unsent(&mut self, lane: usize, items: Vec<Item>) {
+        let mut units = self.state.in_flight.came_back(lane);
         let mut items = items.into_iter();
-        let mut back = VecDeque::with_capacity(units.len() + self.state.pending.len());
-        for mut unit in units {
+        for unit in &mut units {
             unit.items = items.by_ref().take(unit.sent).collect();
-            if !unit.void {
-                back.push_back(unit);
-            }
         }
-        back.append(&mut self.state.pending);
-        self.state.pending = back;
+        units.retain(|unit| !unit.void);
+        self.state.pending.put_back(units);
     }
 
-    pub(super) fn on_flushed(&mut self, flushed: Flushed) {
-        let in_flight = &mut self.state.in_flight;
-        let Some(mut units) = in_flight.batches.pop_front() else {
-            return;
-        };
-        if flushed.surprising {
-            in_flight.surprises += 1;
-            in_flight.comes_back = !in_flight.batches.is_empty();
-        }
+    pub(super) fn on_flushed(&mut self, lane: usize, flushed: Flushed) {
+        let pending = self.state.pending.lens();
+        let mut units = self.state.in_flight.answered(lane, flushed.surprising, pending);
         units.retain(|unit| !unit.void);
         self.shared.flushes.fetch_add(1, Ordering::AcqRel);
         let held: HashSet<u16> = flushed.held.iter().copied().collect();

@@ -16,6 +16,7 @@ mod gate;
 mod gone;
 mod handover;
 mod intake;
+mod lanes;
 mod limited;
 mod limits;
 mod overlap;
@@ -29,7 +30,7 @@ mod shards;
 mod timers;
 mod unit;
 
-pub(crate) use self::commit::FLUSHES_MAX;
+pub(crate) use self::lanes::{FLUSHES_MAX, LANES};
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -77,7 +78,8 @@ pub(crate) struct Driver {
     pub(crate) node: Uuid,
     pub(crate) outside: Arc<Outside>,
     pub(crate) inbox: mpsc::Receiver<Message>,
-    pub(crate) flushes: mpsc::Sender<Job>,
+    /// One of each lane.
+    pub(crate) flushes: Vec<mpsc::Sender<Job>>,
     pub(crate) loads: mpsc::Sender<LoadJob>,
     pub(crate) chores: mpsc::Sender<Chore>,
     pub(crate) results: mpsc::Sender<CallResult>,
@@ -113,8 +115,8 @@ pub(crate) struct State {
     gone_order: VecDeque<(u64, Uuid)>,
     /// Commands that are not to be applied again; with the shard of those that have been read again since.
     commands_seen: HashMap<Uuid, Option<u16>>,
-    pending: VecDeque<Unit>,
-    in_flight: commit::InFlight,
+    pending: lanes::Pending,
+    in_flight: lanes::InFlight,
     timers: timers::Timers,
     schedules: schedules::Schedules,
     expected: Expected,
@@ -161,8 +163,8 @@ impl State {
             gone: HashSet::default(),
             gone_order: VecDeque::new(),
             commands_seen: HashMap::new(),
-            pending: VecDeque::new(),
-            in_flight: commit::InFlight::default(),
+            pending: lanes::Pending::default(),
+            in_flight: lanes::InFlight::default(),
             timers: timers::Timers::default(),
             schedules: schedules::Schedules::default(),
             expected: Expected::new(Millis::try_from(config.warm_before.as_millis()).unwrap_or(Millis::MAX)),
@@ -180,6 +182,7 @@ impl Driver {
         let mut tick_at = Instant::now() + TICK;
         let mut gathered = 0;
         loop {
+            self.state.clock.look();
             let wake = self.next_wake(tick_at);
             let received = tokio::select! {
                 n = self.inbox.recv_many(&mut messages, MESSAGES_MAX) => n,
@@ -189,8 +192,10 @@ impl Driver {
                 return;
             }
             for message in messages.drain(..) {
+                self.state.clock.look();
                 self.handle(message);
             }
+            self.state.clock.look();
             self.fire_timers();
             if Instant::now() >= tick_at {
                 tick_at = Instant::now() + TICK;
@@ -215,7 +220,7 @@ impl Driver {
                 }
             }
             gathered = 0;
-            self.send_flush();
+            self.send_flushes();
             self.finish_releases();
             if self.has_stopped() {
                 return;
@@ -254,8 +259,8 @@ impl Driver {
             Message::Loaded(runs) => self.on_loaded(runs),
             Message::CallEnded(end) => self.on_call_ended(end),
             Message::CallFull(full) => self.on_call_full(full),
-            Message::Flushed(flushed) => self.on_flushed(flushed),
-            Message::Unsent(items) => self.on_unsent(items),
+            Message::Flushed { lane, flushed } => self.on_flushed(lane, flushed),
+            Message::Unsent { lane, items } => self.on_unsent(lane, items),
             Message::Timers {
                 shard,
                 timers,

@@ -117,12 +117,14 @@ impl Driver {
     /// Lets a run through: at once where order does not matter, else when its start is recorded.
     fn pass(&mut self, run_id: Uuid, overlap: Overlap) -> bool {
         let Some(Entry {
+            shard,
             stage: Stage::Live(live),
             ..
         }) = self.state.entries.get_mut(&run_id)
         else {
             return false;
         };
+        let shard = *shard;
         if let Some(period) = &mut live.period {
             period.passed = true;
         }
@@ -133,7 +135,7 @@ impl Driver {
         match self
             .state
             .pending
-            .back_mut()
+            .last_mut(shard)
             .filter(|unit| unit.run_id == Some(run_id))
         {
             Some(unit) => {

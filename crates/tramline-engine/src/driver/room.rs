@@ -16,7 +16,7 @@ impl Driver {
         shrink_map(&mut state.limits.waiting);
         shrink_set(&mut state.gone);
         shrink_queue(&mut state.gone_order);
-        shrink_queue(&mut state.pending);
+        state.pending.queues_mut().for_each(shrink_queue);
         state.ready.shrink();
     }
 }

@@ -1,12 +1,12 @@
 //! Shards come, go and are given up; how far the ledger may be passed over in each.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio::sync::oneshot;
 use tramline_store::shards::{Beat, Mark, NodeLoad};
 use uuid::Uuid;
 
-use super::{Driver, Shard, Stage, Unit};
+use super::{Driver, Shard, Stage};
 use crate::maintenance::Chore;
 
 impl Driver {
@@ -47,9 +47,7 @@ impl Driver {
         }
         // Calls of a shard that was being given up go on: its last flush, which names them, may have been committed.
         self.drop_entries_of(shard);
-        let pending = std::mem::take(&mut self.state.pending);
-        let (dropped, kept): (VecDeque<Unit>, _) = pending.into_iter().partition(|u| u.shard == shard);
-        self.state.pending = kept;
+        let dropped = self.state.pending.take_shard(shard);
         let in_flight = self.state.in_flight.units_mut().filter(|u| u.shard == shard);
         let forgotten: Vec<Uuid> = in_flight
             .filter_map(|unit| {

@@ -8,7 +8,7 @@ use tramline_core::Millis;
 use tramline_core::snapshot::Snapshot;
 
 use super::{
-    Command, Cursor, Header, PAGE, Reader, columns, command, header, parse_snapshot, parse_xid, with_body,
+    Command, Cursor, Header, Reader, columns, command, header, parse_snapshot, parse_xid, with_body,
 };
 use crate::StoreError;
 use crate::limits::LimitState;
@@ -89,7 +89,7 @@ impl Reader {
         })
     }
 
-    /// One page of unfinished runs for every cursor: what a new owner scans from the low-water marks on. Of runs that are not
+    /// One page of so many unfinished runs for every cursor: what a new owner scans from the low-water marks on. Of runs that are not
     /// visible in the snapshot of their shard in `untouched` nothing is recorded, so nothing is looked up. With `bodies` small
     /// ones are read, too.
     ///
@@ -99,6 +99,7 @@ impl Reader {
         &self,
         cursors: &[Cursor],
         untouched: &HashMap<u16, Snapshot>,
+        page: i64,
         bodies: bool,
     ) -> Result<Vec<Header>, StoreError> {
         let (shards, priorities, xids, ids) = columns(cursors);
@@ -110,7 +111,7 @@ impl Reader {
             .client
             .query(
                 &self.unfinished,
-                &[&shards, &priorities, &xids, &ids, &untouched, &PAGE, &bodies],
+                &[&shards, &priorities, &xids, &ids, &untouched, &page, &bodies],
             )
             .await
             .map_err(|e| StoreError::query("discovery unfinished", e))?;

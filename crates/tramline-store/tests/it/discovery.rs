@@ -453,7 +453,7 @@ async fn unfinished(reader: &Reader, xid: u64, after: Uuid) -> Vec<Header> {
                 ..Cursor::from_mark(shard, CLASS, None)
             };
             let page = reader
-                .unfinished(&[cursor], &HashMap::new(), false)
+                .unfinished(&[cursor], &HashMap::new(), PAGE, false)
                 .await
                 .unwrap();
             assert!(page.is_sorted_by_key(|h| (h.xid, h.run_id)));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tramline_core::snapshot::Snapshot;
 use tramline_store::SHARD_COUNT;
-use tramline_store::discovery::{Cursor, Reader};
+use tramline_store::discovery::{Cursor, PAGE, Reader};
 use tramline_store::shards::Keeper;
 use uuid::Uuid;
 
@@ -318,7 +318,10 @@ async fn a_new_owner_reads_the_runs_above_its_mark() {
     let reader = Reader::connect(&w.store).await.unwrap();
     let read = async |mark| {
         let from = [Cursor::from_mark(1, 2, mark)];
-        let page = reader.unfinished(&from, &HashMap::new(), false).await.unwrap();
+        let page = reader
+            .unfinished(&from, &HashMap::new(), PAGE, false)
+            .await
+            .unwrap();
         page.iter().map(|h| h.run_id).collect::<Vec<_>>()
     };
     assert_eq!(read(Some(mark)).await, [after]);
@@ -346,7 +349,7 @@ async fn a_shard_that_was_given_up_in_order_says_what_its_owner_could_see() {
     let reader = Reader::connect(&w.store).await.unwrap();
     let all = [Cursor::from_mark(1, 2, None)];
     let page = reader
-        .unfinished(&all, &HashMap::from([(1, untouched)]), false)
+        .unfinished(&all, &HashMap::from([(1, untouched)]), PAGE, false)
         .await
         .unwrap();
     assert_eq!(page.iter().map(|h| h.run_id).collect::<Vec<_>>(), [before]);
@@ -362,7 +365,7 @@ async fn a_shard_that_was_given_up_in_order_says_what_its_owner_could_see() {
     );
     assert!(!untouched.sees(xid(after).await));
     let page = reader
-        .unfinished(&all, &HashMap::from([(1, untouched)]), true)
+        .unfinished(&all, &HashMap::from([(1, untouched)]), PAGE, true)
         .await
         .unwrap();
     assert_eq!(page.iter().map(|h| h.run_id).collect::<Vec<_>>(), [before, after]);

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
 use tramline_store::calendars;
-use tramline_store::discovery::{Cursor, Poll, Reader};
+use tramline_store::discovery::{Cursor, PAGE, Poll, Reader};
 use tramline_store::runs::Loader;
 use tramline_store::schedules::{self, NewSchedule};
 use tramline_store::{Db, tidy, timers};
@@ -192,7 +192,7 @@ async fn the_engines_role_is_enough_to_drive_runs() {
         .unwrap();
     assert!(page.headers.iter().any(|h| h.run_id == ids[0]));
     reader
-        .unfinished(&[Cursor::from_mark(shard, 2, None)], &HashMap::new(), false)
+        .unfinished(&[Cursor::from_mark(shard, 2, None)], &HashMap::new(), PAGE, false)
         .await
         .unwrap();
     let loader = Loader::connect(&store).await.unwrap();

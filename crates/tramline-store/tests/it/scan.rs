@@ -7,7 +7,7 @@ use tramline_core::machine::Row;
 use tramline_core::snapshot::Snapshot;
 use tramline_core::status::RunStatus;
 use tramline_store::api::{self, NewRun};
-use tramline_store::discovery::{Cursor, FEW, Overview, Place, Poll, Reader};
+use tramline_store::discovery::{Cursor, FEW, Overview, PAGE, Place, Poll, Reader};
 use tramline_store::{SHARD_COUNT, limits, tidy};
 use uuid::Uuid;
 
@@ -177,7 +177,7 @@ async fn unfinished_runs_of_many_shards_come_by_one_statement() {
         .collect();
     let read = async |untouched: &HashMap<u16, Snapshot>| {
         let mut found: Vec<Uuid> = reader
-            .unfinished(&cursors, untouched, false)
+            .unfinished(&cursors, untouched, PAGE, false)
             .await
             .unwrap()
             .iter()

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use tramline_store::discovery::{Cursor, Reader};
+use tramline_store::discovery::{Cursor, PAGE, Reader};
 use uuid::Uuid;
 
 use crate::pull::{claim, id_of, pull_queue};
@@ -386,7 +386,12 @@ async fn discovery_leaves_pull_runs_to_their_workers() {
         .await;
     let reader = Reader::connect(&w.store).await.unwrap();
     let found = reader
-        .unfinished(&[Cursor::from_mark(shard(id), 2, None)], &HashMap::new(), false)
+        .unfinished(
+            &[Cursor::from_mark(shard(id), 2, None)],
+            &HashMap::new(),
+            PAGE,
+            false,
+        )
         .await
         .unwrap();
     assert!(found.is_empty(), "{found:?}");

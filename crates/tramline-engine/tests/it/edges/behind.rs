@@ -1,17 +1,17 @@
 //! The same for a flush that has another behind it, built while the first was in flight: it goes on only when the answer to the first
-//! was no surprise.
+//! was no surprise. And for one that has another beside it, of the other lane's shards: that one goes on whatever becomes of it.
 
 use tokio::sync::mpsc;
 use tramline_engine::{EngineHandle, Outcome};
 use tramline_store::api::{self, NewRun};
-use tramline_testkit::{ChaosProxy, Holding};
+use tramline_testkit::{ChaosProxy, Holding, Side};
 use uuid::Uuid;
 
 use super::FLUSH;
 use super::place::*;
 use crate::support::*;
 
-/// More than a node sends at once when nothing is in flight, and than goes behind a flush at the least.
+/// More than a node sends at once when nothing is in flight, and of each lane more than goes behind or beside a flush at the least.
 const BEHIND: usize = 1_200;
 
 /// What becomes of the first flush.
@@ -22,6 +22,13 @@ enum First {
     HasEnded,
     /// Its row cannot be stored.
     IsPoison,
+}
+
+/// Which flush is struck: the first, which another is behind, or one of the two lanes' that follow it.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Front(First),
+    Lane(Edge),
 }
 
 impl First {
@@ -71,9 +78,12 @@ impl Place {
         answers.into_iter().map(|answer| answer.unwrap().run_id).collect()
     }
 
-    async fn one_behind_another(&mut self, first: First) {
+    async fn one_of_many(&mut self, at: At) {
         let _turn = turn().await;
-        let (side, fault) = first.edge();
+        let ((side, fault), end) = match at {
+            At::Front(first) => (first.edge(), first.end()),
+            At::Lane((_, fault)) => ((Side::Before, fault), "completed"),
+        };
         let proxy = ChaosProxy::start(self.db.url()).await;
         let (made, mut calls) = mpsc::unbounded_channel();
         let effects = self.effects_of("a");
@@ -94,12 +104,23 @@ impl Place {
         }
         // The driver has handled what came before this question.
         a.explain(run[0]).await.unwrap();
-        let b = self.strike_first(first, run[0], holding, &a).await;
-        println!("{first:?}: landed");
-        let ended = "select count(*) from tramline.run_ends e join tramline.runs r using (run_id)
-                      where status = 'completed' and r.enqueued_xid = (select enqueued_xid from tramline.runs where run_id = ";
-        until_count(&self.client, &format!("{ended}'{}')", ids[0]), BEHIND as i64).await;
-        self.until_ended(run[0], first.end()).await;
+        let b = match at {
+            At::Front(first) => self.strike_first(first, run[0], holding, &a).await,
+            At::Lane((side, fault)) => {
+                let mut held = proxy.hold(FLUSH, 1, side);
+                holding.go_on();
+                let holding = in_time(held.reached()).await;
+                // What the other lane has to record is not held up.
+                let whole = format!("select count(*) from (select from tramline.runs r left join tramline.run_ends e using (run_id)
+                    where {} group by r.shard % 2 having count(e.run_id) = count(*)) q", with(ids[0]));
+                until_count(&self.client, &format!("select least(({whole}), 1)"), 1).await;
+                self.strike(fault, holding, &a).await
+            }
+        };
+        println!("{at:?}: landed");
+        let ended = "select count(*) from tramline.run_ends e join tramline.runs r using (run_id) where status = 'completed' and ";
+        until_count(&self.client, &format!("{ended}{}", with(ids[0])), BEHIND as i64).await;
+        self.until_ended(run[0], end).await;
         self.check([run, ids].concat(), fault).await;
         for node in [Some(a), b].into_iter().flatten() {
             node.stop(PATIENCE).await;
@@ -111,5 +132,18 @@ impl Place {
 async fn a_flush_behind_another_survives_a_fault_of_the_first() {
     let edges = EDGES.map(First::Meets);
     let cases = edges.into_iter().chain([First::HasEnded, First::IsPoison]);
-    in_lanes(cases, async |place, first| place.one_behind_another(first).await).await;
+    in_lanes(cases.map(At::Front), async |place, at| {
+        place.one_of_many(at).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_beside_another_survives_a_fault_and_does_not_hold_the_other_up() {
+    in_lanes(EDGES.map(At::Lane), async |place, at| place.one_of_many(at).await).await;
+}
+
+/// The runs of the transaction that made this one.
+fn with(run: Uuid) -> String {
+    format!("r.enqueued_xid = (select enqueued_xid from tramline.runs where run_id = '{run}')")
 }
