@@ -17,6 +17,8 @@ pub const DEPTH_MAX: usize = 64;
 /// Largest exponent of a number. `jsonb` numbers end at 10^131072; a double never gets beyond this, so only numbers
 /// kept as text can pass it.
 const EXPONENT_MAX: i64 = 400;
+/// Longest text of a number: `jsonb` keeps 16,383 digits behind the point.
+const NUMBER_MAX_CHARS: usize = 1_000;
 
 /// Why a value cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,10 +84,8 @@ fn check(value: &Value, depth: usize) -> Result<(), (JsonReason, Vec<Trail<'_>>)
         Value::Null | Value::Bool(_) => Ok(()),
         Value::Number(number) => {
             let is_whole = number.is_i64() || number.is_u64();
-            if is_whole
-                || number.as_f64().is_some_and(f64::is_finite)
-                    && exponent(&number.to_string()) <= EXPONENT_MAX
-            {
+            let is_kept = |text: &str| text.len() <= NUMBER_MAX_CHARS && exponent(text) <= EXPONENT_MAX;
+            if is_whole || number.as_f64().is_some_and(f64::is_finite) && is_kept(&number.to_string()) {
                 Ok(())
             } else {
                 Err((JsonReason::NumberOutOfRange, Vec::new()))

@@ -97,8 +97,8 @@ $$;
 -- about now that are not used yet. Inserted by one plain statement; each statement costs more than what it reads. Answers what only the database knows of
 -- these runs: their transaction and time, the source of those that name none, and of each target its version (null of a function's) and the policy of
 -- its runs. Answers nulls and leaves nothing behind when a batch is not like that, and the long way looks at it.
--- p_given: some ids are the caller's own, and may have been used long before.
-create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input jsonb[], p_opts jsonb[], p_given boolean,
+-- p_given: some ids are the caller's own, and may have been used long before. p_input: texts that jsonb takes, which the caller knows.
+create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input text[], p_opts jsonb[], p_given boolean,
   out xid xid8, out queued_at timestamptz, out source text, out targets text[], out versions int[], out retries jsonb[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
@@ -143,7 +143,8 @@ begin
     return;
   end if;
   if v_asks then
-    if exists (select from unnest(p_target, p_input) as u(target, input) join tramline.targets t on t.name = u.target
+    if exists (select from (select x.target, x.input::jsonb as input from unnest(p_target, p_input) as x(target, input) offset 0) u
+                 join tramline.targets t on t.name = u.target
                 where t.required_inputs <> '{}' and not coalesce(jsonb_typeof(u.input) = 'object' and u.input ?& t.required_inputs, false)) then
       return;
     end if;
@@ -209,7 +210,7 @@ begin
   if cardinality(array_remove(p_correlation_id, null)) = 0 then
     v_ids := case when array_position(p_run_id, null) is null then p_run_id
                   else array(select coalesce(u.id, tramline.uuid_v7()) from unnest(p_run_id) with ordinality as u(id, ord) order by u.ord) end;
-    v_plain := tramline.enqueue_plain(v_ids, p_target, p_input, p_opts, cardinality(array_remove(p_run_id, null)) > 0);
+    v_plain := tramline.enqueue_plain(v_ids, p_target, p_input::text[], p_opts, cardinality(array_remove(p_run_id, null)) > 0);
     if v_plain.xid is not null then
       return query select u.ord::int, u.id, true, null::text, null::jsonb from unnest(v_ids) with ordinality as u(id, ord);
       return;

@@ -5,6 +5,9 @@
 -- The fence: rows of the touched shards are locked in shard order for no key update. That conflicts with the update of a takeover:
 -- either this commits before the epoch rises, or it waits, reads the row again and finds that it is no longer the owner.
 --
+-- Outputs are texts that jsonb takes, which the sender knows. Where it does not, it says p_again too: then each goes through jsonb, and what that
+-- refuses fails the call.
+--
 -- p_foreign names the runs of this batch that live in the *_foreign siblings; null when there is none, which is nearly always.
 -- p_cold holds what is rare: marks, events, timers_set, timers_clear, starts, parked, unparked, limits, commands_done, dead_letters, redriven,
 -- periods, period_starts, period_ends. Answers the shards that were still held, and the ends that were not ours to write (somebody
@@ -12,8 +15,8 @@
 create function tramline.flush(
   p_owner uuid, p_node text, p_shards int[], p_epochs bigint[],
   p_step_run uuid[], p_step_name text[], p_step_generation int[], p_step_attempt int[], p_step_status text[], p_step_function text[],
-  p_step_output jsonb[], p_step_error jsonb[], p_step_started timestamptz[], p_step_finished timestamptz[],
-  p_end_run uuid[], p_end_generation int[], p_end_status text[], p_end_output jsonb[], p_end_error jsonb[], p_end_error_step text[],
+  p_step_output text[], p_step_error jsonb[], p_step_started timestamptz[], p_step_finished timestamptz[],
+  p_end_run uuid[], p_end_generation int[], p_end_status text[], p_end_output text[], p_end_error jsonb[], p_end_error_step text[],
   p_end_attempt int[], p_end_started timestamptz[], p_end_finished timestamptz[],
   p_foreign uuid[], p_cold jsonb, p_again boolean,
   out held int[], out not_ended uuid[])
@@ -68,7 +71,7 @@ begin
 
   if p_step_run is not null then
     insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at, node, epoch)
-    select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error,
+    select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output::jsonb, u.error,
            u.started_at, u.finished_at, p_node, v_epoch[array_position(held, tramline.shard_of(u.run_id))]
       from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output, p_step_error,
                   p_step_started, p_step_finished)
@@ -78,7 +81,7 @@ begin
     if p_foreign is not null then
       insert into tramline.run_steps_foreign (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at,
              node, epoch)
-      select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error,
+      select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output::jsonb, u.error,
              u.started_at, u.finished_at, p_node, v_epoch[array_position(held, tramline.shard_of(u.run_id))]
         from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output, p_step_error,
                     p_step_started, p_step_finished)
@@ -90,7 +93,7 @@ begin
 
   if p_end_run is not null then
     insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at, finished_at)
-    select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node,
+    select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output::jsonb, u.error, u.error_step, u.attempt, p_node,
            v_epoch[array_position(held, tramline.shard_of(u.run_id))], u.started_at, u.finished_at
       from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt, p_end_started, p_end_finished)
         as u(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at)
@@ -100,7 +103,7 @@ begin
     if p_foreign is not null then
       insert into tramline.run_ends_foreign (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at,
              finished_at)
-      select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node,
+      select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output::jsonb, u.error, u.error_step, u.attempt, p_node,
              v_epoch[array_position(held, tramline.shard_of(u.run_id))], u.started_at, u.finished_at
         from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt, p_end_started,
                     p_end_finished)

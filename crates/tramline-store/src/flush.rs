@@ -37,6 +37,8 @@ pub struct Batch {
     end_attempt: Vec<i32>,
     end_started: Vec<Option<Timestamp>>,
     end_finished: Vec<Timestamp>,
+    /// Some output may be no JSON that the database takes: it has to look.
+    unsure: bool,
     foreign: Vec<Uuid>,
     /// Parked (with the reason) or not parked any more: the last word of the batch counts.
     parked: HashMap<Uuid, Option<&'static str>>,
@@ -226,6 +228,7 @@ impl Batch {
         self.step_attempt.push(int(step.attempt));
         self.step_status.push(step.status.as_str());
         self.step_function.push(step.function.clone());
+        self.unsure |= step.output.as_ref().is_some_and(|output| !output.is_sure());
         self.step_output.push(step.output.clone().map(SharedJson));
         self.step_error.push(step.error.as_deref().map(Jsonb::of));
         self.step_started.push(timestamp(step.started_at));
@@ -236,6 +239,7 @@ impl Batch {
         self.end_run.push(of.run_id);
         self.end_generation.push(int(of.generation));
         self.end_status.push(end.status.as_str());
+        self.unsure |= end.output.as_ref().is_some_and(|output| !output.is_sure());
         self.end_output.push(end.output.clone().map(SharedJson));
         self.end_error.push(end.error.as_deref().map(Jsonb::of));
         self.end_error_step.push(end.error_step.clone());
@@ -341,7 +345,7 @@ impl Flusher {
     /// [`StoreError::is_poison`] nothing was written and some row cannot be.
     pub async fn send(&self, owner: Uuid, node: &str, b: &Batch, again: bool) -> Result<Flushed, StoreError> {
         let parts = (!b.step_run.is_empty(), !b.end_run.is_empty());
-        self.call(owner, node, b, parts, again).await
+        self.call(owner, node, b, parts, again || b.unsure).await
     }
 
     /// Calls the function, with the columns of steps and ends or without.

@@ -10,7 +10,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tramline_core::Millis;
 use tramline_core::json::Json;
 
-/// JSON that is text already, sent as jsonb.
+/// JSON that is text already, sent as jsonb or as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jsonb(pub String);
 
@@ -24,21 +24,24 @@ impl Jsonb {
 impl ToSql for Jsonb {
     fn to_sql(
         &self,
-        _: &Type,
+        ty: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        put_jsonb(&self.0, out);
+        if *ty == Type::JSONB {
+            out.put_u8(JSONB_FORM);
+        }
+        out.put_slice(self.0.as_bytes());
         Ok(IsNull::No)
     }
 
     fn accepts(ty: &Type) -> bool {
-        *ty == Type::JSONB
+        *ty == Type::JSONB || *ty == Type::TEXT
     }
 
     to_sql_checked!();
 }
 
-/// JSON that others keep, too, sent as jsonb.
+/// JSON that others keep, too, sent as text.
 #[derive(Debug, Clone)]
 pub struct SharedJson(pub Arc<Json>);
 
@@ -48,21 +51,19 @@ impl ToSql for SharedJson {
         _: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        put_jsonb(self.0.text(), out);
+        out.put_slice(self.0.text().as_bytes());
         Ok(IsNull::No)
     }
 
     fn accepts(ty: &Type) -> bool {
-        *ty == Type::JSONB
+        *ty == Type::TEXT
     }
 
     to_sql_checked!();
 }
 
-fn put_jsonb(text: &str, out: &mut BytesMut) {
-    out.put_u8(1); // version of the binary form of jsonb
-    out.put_slice(text.as_bytes());
-}
+/// Version of the binary form of jsonb.
+const JSONB_FORM: u8 = 1;
 
 /// JSON as the database sends it, not read yet: small to keep, and of no cost to whoever only passes it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,16 +105,17 @@ impl JsonText {
 }
 
 impl<'a> FromSql<'a> for JsonText {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        match raw.split_first() {
-            // version of the binary form of jsonb
-            Some((1, text)) => Ok(Self(std::str::from_utf8(text)?.into())),
-            _ => Err("an unknown form of jsonb".into()),
-        }
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        let text = match raw.split_first() {
+            _ if *ty == Type::TEXT => raw,
+            Some((&JSONB_FORM, text)) => text,
+            _ => return Err("an unknown form of jsonb".into()),
+        };
+        Ok(Self(std::str::from_utf8(text)?.into()))
     }
 
     fn accepts(ty: &Type) -> bool {
-        *ty == Type::JSONB
+        *ty == Type::JSONB || *ty == Type::TEXT
     }
 }
 

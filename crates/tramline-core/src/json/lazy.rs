@@ -21,6 +21,8 @@ pub struct Json {
     text: OnceLock<Box<str>>,
     // in a box: most of what is kept is never looked into
     value: OnceLock<Box<Value>>,
+    /// Whether the database surely takes the text.
+    sure: OnceLock<bool>,
 }
 
 impl Json {
@@ -40,6 +42,7 @@ impl Json {
         Ok(Self {
             text: OnceLock::from(text),
             value,
+            sure: OnceLock::new(),
         })
     }
 
@@ -72,7 +75,21 @@ impl Json {
         Self {
             text: self.text,
             value: OnceLock::new(),
+            sure: self.sure,
         }
+    }
+
+    /// Whether Postgres' `jsonb` takes the text for sure: then nobody has to try. What was made of a tree is written here, so
+    /// that the tree says it. A text of somebody else's may repeat keys, so that its tree does not show everything; it is
+    /// sure as long as it has nothing that `jsonb` looks at more closely than the grammar of JSON: escapes by number, large numbers, depth.
+    pub fn is_sure(&self) -> bool {
+        *self
+            .sure
+            .get_or_init(|| match (self.text.get(), self.value.get()) {
+                (None, Some(value)) => super::check_storable(value).is_ok(),
+                (Some(text), _) => is_plain(text),
+                (None, None) => false,
+            })
     }
 }
 
@@ -86,6 +103,7 @@ impl From<Value> for Json {
         Self {
             text: OnceLock::new(),
             value: OnceLock::from(Box::new(value)),
+            sure: OnceLock::new(),
         }
     }
 }
@@ -128,7 +146,8 @@ impl fmt::Debug for Json {
     }
 }
 
-/// Whether a text, if it is JSON, can be read for sure: no depth and no number is near a limit of the reader.
+/// Whether a text, if it is JSON, can be read for sure: no depth and no number is near a limit of the reader, and no character is
+/// escaped by its number, which may be half of one.
 fn is_plain(text: &str) -> bool {
     let (mut depth, mut digits) = (0_usize, 0_usize);
     let mut bytes = text.bytes();
@@ -137,7 +156,11 @@ fn is_plain(text: &str) -> bool {
             b'"' => {
                 while let Some(byte) = bytes.next() {
                     match byte {
-                        b'\\' => _ = bytes.next(),
+                        b'\\' => {
+                            if bytes.next() == Some(b'u') {
+                                return false;
+                            }
+                        }
                         b'"' => break,
                         _ => {}
                     }
@@ -192,12 +215,38 @@ mod tests {
     fn what_cannot_be_read_is_refused_when_it_comes() {
         let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
         let huge = "9".repeat(500);
-        for text in ["", "{", "[1,]", "nul", "1 2", "\"a", &deep, "1e999", &huge] {
+        for text in [
+            "\"\\ud800\"",
+            "",
+            "{",
+            "[1,]",
+            "nul",
+            "1 2",
+            "\"a",
+            &deep,
+            "1e999",
+            &huge,
+        ] {
             assert_eq!(Json::of_text(text).is_ok(), readable(text), "{text}");
         }
         assert!(Json::of_text("{").is_err() && Json::of_text(deep.as_str()).is_err());
         let nested = format!("{}1{}", "[".repeat(110), "]".repeat(110));
         assert!(Json::of_text(nested).is_ok(), "deep, and can be read");
+    }
+
+    #[test]
+    fn sure_is_what_a_tree_says_and_of_a_text_what_hides_nothing() {
+        assert!(Json::from(json!({ "a": "\u{1}é", "b": [1.5e300] })).is_sure());
+        assert!(!Json::from(json!({ "a": "\0" })).is_sure());
+        let of = |text: &str| Json::of_text(text).unwrap();
+        assert!(of(r#"{"a": 1, "a": "x\n"}"#).is_sure());
+        for text in [r#"{"a": "\u0000", "a": 1}"#, "1e5", r#""\u00e9""#] {
+            assert!(!of(text).is_sure(), "{text}");
+        }
+        // What a tree said holds for the text that was written of it.
+        let tree = Json::from(json!("\u{1}"));
+        assert!(tree.is_sure());
+        assert!(tree.clone().into_text_alone().is_sure() && tree.into_text_alone().text().contains("\\u"));
     }
 
     fn readable(text: &str) -> bool {
@@ -206,7 +255,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_accepts_exactly_what_can_be_read(text in r#"[\[\]{}",:0-9eE.+\-truefalsn\\ ]{0,24}"#) {
+        fn it_accepts_exactly_what_can_be_read(text in r#"([\[\]{}",:0-9eE.+\-truefalsn\\ ]|\\u[d0][89c0]00){0,24}"#) {
             prop_assert_eq!(Json::of_text(text.as_str()).is_ok(), readable(&text));
         }
     }

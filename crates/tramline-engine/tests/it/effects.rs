@@ -269,9 +269,9 @@ async fn check_effects(effects: &Effects, client: &Client, faults: usize) {
         .await
         .unwrap();
     let runs: HashSet<Uuid> = runs.iter().map(|row| row.get(0)).collect();
-    let sql = "select run_id, step, generation, epoch, (output ->> 'effect')::uuid from tramline.run_steps
+    let sql = "select run_id, step, generation, epoch, (output::jsonb ->> 'effect')::uuid from tramline.run_steps
                 where status = 'completed' and function_name is not null
-               union all select e.run_id, '', e.generation, e.epoch, (output ->> 'effect')::uuid from tramline.run_ends e
+               union all select e.run_id, '', e.generation, e.epoch, (output::jsonb ->> 'effect')::uuid from tramline.run_ends e
                  join tramline.runs r using (run_id, shard) where e.status = 'completed' and r.kind = 'function'";
     let mut recorded: HashMap<(Uuid, String), Uuid> = HashMap::new();
     for row in client.query(sql, &[]).await.unwrap() {

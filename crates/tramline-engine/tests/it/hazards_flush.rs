@@ -48,7 +48,7 @@ async fn b2_a_row_the_database_refuses_is_bisected_out_of_its_batch() {
     register(&db, &["step", "poison"]).await;
     let client = db.connect().await;
     client
-        .batch_execute("alter table tramline.run_ends add constraint no_poison check (output is null or not output ? 'poison')")
+        .batch_execute("alter table tramline.run_ends add constraint no_poison check (output is null or not output::jsonb ? 'poison')")
         .await
         .unwrap();
     let handlers = echo().with("poison", |_| async { Outcome::completed(json!({ "poison": 1 })) });

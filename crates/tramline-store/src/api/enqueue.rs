@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tramline_core::Millis;
 use tramline_core::ids::{key_bits, shard_of, tail_bits, with_tail_bits};
+use tramline_core::json::check_storable;
 use uuid::Uuid;
 
 use super::coalesce;
@@ -114,8 +115,6 @@ struct Rest {
     is_given: bool,
     /// Nothing is said of this run that `tramline.enqueue_plain` does not know.
     is_plain: bool,
-    /// The database writes its input as it was sent, but for spaces and the order of keys.
-    is_kept: bool,
 }
 
 impl Rest {
@@ -132,25 +131,9 @@ impl Rest {
             source: run.source.clone(),
             metadata: run.metadata.as_ref().map(|m| JsonText::of(&m.to_string())),
             is_given: run.run_id.is_some(),
-            is_plain: !uncommon,
-            is_kept: is_kept(&run.input),
+            // What jsonb may refuse is looked at by the database.
+            is_plain: !uncommon && check_storable(&run.input).is_ok(),
         }
-    }
-}
-
-/// Does jsonb keep all numbers of a value as they are written? Exponents it writes out, and it knows no negative zero: then what is read
-/// back may be another kind of number.
-fn is_kept(value: &Value) -> bool {
-    match value {
-        Value::Number(number) => {
-            let text = number.to_string();
-            let is_negative_zero =
-                text.starts_with('-') && !text.contains(|c: char| ('1'..='9').contains(&c));
-            !text.contains(['e', 'E']) && !is_negative_zero
-        }
-        Value::Array(items) => items.iter().all(is_kept),
-        Value::Object(map) => map.values().all(is_kept),
-        _ => true,
     }
 }
 
@@ -197,9 +180,6 @@ impl Items {
         let (run_id, target, rest) = (*self.ids.get(at)?, self.targets.get(at)?, self.rest.get(at)?);
         let place = plain.targets.iter().position(|t| t == target)?;
         let version = *plain.versions.get(place)?;
-        if !rest.is_kept {
-            return None;
-        }
         let body = Body {
             run_id,
             kind: if version.is_some() { "workflow" } else { "function" }.to_owned(),

@@ -188,6 +188,15 @@ async fn what_is_told_of_a_plain_batch_is_what_is_read() {
             of("other", json!({})),
             of("step", json!({ "zero": [0, 0.5, -1, -0.25] })),
         ],
+        // jsonb would write these numbers otherwise, which may make other kinds of numbers of them.
+        ["1e16", "-0.0"]
+            .map(|n| {
+                of(
+                    "step",
+                    json!([{ "n": serde_json::from_str::<Value>(n).unwrap() }]),
+                )
+            })
+            .to_vec(),
     ];
     let reader = Reader::connect(&w.store).await.unwrap();
     for batch in &batches {
@@ -197,12 +206,10 @@ async fn what_is_told_of_a_plain_batch_is_what_is_read() {
             assert_eq!(told.runs, batch.len(), "as many runs of one transaction");
             let mut told = told.header;
             let mut read = reader.named(&[run.run_id]).await.unwrap().remove(0);
-            // Spaces and the order of keys mean nothing: JSON is read before anything is done with it.
+            // An input is kept as it came. In metadata spaces and the order of keys mean nothing: it is read before anything is done with it.
             let values = [&mut told, &mut read].map(|header| {
                 let body = header.body.as_mut().unwrap();
-                let input = std::mem::replace(&mut body.input, JsonText::of("{}"))
-                    .read()
-                    .unwrap();
+                let input = std::mem::replace(&mut body.input, JsonText::of("{}"));
                 (input, body.metadata.take().map(|text| text.read().unwrap()))
             });
             assert_eq!(values[0], values[1]);
@@ -214,14 +221,7 @@ async fn what_is_told_of_a_plain_batch_is_what_is_read() {
         priority: Some(1),
         ..of("step", json!({}))
     }];
-    // Postgres writes these numbers otherwise, which may make other kinds of numbers of them.
-    let rewritten = ["1e16", "-0.0"].map(|n| {
-        of(
-            "step",
-            json!([{ "n": serde_json::from_str::<Value>(n).unwrap() }]),
-        )
-    });
-    for batch in [many, uncommon, rewritten.to_vec()] {
+    for batch in [many, uncommon] {
         for run in w.enqueue(&batch).await {
             assert!(run.unwrap().told.is_none());
         }

@@ -8,7 +8,7 @@ use crate::support::*;
 
 /// What `Flusher` sends, in a transaction that stays open: a flush that has done its work and not committed.
 const OPEN_FLUSH: &str = "select held from tramline.flush($1, 'old', $2, $3, array[$4::uuid], array['one'], array[1], array[1], array['completed'],
-    array[null], array['{\"from\": \"old\"}'::jsonb], array[null::jsonb], array[now()], array[now()],
+    array[null], array['{\"from\": \"old\"}'], array[null::jsonb], array[now()], array[now()],
     null, null, null, null, null, null, null, null, null, null, null, false)";
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod gate;
 mod hazards;
 mod idempotency;
 mod ids;
+mod json_texts;
 mod limited_schedules;
 mod limits;
 mod lint;
