@@ -34,6 +34,7 @@ use crate::message::{Discovered, Message};
 
 use crate::trouble::FlushTrouble;
 pub(crate) use bodies::{Bodies, Kept};
+use bodies::{HOLD_LOOK, Hold};
 pub(crate) use delays::{Counted, Delays};
 use own::Own;
 pub(crate) use scan::Scan;
@@ -172,6 +173,7 @@ pub(crate) async fn run(
         // When something was found that this node had not enqueued itself.
         let mut strange_at: Option<Instant> = None;
         let mut rests = false;
+        let mut hold = Hold::from(Instant::now());
         loop {
             // Subscribe before looking: a wake-up during the poll is not lost.
             let woken = wake.notify.notified();
@@ -257,7 +259,8 @@ pub(crate) async fn run(
                 }
             }
             // After the tick: no shard waits until all that hold much have been read.
-            if let Some(scan) = large.pop_front() {
+            let held = !large.is_empty() && hold.waits(&shared.bodies, Instant::now());
+            if !held && let Some(scan) = large.pop_front() {
                 if let Err(error) = discovery.scan(vec![scan]).await {
                     tracing::warn!(error = %words_of(&error), "scan of a shard broke off; connecting again");
                     continue 'connect;
@@ -265,6 +268,7 @@ pub(crate) async fn run(
                 (idle_since, pause) = (Instant::now(), POLL_MIN);
             }
             let wait = match found {
+                _ if held => HOLD_LOOK,
                 _ if !large.is_empty() => Duration::ZERO,
                 Ok(true) => rest,
                 _ if skip => early.unwrap_or_default(),
@@ -299,7 +303,10 @@ pub(crate) async fn run(
                     }
                     if !taken.is_empty() {
                         match discovery.scan(taken).await {
-                            Ok(rest) => large.extend(rest),
+                            Ok(rest) => {
+                                hold = Hold::from(Instant::now());
+                                large.extend(rest);
+                            }
                             Err(error) => {
                                 tracing::warn!(error = %words_of(&error), "scan of shards broke off; connecting again");
                                 continue 'connect;

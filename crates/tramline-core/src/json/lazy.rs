@@ -156,11 +156,7 @@ fn is_plain(text: &str) -> bool {
             b'"' => {
                 while let Some(byte) = bytes.next() {
                     match byte {
-                        b'\\' => {
-                            if bytes.next() == Some(b'u') {
-                                return false;
-                            }
-                        }
+                        b'\\' if bytes.next() == Some(b'u') => return false,
                         b'"' => break,
                         _ => {}
                     }

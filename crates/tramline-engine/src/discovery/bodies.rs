@@ -1,13 +1,23 @@
-//! How much of what waits is kept with its input: a short queue is read once, a long one by its headers first.
+//! How much of what waits is kept with its input: a short queue is read once, a long one by its headers first. What is beyond that is read
+//! twice, so a new owner of a long queue takes its time as long as what it has read is being used up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tramline_store::rows::JsonText;
 use tramline_store::runs::Body;
 
-/// Bytes of the bodies that may be kept for runs that wait to be started: as many as a node starts in about half a second.
-const BODIES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of the bodies that may be kept for runs that wait to be started: as many as a node starts in about two seconds.
+const BODIES_MAX: usize = 64 * 1024 * 1024;
+/// While more is kept, the next shard that holds much waits.
+const HOLD_FROM: usize = BODIES_MAX / 4;
+/// How long they wait in all: requests to their runs wait with them.
+const HOLD_MAX: Duration = Duration::from_secs(3);
+/// When what is kept has been the same for so long, it waits for something else.
+const STALLED_AFTER: Duration = Duration::from_millis(50);
+/// How often is looked at it.
+pub(super) const HOLD_LOOK: Duration = Duration::from_millis(10);
 /// What a body takes besides its JSON: its own size and short strings.
 const BODY_BYTES: usize = size_of::<Body>() + 128;
 
@@ -33,6 +43,35 @@ impl Bodies {
             body,
             all: self.0.clone(),
         })
+    }
+}
+
+/// Whether shards that hold much wait to be read.
+#[derive(Debug)]
+pub(super) struct Hold {
+    since: Instant,
+    /// What was kept at the last look, and since when.
+    kept: usize,
+    same_since: Instant,
+}
+
+impl Hold {
+    /// From the moment on when they are known.
+    pub(super) fn from(now: Instant) -> Self {
+        Self {
+            since: now,
+            kept: 0,
+            same_since: now,
+        }
+    }
+
+    /// Whether the next one waits.
+    pub(super) fn waits(&mut self, bodies: &Bodies, now: Instant) -> bool {
+        let kept = bodies.0.load(Ordering::Relaxed);
+        if kept != self.kept {
+            (self.kept, self.same_since) = (kept, now);
+        }
+        kept >= HOLD_FROM && now - self.since < HOLD_MAX && now - self.same_since < STALLED_AFTER
     }
 }
 
@@ -88,6 +127,28 @@ mod tests {
             gate: None,
             priority: 2,
         })
+    }
+
+    #[test]
+    fn shards_wait_while_what_was_read_is_being_used_up_and_not_for_ever() {
+        let bodies = Bodies::default();
+        let kept = |bytes: usize| bodies.0.store(bytes, Ordering::Relaxed);
+        let began = Instant::now();
+        let mut hold = Hold::from(began);
+        let mut waits = |ms: u64| hold.waits(&bodies, began + Duration::from_millis(ms));
+        kept(HOLD_FROM - 1);
+        assert!(!waits(0), "there is room");
+        kept(HOLD_FROM + 4_000);
+        assert!(waits(10) && waits(50));
+        kept(HOLD_FROM);
+        assert!(waits(70), "some was used up");
+        assert!(waits(119) && !waits(120), "and then nothing more");
+        let mut hold = Hold::from(began);
+        let mut waits = |ms: u64| hold.waits(&bodies, began + Duration::from_millis(ms));
+        for (used, ms) in (0..100).map(|n| (n, n as u64 * 40)) {
+            kept(2 * HOLD_FROM - used);
+            assert_eq!(waits(ms), ms < 3_000, "{ms} ms");
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! was no surprise. And for one that has another beside it, of the other lane's shards: that one goes on whatever becomes of it.
 
 use tokio::sync::mpsc;
-use tramline_engine::{EngineHandle, Outcome};
+use tramline_core::ids::with_tail_bits;
+use tramline_engine::{EngineHandle, LiveReason, Outcome};
 use tramline_store::api::{self, NewRun};
 use tramline_testkit::{ChaosProxy, Holding, Side};
 use uuid::Uuid;
@@ -69,8 +70,10 @@ impl Place {
         None
     }
 
-    async fn jobs(&self, count: usize) -> Vec<Uuid> {
+    /// With an id of the caller's for the only one.
+    async fn jobs(&self, run_id: Option<Uuid>, count: usize) -> Vec<Uuid> {
         let job = NewRun {
+            run_id,
             target: "step".into(),
             ..NewRun::default()
         };
@@ -94,16 +97,22 @@ impl Place {
         });
         let a = self.node_with(proxy.url(), "a", handlers).await;
         self.until_owned(&a).await;
+        // The connection is made and its statement planned: what is held is a batch.
+        let before = self.jobs(None, 1).await;
+        self.until_ended(before[0], "completed").await;
         let mut held = proxy.hold(FLUSH, 1, side);
-        let run = self.jobs(1).await;
+        // Of the second lane: a batch that is in the way of both.
+        let run = self.jobs(Some(with_tail_bits(Uuid::now_v7(), 1)), 1).await;
         let holding = in_time(held.reached()).await;
-        let ids = self.jobs(BEHIND).await;
-        for _ in 0..=BEHIND {
+        let ids = self.jobs(None, BEHIND).await;
+        for _ in 0..BEHIND + 2 {
             let call = tokio::time::timeout(PATIENCE, calls.recv()).await;
             call.expect("all are called").unwrap();
         }
-        // The driver has handled what came before this question.
-        a.explain(run[0]).await.unwrap();
+        // What waits to be recorded is all there: else the batch that follows the first may be of both lanes.
+        for id in &ids {
+            in_time(until_written(&a, *id)).await;
+        }
         let b = match at {
             At::Front(first) => self.strike_first(first, run[0], holding, &a).await,
             At::Lane((side, fault)) => {
@@ -121,7 +130,7 @@ impl Place {
         let ended = "select count(*) from tramline.run_ends e join tramline.runs r using (run_id) where status = 'completed' and ";
         until_count(&self.client, &format!("{ended}{}", with(ids[0])), BEHIND as i64).await;
         self.until_ended(run[0], end).await;
-        self.check([run, ids].concat(), fault).await;
+        self.check([before, run, ids].concat(), fault).await;
         for node in [Some(a), b].into_iter().flatten() {
             node.stop(PATIENCE).await;
         }
@@ -141,6 +150,14 @@ async fn a_flush_behind_another_survives_a_fault_of_the_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_beside_another_survives_a_fault_and_does_not_hold_the_other_up() {
     in_lanes(EDGES.map(At::Lane), async |place, at| place.one_of_many(at).await).await;
+}
+
+/// Returns when what a run has decided is on its way to the database.
+async fn until_written(node: &EngineHandle, run_id: Uuid) {
+    let is_written = |reasons: Vec<LiveReason>| reasons.iter().any(|reason| reason.code == "being_written");
+    while !is_written(node.explain(run_id).await.unwrap()) {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The runs of the transaction that made this one.
