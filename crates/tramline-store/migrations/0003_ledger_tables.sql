@@ -9,6 +9,9 @@
 create domain tramline.run_kind as text check (value in ('function', 'workflow', 'pipeline', 'external'));
 create domain tramline.run_executor as text check (value in ('engine', 'pull', 'external'));
 create domain tramline.run_priority as smallint check (value between 0 and 3);
+create domain tramline.end_status as text check (value in ('completed', 'failed', 'cancelled', 'skipped'));
+create domain tramline.step_status as text
+  check (value in ('pending', 'running', 'waiting', 'completed', 'failed', 'skipped', 'cancelled', 'compensated'));
 
 create table tramline.runs (
   run_id uuid not null,
@@ -50,7 +53,7 @@ create table tramline.run_ends (
   run_id uuid not null,
   shard int not null,
   generation int not null,
-  status text not null check (status in ('completed', 'failed', 'cancelled', 'skipped')),
+  status tramline.end_status not null,
   output text,                                       -- jsonb's
   error jsonb,
   error_step text,
@@ -88,7 +91,7 @@ create table tramline.run_steps (
   step_index int not null default 0,                 -- item of a map step
   generation int not null,
   attempt int not null,
-  status text not null check (status in ('pending', 'running', 'waiting', 'completed', 'failed', 'skipped', 'cancelled', 'compensated')),
+  status tramline.step_status not null,
   function_name text,
   output text,                                       -- jsonb's
   error jsonb,

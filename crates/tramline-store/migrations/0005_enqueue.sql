@@ -98,15 +98,16 @@ $$;
 -- these runs: their transaction and time, the source of those that name none, and of each target its version (null of a function's) and the policy of
 -- its runs. Answers nulls and leaves nothing behind when a batch is not like that, and the long way looks at it.
 -- p_given: some ids are the caller's own, and may have been used long before. p_input: texts that jsonb takes, which the caller knows.
+-- p_fields: what every input has, as far as the caller knows; no input is read for what a target asks for of these.
 create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input text[], p_opts jsonb[], p_given boolean,
-  out xid xid8, out queued_at timestamptz, out source text, out targets text[], out versions int[], out retries jsonb[])
+  p_fields text[],  out xid xid8, out queued_at timestamptz, out source text, out targets text[], out versions int[], out retries jsonb[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_targets text[] := p_target[1:1];
   v_source text;
   v_user uuid;
   v_limited boolean;
-  v_asks boolean;                                    -- some target has required inputs
+  v_asks boolean;                                    -- some target asks for more than p_fields
   v_from uuid;                                       -- the ids that have their partitions
   v_until uuid;
   v_awake boolean;
@@ -133,7 +134,7 @@ begin
       return;
     end if;
   end if;
-  select array_agg(t.name), array_agg(t.version), array_agg(t.retry), bool_or(t.is_limited), bool_or(t.required_inputs <> '{}'),
+  select array_agg(t.name), array_agg(t.version), array_agg(t.retry), bool_or(t.is_limited), bool_or(not t.required_inputs <@ p_fields),
          (array_agg(t.ids_from))[1], (array_agg(t.ids_until))[1],
          -- A batch that is not small is of all shards.
          case when cardinality(p_run_id) < 100 then (select bool_and(tramline.is_attended(tramline.shard_of(u.id))) from unnest(p_run_id) as u(id)) end
@@ -210,7 +211,7 @@ begin
   if cardinality(array_remove(p_correlation_id, null)) = 0 then
     v_ids := case when array_position(p_run_id, null) is null then p_run_id
                   else array(select coalesce(u.id, tramline.uuid_v7()) from unnest(p_run_id) with ordinality as u(id, ord) order by u.ord) end;
-    v_plain := tramline.enqueue_plain(v_ids, p_target, p_input::text[], p_opts, cardinality(array_remove(p_run_id, null)) > 0);
+    v_plain := tramline.enqueue_plain(v_ids, p_target, p_input::text[], p_opts, cardinality(array_remove(p_run_id, null)) > 0, '{}');
     if v_plain.xid is not null then
       return query select u.ord::int, u.id, true, null::text, null::jsonb from unnest(v_ids) with ordinality as u(id, ord);
       return;

@@ -2,6 +2,8 @@
 -- a key made by the client, so a flush whose outcome is unknown is sent again as it is, with p_again: then rows that exist are left as
 -- they are ("on conflict do nothing", which costs twice as much as the insert itself: a first sending goes without).
 --
+-- p_epochs has the epoch of every shard that is touched, at the place of its number (the first is shard 0's); null means that it is not.
+--
 -- The fence: rows of the touched shards are locked in shard order for no key update. That conflicts with the update of a takeover:
 -- either this commits before the epoch rises, or it waits, reads the row again and finds that it is no longer the owner.
 --
@@ -13,7 +15,7 @@
 -- periods, period_starts, period_ends. Answers the shards that were still held, and the ends that were not ours to write (somebody
 -- else's end exists).
 create function tramline.flush(
-  p_owner uuid, p_node text, p_shards int[], p_epochs bigint[],
+  p_owner uuid, p_node text, p_epochs bigint[],
   p_step_run uuid[], p_step_name text[], p_step_generation int[], p_step_attempt int[], p_step_status text[], p_step_function text[],
   p_step_output text[], p_step_error jsonb[], p_step_started timestamptz[], p_step_finished timestamptz[],
   p_end_run uuid[], p_end_generation int[], p_end_status text[], p_end_output text[], p_end_error jsonb[], p_end_error_step text[],
@@ -22,19 +24,17 @@ create function tramline.flush(
   out held int[], out not_ended uuid[])
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_epoch bigint[];                                  -- of the shards in held
   v_rows bigint;
 begin
-  select array_agg(q.shard), array_agg(q.epoch) into held, v_epoch from (
-    select s.shard, s.epoch from tramline.shards s
-     where s.shard = any (p_shards) and s.epoch = p_epochs[array_position(p_shards, s.shard)] and s.owner = p_owner
-     order by s.shard for no key update) q;
-  if held is null then
-    held := '{}';
-    -- Of no shards nothing is written: such a call has the statements planned before they are needed.
-    if cardinality(p_shards) > 0 then
+  select array_agg(q.shard) into held from (
+    select s.shard from tramline.shards s where s.epoch = p_epochs[s.shard + 1] and s.owner = p_owner order by s.shard for no key update) q;
+  held := coalesce(held, '{}');
+  if cardinality(held) < cardinality(array_remove(p_epochs, null)) then
+    if held = '{}' then
       return;
     end if;
+    -- From here on only what is held counts as touched.
+    p_epochs := array(select case when u.n - 1 = any (held) then u.epoch end from unnest(p_epochs) with ordinality u(epoch, n) order by u.n);
   end if;
 
   -- Columns of arrays in a list are read in step, without the tables that "from unnest(…)" makes of them: a twentieth of the whole.
@@ -43,28 +43,28 @@ begin
       insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at,
              node, epoch)
       select u.run_id, u.shard, u.step, u.generation, u.attempt, u.status, u.function_name, u.output, u.error, u.started_at, u.finished_at,
-             p_node, v_epoch[array_position(held, u.shard)]
+             p_node, p_epochs[u.shard + 1]
         from (select x.*, tramline.shard_of(x.run_id) as shard
                 from (select unnest(p_step_run) as run_id, unnest(p_step_name) as step, unnest(p_step_generation) as generation,
                              unnest(p_step_attempt) as attempt, unnest(p_step_status) as status, unnest(p_step_function) as function_name,
                              unnest(p_step_output) as output, unnest(p_step_error) as error, unnest(p_step_started) as started_at,
                              unnest(p_step_finished) as finished_at) x offset 0) u
-       where u.shard = any (held);
+       where p_epochs[u.shard + 1] is not null;
     end if;
     if p_end_run is not null then
       insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at,
              finished_at)
-      select u.run_id, u.shard, u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node, v_epoch[array_position(held, u.shard)],
+      select u.run_id, u.shard, u.generation, u.status, u.output, u.error, u.error_step, u.attempt, p_node, p_epochs[u.shard + 1],
              u.started_at, u.finished_at
         from (select x.*, tramline.shard_of(x.run_id) as shard
                 from (select unnest(p_end_run) as run_id, unnest(p_end_generation) as generation, unnest(p_end_status) as status,
                              unnest(p_end_output) as output, unnest(p_end_error) as error, unnest(p_end_error_step) as error_step,
                              unnest(p_end_attempt) as attempt, unnest(p_end_started) as started_at, unnest(p_end_finished) as finished_at) x
               offset 0) u
-       where u.shard = any (held);
+       where p_epochs[u.shard + 1] is not null;
     end if;
     if p_cold is not null then
-      perform tramline.flush_cold(p_node, held, v_epoch, p_foreign, p_cold);
+      perform tramline.flush_cold(p_node, held, p_epochs, p_foreign, p_cold);
     end if;
     return;
   end if;
@@ -72,7 +72,7 @@ begin
   if p_step_run is not null then
     insert into tramline.run_steps (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at, node, epoch)
     select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output::jsonb, u.error,
-           u.started_at, u.finished_at, p_node, v_epoch[array_position(held, tramline.shard_of(u.run_id))]
+           u.started_at, u.finished_at, p_node, p_epochs[tramline.shard_of(u.run_id) + 1]
       from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output, p_step_error,
                   p_step_started, p_step_finished)
         as u(run_id, step, generation, attempt, status, function_name, output, error, started_at, finished_at)
@@ -82,7 +82,7 @@ begin
       insert into tramline.run_steps_foreign (run_id, shard, step, generation, attempt, status, function_name, output, error, started_at, finished_at,
              node, epoch)
       select u.run_id, tramline.shard_of(u.run_id), u.step, u.generation, u.attempt, u.status, u.function_name, u.output::jsonb, u.error,
-             u.started_at, u.finished_at, p_node, v_epoch[array_position(held, tramline.shard_of(u.run_id))]
+             u.started_at, u.finished_at, p_node, p_epochs[tramline.shard_of(u.run_id) + 1]
         from unnest(p_step_run, p_step_name, p_step_generation, p_step_attempt, p_step_status, p_step_function, p_step_output, p_step_error,
                     p_step_started, p_step_finished)
           as u(run_id, step, generation, attempt, status, function_name, output, error, started_at, finished_at)
@@ -94,7 +94,7 @@ begin
   if p_end_run is not null then
     insert into tramline.run_ends (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at, finished_at)
     select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output::jsonb, u.error, u.error_step, u.attempt, p_node,
-           v_epoch[array_position(held, tramline.shard_of(u.run_id))], u.started_at, u.finished_at
+           p_epochs[tramline.shard_of(u.run_id) + 1], u.started_at, u.finished_at
       from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt, p_end_started, p_end_finished)
         as u(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at)
      where tramline.shard_of(u.run_id) = any (held) and (p_foreign is null or u.run_id <> all (p_foreign))
@@ -104,7 +104,7 @@ begin
       insert into tramline.run_ends_foreign (run_id, shard, generation, status, output, error, error_step, attempt, claimed_by, epoch, started_at,
              finished_at)
       select u.run_id, tramline.shard_of(u.run_id), u.generation, u.status, u.output::jsonb, u.error, u.error_step, u.attempt, p_node,
-             v_epoch[array_position(held, tramline.shard_of(u.run_id))], u.started_at, u.finished_at
+             p_epochs[tramline.shard_of(u.run_id) + 1], u.started_at, u.finished_at
         from unnest(p_end_run, p_end_generation, p_end_status, p_end_output, p_end_error, p_end_error_step, p_end_attempt, p_end_started,
                     p_end_finished)
           as u(run_id, generation, status, output, error, error_step, attempt, started_at, finished_at)
@@ -118,17 +118,17 @@ begin
        where tramline.shard_of(u.run_id) = any (held)
          and not exists (select from tramline.all_ends x
                           where x.run_id = u.run_id and x.shard = tramline.shard_of(u.run_id) and x.generation = u.generation
-                            and x.status = u.status and x.epoch = v_epoch[array_position(held, tramline.shard_of(u.run_id))]);
+                            and x.status = u.status and x.epoch = p_epochs[tramline.shard_of(u.run_id) + 1]);
     end if;
   end if;
 
   if p_cold is not null then
-    perform tramline.flush_cold(p_node, held, v_epoch, p_foreign, p_cold);
+    perform tramline.flush_cold(p_node, held, p_epochs, p_foreign, p_cold);
   end if;
 end $$;
 
 -- The rare rows of a flush, under the same locks and in the same transaction.
-create function tramline.flush_cold(p_node text, p_held int[], p_epoch bigint[], p_foreign uuid[], p jsonb)
+create function tramline.flush_cold(p_node text, p_held int[], p_epochs bigint[], p_foreign uuid[], p jsonb)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if p ? 'marks' then
@@ -157,7 +157,7 @@ begin
   end if;
   if p ? 'starts' then
     insert into tramline.step_starts (run_id, shard, step, generation, epoch, node, started_at, deadline)
-    select r.run_id, tramline.shard_of(r.run_id), r.step, r.generation, p_epoch[array_position(p_held, tramline.shard_of(r.run_id))], p_node, r.at, r.deadline
+    select r.run_id, tramline.shard_of(r.run_id), r.step, r.generation, p_epochs[tramline.shard_of(r.run_id) + 1], p_node, r.at, r.deadline
       from jsonb_to_recordset(p -> 'starts') as r(run_id uuid, step text, generation int, at timestamptz, deadline timestamptz)
      where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
   end if;
@@ -188,7 +188,7 @@ begin
      where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
   end if;
   if p ? 'limits' then
-    perform tramline.flush_limits(p_node, p_held, p_epoch, p -> 'limits');
+    perform tramline.flush_limits(p_node, p_held, p_epochs, p -> 'limits');
   end if;
   if p ? 'dead_letters' then
     perform tramline.file_dead_letters(p -> 'dead_letters', p_held);

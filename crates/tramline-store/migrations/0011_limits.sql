@@ -111,7 +111,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Claims, ends of claims and the states of rates that a flush brings, under its locks and in its transaction.
-create function tramline.flush_limits(p_node text, p_held int[], p_epoch bigint[], p jsonb)
+create function tramline.flush_limits(p_node text, p_held int[], p_epochs bigint[], p jsonb)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if p ? 'done' then
@@ -120,7 +120,7 @@ begin
   end if;
   if p ? 'claims' then
     insert into tramline.limit_claims (shard, run_id, limit_key, epoch, node)
-    select tramline.shard_of(r.run_id), r.run_id, r.limit_key, p_epoch[array_position(p_held, tramline.shard_of(r.run_id))], p_node
+    select tramline.shard_of(r.run_id), r.run_id, r.limit_key, p_epochs[tramline.shard_of(r.run_id) + 1], p_node
       from jsonb_to_recordset(p -> 'claims') as r(run_id uuid, limit_key text)
      where tramline.shard_of(r.run_id) = any (p_held) on conflict do nothing;
   end if;

@@ -57,7 +57,7 @@ grant execute on all functions in schema tramline to tramline_engine;
 grant execute on all functions in schema ops to service_role, tramline_api, tramline_engine;
 -- The API takes runs by the thousand; ops.enqueue, which it may call as well, is the same for one.
 grant execute on function tramline.enqueue_many(uuid[], text[], jsonb[], text[], jsonb[]),
-  tramline.enqueue_plain(uuid[], text[], text[], jsonb[], boolean) to tramline_api;
+  tramline.enqueue_plain(uuid[], text[], text[], jsonb[], boolean, text[]) to tramline_api;
 -- What the view shows to whoever may read it.
 grant execute on function ops.get_run(uuid) to authenticated, tramline_dashboard;
 -- Pure helpers that views, defaults and policies call with the caller's rights.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio_postgres::{Client, Statement};
 use tramline_core::Millis;
@@ -10,14 +9,14 @@ use tramline_core::machine::{EndRow, PastCall, Row, StepRow};
 use uuid::Uuid;
 
 use crate::limits::LimitRows;
-use crate::rows::{Jsonb, SharedJson, timestamp};
+use crate::rows::{At, Jsonb, SharedJson, timestamp};
 use crate::{Db, StoreError};
 
 /// A batch as it is sent, and sent again unchanged when its outcome is unknown.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    shards: Vec<i32>,
-    epochs: Vec<i64>,
+    /// By shard; `None` for those that the batch does not touch.
+    epochs: Vec<Option<i64>>,
     step_run: Vec<Uuid>,
     step_name: Vec<String>,
     step_generation: Vec<i32>,
@@ -26,8 +25,8 @@ pub struct Batch {
     step_function: Vec<Option<String>>,
     step_output: Vec<Option<SharedJson>>,
     step_error: Vec<Option<Jsonb>>,
-    step_started: Vec<Timestamp>,
-    step_finished: Vec<Timestamp>,
+    step_started: Vec<At>,
+    step_finished: Vec<At>,
     end_run: Vec<Uuid>,
     end_generation: Vec<i32>,
     end_status: Vec<&'static str>,
@@ -35,8 +34,8 @@ pub struct Batch {
     end_error: Vec<Option<Jsonb>>,
     end_error_step: Vec<Option<String>>,
     end_attempt: Vec<i32>,
-    end_started: Vec<Option<Timestamp>>,
-    end_finished: Vec<Timestamp>,
+    end_started: Vec<Option<At>>,
+    end_finished: Vec<At>,
     /// Some output may be no JSON that the database takes: it has to look.
     unsure: bool,
     foreign: Vec<Uuid>,
@@ -82,14 +81,17 @@ impl Batch {
 
     /// Shards that the batch touches.
     pub fn shards(&self) -> usize {
-        self.shards.len()
+        self.epochs.iter().flatten().count()
     }
 
     /// Names a shard that the batch touches, with the epoch it is held by.
     pub fn touch(&mut self, shard: u16, epoch: i64) {
-        if !self.shards.contains(&i32::from(shard)) {
-            self.shards.push(i32::from(shard));
-            self.epochs.push(epoch);
+        let at = usize::from(shard);
+        if self.epochs.len() <= at {
+            self.epochs.resize(at + 1, None);
+        }
+        if let Some(known) = self.epochs.get_mut(at) {
+            known.get_or_insert(epoch);
         }
     }
 
@@ -231,8 +233,8 @@ impl Batch {
         self.unsure |= step.output.as_ref().is_some_and(|output| !output.is_sure());
         self.step_output.push(step.output.clone().map(SharedJson));
         self.step_error.push(step.error.as_deref().map(Jsonb::of));
-        self.step_started.push(timestamp(step.started_at));
-        self.step_finished.push(timestamp(step.finished_at));
+        self.step_started.push(At(step.started_at));
+        self.step_finished.push(At(step.finished_at));
     }
 
     fn push_end(&mut self, of: Subject, end: &EndRow) {
@@ -244,8 +246,8 @@ impl Batch {
         self.end_error.push(end.error.as_deref().map(Jsonb::of));
         self.end_error_step.push(end.error_step.clone());
         self.end_attempt.push(int(end.attempt));
-        self.end_started.push(end.started_at.map(timestamp));
-        self.end_finished.push(timestamp(end.finished_at));
+        self.end_started.push(end.started_at.map(At));
+        self.end_finished.push(At(end.finished_at));
     }
 
     /// The rare rows as one document; `None` when there are none.
@@ -320,7 +322,7 @@ impl Flusher {
             .map_err(|e| StoreError::query("flush settings", e))?;
         let flush = client
             .prepare(
-                "select held, not_ended from tramline.flush($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25,$26)",
+                "select held, not_ended from tramline.flush($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25)",
             )
             .await
             .map_err(|e| StoreError::query("flush", e))?;
@@ -366,7 +368,6 @@ impl Flusher {
                 &[
                     &owner,
                     &node,
-                    &b.shards,
                     &b.epochs,
                     &steps.then_some(&b.step_run),
                     &steps.then_some(&b.step_name),
@@ -375,15 +376,15 @@ impl Flusher {
                     &steps.then_some(&b.step_status),
                     &steps.then_some(&b.step_function),
                     &steps.then_some(&b.step_output),
-                    &steps.then_some(&b.step_error),
+                    &steps.then_some(&b.step_error).filter(|column| says(column)),
                     &steps.then_some(&b.step_started),
                     &steps.then_some(&b.step_finished),
                     &ends.then_some(&b.end_run),
                     &ends.then_some(&b.end_generation),
                     &ends.then_some(&b.end_status),
                     &ends.then_some(&b.end_output),
-                    &ends.then_some(&b.end_error),
-                    &ends.then_some(&b.end_error_step),
+                    &ends.then_some(&b.end_error).filter(|column| says(column)),
+                    &ends.then_some(&b.end_error_step).filter(|column| says(column)),
                     &ends.then_some(&b.end_attempt),
                     &ends.then_some(&b.end_started),
                     &ends.then_some(&b.end_finished),
@@ -401,6 +402,11 @@ impl Flusher {
             not_ended: not_ended.unwrap_or_default(),
         })
     }
+}
+
+/// Whether a column has anything: one that has not is left out, and reads as nulls.
+fn says<T>(column: &[Option<T>]) -> bool {
+    column.iter().any(Option::is_some)
 }
 
 fn int(n: u32) -> i32 {

@@ -1,5 +1,6 @@
 //! Types that go to and come from the database on the hot path.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
@@ -145,6 +146,35 @@ pub fn timestamp(at: Millis) -> Timestamp {
     Timestamp::from_millisecond(at).unwrap_or(if at < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
 
+/// A point in time in a batch: what [`timestamp`] makes of it, written without a calendar in between.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At(pub(crate) Millis);
+
+/// Where timestamps of the database count from, 2000-01-01 in UTC, in Unix milliseconds.
+const POSTGRES_EPOCH: Millis = 946_684_800_000;
+/// Times far from any end of any calendar: from 1970 into the year 9987.
+const NEAR: Range<Millis> = 0..253_000_000_000_000;
+
+impl ToSql for At {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        if !NEAR.contains(&self.0) {
+            return timestamp(self.0).to_sql(&Type::TIMESTAMPTZ, out);
+        }
+        out.put_i64((self.0 - POSTGRES_EPOCH) * 1_000);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
 /// The first millisecond that is not before a point in time: what is due then may not start earlier.
 pub fn millis_up(at: Timestamp) -> Millis {
     let down = at.as_millisecond();
@@ -158,4 +188,29 @@ pub fn millis_up(at: Timestamp) -> Millis {
 /// A point in time as the core wants it.
 pub fn millis(at: Timestamp) -> Millis {
     at.as_millisecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_in_a_batch_is_written_as_its_timestamp() {
+        let edges = [Timestamp::MIN, Timestamp::MAX].map(Timestamp::as_millisecond);
+        let near = |at: Millis| [at.saturating_sub(1), at, at.saturating_add(1)];
+        let times = [
+            NEAR.start,
+            NEAR.end,
+            POSTGRES_EPOCH,
+            1_800_000_000_123,
+            Millis::MIN,
+            Millis::MAX,
+        ];
+        for at in times.into_iter().chain(edges).flat_map(near) {
+            let (mut written, mut expected) = (BytesMut::new(), BytesMut::new());
+            At(at).to_sql(&Type::TIMESTAMPTZ, &mut written).unwrap();
+            timestamp(at).to_sql(&Type::TIMESTAMPTZ, &mut expected).unwrap();
+            assert_eq!(written, expected, "{at}");
+        }
+    }
 }

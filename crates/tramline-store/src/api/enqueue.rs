@@ -90,6 +90,9 @@ pub async fn enqueue(db: &Db, runs: &[NewRun]) -> Result<Answers, StoreError> {
 
 /// From this size on a call gains nothing from sharing its statement.
 const ALONE_FROM: usize = 100;
+/// As many names of fields are looked at, each of so many bytes at most: a target asks for few.
+const FIELDS_MAX: usize = 32;
+const FIELD_BYTES_MAX: usize = 128;
 /// As many runs are told with their headers: of more, their owners read pages.
 const TOLD_MAX: usize = 500;
 
@@ -105,6 +108,8 @@ pub(super) struct Items {
     correlations: Vec<Option<String>>,
     options: Vec<Option<Jsonb>>,
     rest: Vec<Rest>,
+    /// What every input has: so that the database need not read them for what their targets ask for.
+    fields: Vec<String>,
 }
 
 /// What is not sent by itself, but looked at here.
@@ -147,6 +152,7 @@ impl Items {
             correlations: runs.iter().map(|r| r.correlation_id.clone()).collect(),
             options: runs.iter().map(options).collect(),
             rest: runs.iter().map(Rest::of).collect(),
+            fields: fields(runs),
         }
     }
 
@@ -167,6 +173,11 @@ impl Items {
     }
 
     pub(super) fn append(&mut self, mut other: Self) {
+        if self.ids.is_empty() {
+            self.fields = other.fields;
+        } else if !other.ids.is_empty() {
+            self.fields.retain(|name| other.fields.contains(name));
+        }
         self.ids.append(&mut other.ids);
         self.targets.append(&mut other.targets);
         self.inputs.append(&mut other.inputs);
@@ -286,7 +297,7 @@ async fn send_plain(
     let query = |e| StoreError::query("enqueue", e);
     let statement = client
         .prepare_cached(
-            "select xid, queued_at, source, targets, versions, retries from tramline.enqueue_plain($1, $2, $3, $4, $5)",
+            "select xid, queued_at, source, targets, versions, retries from tramline.enqueue_plain($1, $2, $3, $4, $5, $6)",
         )
         .await
         .map_err(query)?;
@@ -300,6 +311,7 @@ async fn send_plain(
                 &&items.inputs[part.clone()],
                 &&items.options[part],
                 &is_given,
+                &items.fields,
             ],
         )
         .await
@@ -315,6 +327,26 @@ async fn send_plain(
         versions: row.get(4),
         retries: row.get(5),
     }))
+}
+
+/// The names of the fields that the inputs of all these runs have.
+fn fields(runs: &[NewRun]) -> Vec<String> {
+    let Some((Value::Object(first), others)) =
+        runs.split_first().map(|(first, others)| (&first.input, others))
+    else {
+        return Vec::new();
+    };
+    let has = |run: &NewRun, name: &String| {
+        run.input
+            .as_object()
+            .is_some_and(|input| input.contains_key(name))
+    };
+    let names = first
+        .keys()
+        .filter(|name| name.len() <= FIELD_BYTES_MAX)
+        .take(FIELDS_MAX);
+    let common = names.filter(|name| others.iter().all(|run| has(run, name)));
+    common.cloned().collect()
 }
 
 /// The caller's id, or a new one; a concurrency key leads to its shard, else a parent to its own.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tramline_core::ids::{key_bits, tail_bits};
 use tramline_store::StoreError;
-use tramline_store::api::{self, NewRun, Refused};
+use tramline_store::api::{self, Accepted, NewRun, Refused};
 use uuid::Uuid;
 
 use crate::support::*;
@@ -478,4 +478,45 @@ async fn a_refusal_in_a_shared_statement_is_its_own_callers_alone() {
     }
     assert_eq!(w.count("select count(*) from ops.runs").await, 100);
     assert_eq!(w.count("select count(*) from tramline.correlations").await, 100);
+}
+
+/// What inputs have in common is told with their statement: it must never speak for one that lacks it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_one_input_lacks_is_missed_whoever_shares_its_statement() {
+    let w = world().await;
+    let inputs = [
+        json!({ "amount": 1, "customer": 2, "note": 3 }),
+        json!({ "amount": 1, "note": 3 }),
+        json!({ "customer": 2, "amount": 1 }),
+        json!(["amount", "customer"]),
+        json!({ "order": { "amount": 1, "customer": 2 } }),
+        json!("customer"),
+    ];
+    let run = |input: &Value| NewRun {
+        target: "order".into(),
+        input: input.clone(),
+        ..NewRun::default()
+    };
+    let is_right = |answer: &Result<Accepted, Refused>, at: usize| match answer {
+        Ok(accepted) => accepted.created && at.is_multiple_of(2) && at < 4,
+        Err(refused) => refused.code == "TL422" && (at % 2 == 1 || at >= 4),
+    };
+    for (first, one) in inputs.iter().enumerate() {
+        for (second, other) in inputs.iter().enumerate() {
+            let answers = w.enqueue(&[run(one), run(other)]).await;
+            for (answer, at) in answers.iter().zip([first, second]) {
+                assert!(is_right(answer, at), "{at} of {first} and {second}: {answer:?}");
+            }
+        }
+    }
+    let calls = (0..60).map(|n| {
+        let (store, run) = (w.store.clone(), run(&inputs[n % 6]));
+        tokio::spawn(async move { (n % 6, api::enqueue(&store, &[run]).await.unwrap().remove(0)) })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let (at, answer) = call.await.unwrap();
+        assert!(is_right(&answer, at), "{at} beside others: {answer:?}");
+    }
+    // 24 of the 72 of the pairs, 20 of the 60 calls
+    assert_eq!(w.count("select count(*) from ops.runs").await, 24 + 20);
 }

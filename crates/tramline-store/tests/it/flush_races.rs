@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::support::*;
 
 /// What `Flusher` sends, in a transaction that stays open: a flush that has done its work and not committed.
-const OPEN_FLUSH: &str = "select held from tramline.flush($1, 'old', $2, $3, array[$4::uuid], array['one'], array[1], array[1], array['completed'],
+const OPEN_FLUSH: &str = "select held from tramline.flush($1, 'old', $2, array[$3::uuid], array['one'], array[1], array[1], array['completed'],
     array[null], array['{\"from\": \"old\"}'], array[null::jsonb], array[now()], array[now()],
     null, null, null, null, null, null, null, null, null, null, null, false)";
 
@@ -166,8 +166,9 @@ async fn a_takeover_behind_a_flush_sees_what_it_wrote() {
     let id = w.run_in(5).await;
     let flushing = w.connect().await;
     flushing.batch_execute("begin").await.unwrap();
+    let epochs = [vec![None; 5], vec![Some(old.epochs[&5])]].concat();
     let held: Vec<i32> = flushing
-        .query_one(OPEN_FLUSH, &[&old.node, &vec![5], &vec![old.epochs[&5]], &id])
+        .query_one(OPEN_FLUSH, &[&old.node, &epochs, &id])
         .await
         .unwrap()
         .get(0);

@@ -135,10 +135,12 @@ async fn the_statuses_of_every_check_are_those_of_the_enums() {
     };
     let steps = words(&StepStatus::ALL.iter().map(|s| s.as_str()).collect::<Vec<_>>());
     let timers = words(&TimerKind::ALL.map(TimerKind::as_str));
-    let sql = "select c.conrelid::regclass::text, a.attname::text, array(select m[1] from regexp_matches(pg_get_constraintdef(c.oid), '''([a-z_]+)''', 'g') m)
-                 from pg_constraint c join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
-                where c.contype = 'c' and c.connamespace = 'tramline'::regnamespace and not c.conrelid::regclass::text ~ '_[0-9]{8}$'
-                  and (a.attname, c.conrelid) in (select 'status', oid from pg_class where relname like 'run\\_%' union all select 'kind', 'tramline.timers'::regclass)";
+    // A check of the table, or of the domain of its column.
+    let sql = "select a.attrelid::regclass::text, a.attname::text, array(select m[1] from regexp_matches(pg_get_constraintdef(c.oid), '''([a-z_]+)''', 'g') m)
+                 from pg_constraint c join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1] or a.atttypid = c.contypid
+                where c.contype = 'c' and c.connamespace = 'tramline'::regnamespace and not a.attrelid::regclass::text ~ '_[0-9]{8}$'
+                  and (a.attname, a.attrelid) in (select 'status', oid from pg_class where relkind in ('r', 'p') and relname like 'run\\_%'
+                                                  union all select 'kind', 'tramline.timers'::regclass)";
     let mut seen = BTreeSet::new();
     for row in client.query(sql, &[]).await.unwrap() {
         let table: String = row.get(0);

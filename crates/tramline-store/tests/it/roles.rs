@@ -326,7 +326,7 @@ async fn runs_are_enqueued_in_numbers_by_the_api_and_the_engine_alone() {
     }
     let doors = [
         "select tramline.enqueue_many(array[null]::uuid[], array['step'], array['{}'::jsonb], array[null], array['{}'::jsonb])",
-        "select tramline.enqueue_plain(array[tramline.uuid_v7()], array['step'], array['{}'], array['{}'::jsonb], false)",
+        "select tramline.enqueue_plain(array[tramline.uuid_v7()], array['step'], array['{}'], array['{}'::jsonb], false, '{}')",
         "select tramline.insert_run(null)",
     ];
     for role in ["service_role", "tramline_dashboard", "authenticated", "anon"] {
