@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tramline_engine::{Failure, Handlers, Outcome};
+use tramline_engine::{EngineHandle, Failure, Handlers, Outcome};
 
 use super::latency::steps;
 use super::watch::Watch;
@@ -15,6 +15,9 @@ use crate::postgres;
 
 /// Runs in flight in the closed loop; the peers' scripts have the same.
 const AT_A_TIME: usize = 50;
+/// Runs before the measurement; the peers' scripts have the same.
+const WARM_UP_RUNS: usize = 100;
+const WARM_UP_AT_A_TIME: usize = 10;
 
 impl EngineBench<'_> {
     pub(super) async fn jobs(&self, figures: &mut Figures) -> Result<()> {
@@ -60,23 +63,12 @@ impl EngineBench<'_> {
         let count = self.sizes.runs;
         let engine = subject.running_engine(steps(Arc::default())).await?;
         let watch = Watch::start(&engine);
+        call_in_loops(&engine, &watch, WARM_UP_AT_A_TIME, WARM_UP_RUNS).await?;
         let meter = Meter::start(self.postgres).await?;
-        let mut callers = JoinSet::new();
-        for caller in 0..AT_A_TIME {
-            let (engine, watch) = (engine.clone(), watch.clone());
-            callers.spawn(async move {
-                for i in (caller..count).step_by(AT_A_TIME) {
-                    watch.run_to_end(&engine, i).await?;
-                }
-                anyhow::Ok(())
-            });
-        }
-        while let Some(done) = callers.join_next().await {
-            done??;
-        }
+        call_in_loops(&engine, &watch, AT_A_TIME, count).await?;
         let measured = meter.stop("runs", count).await?;
         figures.add("three-step-runs-per-second", Side::Tramline, measured);
-        subject.finish(&engine, count).await
+        subject.finish(&engine, WARM_UP_RUNS + count).await
     }
 
     pub(super) async fn unbounded(&self, figures: &mut Figures) -> Result<()> {
@@ -103,6 +95,24 @@ impl EngineBench<'_> {
         figures.add("three-step-backlog-per-second", Side::Tramline, measured);
         subject.finish(&engine, count).await
     }
+}
+
+/// Has so many callers start runs of three steps and wait for their ends, each one after the other, `count` in all.
+async fn call_in_loops(engine: &EngineHandle, watch: &Watch, callers: usize, count: usize) -> Result<()> {
+    let mut calling = JoinSet::new();
+    for caller in 0..callers {
+        let (engine, watch) = (engine.clone(), watch.clone());
+        calling.spawn(async move {
+            for i in (caller..count).step_by(callers) {
+                watch.run_to_end(&engine, i).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = calling.join_next().await {
+        done??;
+    }
+    Ok(())
 }
 
 /// Does nothing and answers with what it got.

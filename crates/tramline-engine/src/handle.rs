@@ -170,6 +170,7 @@ impl Engine {
             outside: Arc::new(Outside {
                 invoke,
                 driver: own.clone(),
+                workers: tokio::runtime::Handle::current().metrics().num_workers(),
             }),
             inbox,
             flushes,

@@ -49,9 +49,11 @@ impl From<Outcome> for Answer {
     }
 }
 
-/// Executes calls. The engine bounds the time itself; an implementation stops its work when the future is dropped.
+/// Executes calls. The engine bounds the time itself; an implementation stops its work when the future is dropped. A panic fails the
+/// call, with the code `panic`.
 pub trait Invoke: Send + Sync + 'static {
-    /// Makes one call. Failure of the callee is an [`Outcome`], not an error.
+    /// Makes one call. Failure of the callee is an [`Outcome`], not an error. What takes long to compute belongs on a thread of its own
+    /// (`spawn_blocking`): like any future this one holds up its worker of the runtime between two waits.
     fn invoke(&self, call: Call) -> BoxFuture<'static, Answer>;
 
     /// Periods of these schedules begin soon ([`crate::EngineConfig::warm_before`]): what makes their first calls quicker may

@@ -52,9 +52,7 @@ pub(crate) enum Message {
     /// So many results of calls are with the owners of their runs.
     Delivered(usize),
     Loaded(Vec<LoadedRun>),
-    CallEnded(CallEnded),
-    /// There was no room for a call: it is to be made again.
-    CallFull(CallFull),
+    CallsBack(Vec<CallBack>),
     /// The first batch of a lane was answered.
     Flushed {
         lane: usize,
@@ -171,6 +169,13 @@ pub(crate) struct ScheduleNews {
 }
 
 /// A call that came back.
+pub(crate) enum CallBack {
+    Ended(CallEnded),
+    /// There was no room for it: it is to be made again.
+    Full(CallFull),
+}
+
+/// A call that came back with its result.
 pub(crate) struct CallEnded {
     pub(crate) run_id: Uuid,
     pub(crate) step: usize,

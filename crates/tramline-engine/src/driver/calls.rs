@@ -4,13 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use futures_util::future::AbortHandle;
 use tramline_core::Millis;
 use tramline_core::machine;
 use tramline_store::shards::NodeLoad;
 use uuid::Uuid;
 
-use super::carry::carry_out;
+use super::carry::{Due, carry_out};
 use super::{Driver, Entry, Stage};
 use crate::invoke::Call;
 use crate::message::{CallEnded, CallFull};
@@ -27,6 +27,8 @@ pub(super) struct Calls {
     waiting: VecDeque<(Uuid, machine::Call)>,
     /// Functions whose calls are bounded, or were handed back.
     functions: HashMap<Arc<str>, Slots>,
+    /// Calls that count as out, and are made when the driver has looked at all that it was told.
+    due: Vec<Due>,
 }
 
 /// One call that is out.
@@ -35,7 +37,7 @@ pub(super) struct Out {
     pub(super) attempt: u32,
     /// When its time is over.
     pub(super) until: Millis,
-    task: AbortHandle,
+    stop: AbortHandle,
     /// Where it counts besides.
     function: Option<Arc<str>>,
 }
@@ -69,7 +71,7 @@ impl Calls {
     /// Calls of a run that is not driven here any more.
     pub(super) fn drop_all(&mut self, calls: impl IntoIterator<Item = Out>) {
         for call in calls {
-            call.task.abort();
+            call.stop.abort();
             self.ended(call);
         }
     }
@@ -223,18 +225,29 @@ impl Driver {
         };
         // A workflow has few hundred steps at most.
         let (step, attempt) = (u32::try_from(call.step).unwrap_or(u32::MAX), call.attempt);
-        let task = tokio::spawn(carry_out(self.outside.clone(), Box::new(request), step, now));
+        let (stop, stopped) = AbortHandle::new_pair();
+        self.state.calls.due.push(Due {
+            request: Box::new(request),
+            step,
+            started_at: now,
+            stop: stopped,
+        });
         live.calls.push(Out {
             step,
             attempt,
             until: now.saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)),
-            task: task.abort_handle(),
+            stop,
             function: function.clone(),
         });
         self.state.calls.out += 1;
         if let Some(slots) = function.and_then(|name| self.state.calls.functions.get_mut(&name)) {
             slots.out += 1;
         }
+    }
+
+    /// Has the calls made that were decided on since the last time.
+    pub(super) fn carry_out_calls(&mut self) {
+        carry_out(&self.outside, std::mem::take(&mut self.state.calls.due));
     }
 
     /// A call came back: with its result.

@@ -1,9 +1,20 @@
-//! One call: made, waited for, told.
+//! Calls: made, waited for, told.
+//!
+//! The calls that one turn of the driver decides on are made together: a handler in this process often has its result at once, and a
+//! task and a message for each would cost several times what it does. As many tasks as the runtime has workers take them from one line,
+//! so that a handler which does not give way holds up its worker, as it always would, and no call. A call that has to wait goes on in
+//! a task of its own.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{AbortRegistration, Abortable, BoxFuture, CatchUnwind};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 use tramline_core::Millis;
@@ -13,35 +24,147 @@ use uuid::Uuid;
 
 use super::Outside;
 use crate::invoke::{Answer, Call, Invoke};
-use crate::message::{CallEnded, CallFull, Message};
+use crate::message::{CallBack, CallEnded, CallFull, Message};
 
 /// Largest output of a call that is kept: larger results belong into an artifact, referred to by name.
 pub const OUTPUT_MAX_BYTES: usize = 1 << 20;
 
-/// Makes one call and tells the driver how it ended. There is one of these for every call that is out, so what it keeps while
-/// it waits is small: the request is in a box until it is made, and what becomes of the answer is no part of it. Not an
-/// `async fn`, which would keep its arguments twice.
-pub(super) fn carry_out(
-    outside: Arc<Outside>,
-    request: Box<Call>,
-    step: u32,
-    started_at: Millis,
-) -> impl Future<Output = ()> + Send {
-    let made = Made {
-        run_id: request.run_id,
-        generation: request.generation,
-        attempt: request.attempt,
-        step,
-        of_workflow: !request.step.is_empty(),
-        started_at,
-        timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
-    };
+/// Results that are told together: the driver goes on with these while others are made.
+const BACK_MAX: usize = 32;
+/// How long calls are made before other tasks of the worker have their turn.
+const TURN: Duration = Duration::from_micros(100);
+
+/// A call that is to be made.
+pub(super) struct Due {
+    /// In a box, of which nothing is left when the call waits: there is one for every call that is out.
+    pub(super) request: Box<Call>,
+    pub(super) step: u32,
+    pub(super) started_at: Millis,
+    /// Ends it when the driver aborts the call.
+    pub(super) stop: AbortRegistration,
+}
+
+/// Calls that are made together.
+struct Wave {
+    due: std::vec::IntoIter<Due>,
+    /// Those that have ended, and have not been told. Whoever is next to tell tells them: it need not be who made them.
+    back: Vec<CallBack>,
+}
+
+/// Has calls made.
+pub(super) fn carry_out(outside: &Arc<Outside>, due: Vec<Due>) {
+    let calls = due.len();
+    if calls < 2 {
+        for one in due {
+            tokio::spawn(alone(outside.clone(), one));
+        }
+        return;
+    }
+    let wave = Arc::new(Mutex::new(Wave {
+        due: due.into_iter(),
+        back: Vec::new(),
+    }));
+    for _ in 0..calls.min(outside.workers) {
+        tokio::spawn(carry(outside.clone(), wave.clone()));
+    }
+}
+
+/// Makes calls of a wave until there is none left.
+async fn carry(outside: Arc<Outside>, wave: Arc<Mutex<Wave>>) {
+    let mut since = Instant::now();
+    let mut ended = None;
+    loop {
+        let (next, back) = {
+            let mut wave = wave.lock().unwrap_or_else(PoisonError::into_inner);
+            wave.back.extend(ended.take());
+            let next = wave.due.next();
+            let are_told = next.is_none() || wave.back.len() >= BACK_MAX;
+            (next, are_told.then(|| std::mem::take(&mut wave.back)))
+        };
+        let mut wakes = false;
+        if let Some(back) = back.filter(|back| !back.is_empty()) {
+            wakes = true;
+            if let Some(told) = told(&outside.driver, back) {
+                told.await;
+            }
+        }
+        let Some(due) = next else { return };
+        // Who was woken by this worker is run by no other: it must not come behind a call that may take long.
+        if wakes || since.elapsed() >= TURN {
+            give_way().await;
+            since = Instant::now();
+        }
+        let (made, mut call) = due.begin(&*outside.invoke);
+        match poll_fn(|context| Poll::Ready(Pin::new(&mut call).poll(context))).await {
+            Poll::Ready(answer) => ended = made.came_back(Some(answer)),
+            // Its own task asks it again, and is woken by what it waits for.
+            Poll::Pending => {
+                tokio::spawn(rest(outside.clone(), made, call));
+                give_way().await;
+            }
+        }
+    }
+}
+
+/// Lets the other tasks of this worker go first. Other than the runtime's own way it leaves this task where other workers find
+/// it, should one of those not give way in turn.
+pub(super) async fn give_way() {
+    let mut waited = false;
+    poll_fn(|context| match std::mem::replace(&mut waited, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+async fn alone(outside: Arc<Outside>, due: Due) {
+    let (made, call) = due.begin(&*outside.invoke);
+    rest(outside, made, call).await;
+}
+
+#[expect(
+    clippy::manual_async_fn,
+    reason = "it would keep its arguments twice: what a call keeps while it waits is small"
+)]
+fn rest(outside: Arc<Outside>, made: Made, mut call: Carried) -> impl Future<Output = ()> + Send {
     async move {
         let limit = Duration::from_millis(made.timeout_ms);
-        let answer = tokio::time::timeout(limit, sent(&*outside.invoke, request)).await;
-        if let Some(told) = told(&outside.driver, made.came_back(answer.ok())) {
+        let ended = tokio::time::timeout(limit, &mut call).await;
+        if let Some(back) = made.came_back(ended.ok())
+            && let Some(told) = told(&outside.driver, vec![back])
+        {
             told.await;
         }
+    }
+}
+
+/// A call that is out, until it is aborted or its handler panics.
+type Carried = Abortable<CatchUnwind<AssertUnwindSafe<BoxFuture<'static, Answer>>>>;
+/// How it ends.
+type Ended = <Carried as Future>::Output;
+
+impl Due {
+    fn begin(self, invoke: &dyn Invoke) -> (Made, Carried) {
+        let request = &self.request;
+        let made = Made {
+            run_id: request.run_id,
+            generation: request.generation,
+            attempt: request.attempt,
+            step: self.step,
+            of_workflow: !request.step.is_empty(),
+            started_at: self.started_at,
+            timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
+        };
+        let answer = match self.stop.handle().is_aborted() {
+            // Not made at all; what stands here is not asked.
+            true => Box::pin(std::future::pending()),
+            false => sent(invoke, self.request),
+        };
+        let call = AssertUnwindSafe(answer).catch_unwind();
+        (made, Abortable::new(call, self.stop))
     }
 }
 
@@ -58,38 +181,39 @@ struct Made {
 }
 
 impl Made {
-    /// What the driver is told of its end; there is no answer when its time is over.
-    fn came_back(self, answer: Option<Answer>) -> Message {
+    /// What the driver is told of its end, which is none when its time is over; nothing when the driver aborted it.
+    fn came_back(self, ended: Option<Ended>) -> Option<CallBack> {
         let step = self.step as usize;
-        let outcome = match answer {
-            Some(Answer::Full { call, retry_in }) => {
-                return Message::CallFull(CallFull {
+        let outcome = match ended.transpose().ok()? {
+            Some(Ok(Answer::Full { call, retry_in })) => {
+                return Some(CallBack::Full(CallFull {
                     run_id: self.run_id,
                     call: handed_back(*call, step),
                     retry_in,
-                });
+                }));
             }
-            Some(Answer::Done(outcome)) => storable(outcome, self.of_workflow),
+            Some(Ok(Answer::Done(outcome))) => storable(outcome, self.of_workflow),
+            Some(Err(panic)) => panicked(&*panic),
             None => {
                 let reason = format!("no answer within {} ms", self.timeout_ms);
                 Outcome::Failed(Failure::new("timeout", reason))
             }
         };
-        Message::CallEnded(CallEnded {
+        Some(CallBack::Ended(CallEnded {
             run_id: self.run_id,
             step,
             generation: self.generation,
             attempt: self.attempt,
             outcome,
             started_at: self.started_at,
-        })
+        }))
     }
 }
 
 /// Tells the driver, at once where it has room; else what is returned does. A closed channel means that the engine is gone; the
-/// call is repeated by the next owner.
-fn told(driver: &Sender<Message>, message: Message) -> Option<BoxFuture<'static, ()>> {
-    let Err(TrySendError::Full(message)) = driver.try_send(message) else {
+/// calls are repeated by the next owner.
+fn told(driver: &Sender<Message>, back: Vec<CallBack>) -> Option<BoxFuture<'static, ()>> {
+    let Err(TrySendError::Full(message)) = driver.try_send(Message::CallsBack(back)) else {
         return None;
     };
     let driver = driver.clone();
@@ -98,12 +222,18 @@ fn told(driver: &Sender<Message>, message: Message) -> Option<BoxFuture<'static,
     }))
 }
 
-#[expect(
-    clippy::boxed_local,
-    reason = "its end frees the box: moved out of in the middle of a future, that would stay until the future's end"
-)]
+// A function of its own: its end frees the box, which would stay until a future's end if it were moved out of in its middle.
 fn sent(invoke: &dyn Invoke, request: Box<Call>) -> BoxFuture<'static, Answer> {
-    invoke.invoke(*request)
+    catch_unwind(AssertUnwindSafe(|| invoke.invoke(*request)))
+        .unwrap_or_else(|panic| Box::pin(std::future::ready(panicked(&*panic).into())))
+}
+
+/// A handler that panics has failed its call, and nothing else. The panic hook has told of it, with its place.
+fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+    let words = panic.downcast_ref::<&str>().copied();
+    let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let message = words.unwrap_or("the handler panicked");
+    Outcome::Failed(Failure::new("panic", message))
 }
 
 /// The call as the machine wanted it.

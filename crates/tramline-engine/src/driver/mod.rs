@@ -54,7 +54,7 @@ use crate::handle::{RunUpdate, Shown};
 use crate::invoke::Invoke;
 use crate::loading::{LoadId, LoadJob};
 use crate::maintenance::Chore;
-use crate::message::Message;
+use crate::message::{CallBack, Message};
 
 /// Priority classes.
 const CLASSES: usize = 4;
@@ -94,6 +94,8 @@ pub(crate) struct Outside {
     pub(crate) invoke: Arc<dyn Invoke>,
     /// Where its end is told.
     pub(crate) driver: mpsc::Sender<Message>,
+    /// Of the runtime: so many calls can be in the middle of their code.
+    pub(crate) workers: usize,
 }
 
 /// All state.
@@ -212,8 +214,9 @@ impl Driver {
             self.pump_limits();
             self.make_waiting_calls();
             self.start_ready();
+            self.carry_out_calls();
             if gathered < GATHER_TURNS && self.may_gather() {
-                tokio::task::yield_now().await;
+                carry::give_way().await;
                 if !self.inbox.is_empty() {
                     gathered += 1;
                     continue;
@@ -257,8 +260,14 @@ impl Driver {
                 self.state.handover.open = self.state.handover.open.saturating_sub(results);
             }
             Message::Loaded(runs) => self.on_loaded(runs),
-            Message::CallEnded(end) => self.on_call_ended(end),
-            Message::CallFull(full) => self.on_call_full(full),
+            Message::CallsBack(back) => {
+                for one in back {
+                    match one {
+                        CallBack::Ended(end) => self.on_call_ended(end),
+                        CallBack::Full(full) => self.on_call_full(full),
+                    }
+                }
+            }
             Message::Flushed { lane, flushed } => self.on_flushed(lane, flushed),
             Message::Unsent { lane, items } => self.on_unsent(lane, items),
             Message::Timers {

@@ -30,6 +30,7 @@ mod schedules;
 mod start;
 mod support;
 mod timers;
+mod together;
 mod torture;
 mod worker;
 
