@@ -99,8 +99,8 @@ $$;
 -- its runs. Answers nulls and leaves nothing behind when a batch is not like that, and the long way looks at it.
 -- p_given: some ids are the caller's own, and may have been used long before. p_input: texts that jsonb takes, which the caller knows.
 -- p_fields: what every input has, as far as the caller knows; no input is read for what a target asks for of these.
-create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input text[], p_opts jsonb[], p_given boolean,
-  p_fields text[],  out xid xid8, out queued_at timestamptz, out source text, out targets text[], out versions int[], out retries jsonb[])
+create function tramline.enqueue_plain(p_run_id uuid[], p_target text[], p_input text[], p_opts jsonb[], p_given boolean, p_fields text[],
+  out xid xid8, out queued_at timestamptz, out source text, out targets text[], out versions int[], out retries jsonb[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_targets text[] := p_target[1:1];
@@ -134,7 +134,7 @@ begin
       return;
     end if;
   end if;
-  select array_agg(t.name), array_agg(t.version), array_agg(t.retry), bool_or(t.is_limited), bool_or(not t.required_inputs <@ p_fields),
+  select array_agg(t.name), array_agg(t.version), array_agg(t.retry), bool_or(t.is_limited), bool_or((t.required_inputs <@ p_fields) is not true),
          (array_agg(t.ids_from))[1], (array_agg(t.ids_until))[1],
          -- A batch that is not small is of all shards.
          case when cardinality(p_run_id) < 100 then (select bool_and(tramline.is_attended(tramline.shard_of(u.id))) from unnest(p_run_id) as u(id)) end

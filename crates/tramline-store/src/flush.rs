@@ -95,7 +95,7 @@ impl Batch {
         }
     }
 
-    /// Adds one row of a run. `now` stamps rows that carry no time of their own, `seq` orders marks.
+    /// Adds one row of a run. `now` stamps rows that carry no time of their own, `seq` orders marks, and ends within a millisecond.
     pub fn push(&mut self, of: Subject, row: &Row, now: Millis, seq: i64) {
         self.items += 1;
         if of.foreign && !self.foreign.contains(&of.run_id) {
@@ -103,8 +103,8 @@ impl Batch {
         }
         let run_id = of.run_id;
         match row {
-            Row::Step(step) => self.push_step(of, step),
-            Row::End(end) => self.push_end(of, end),
+            Row::Step(step) => self.push_step(of, step, seq),
+            Row::End(end) => self.push_end(of, end, seq),
             Row::Mark { status, input, metadata } => self.cold(
                 "marks",
                 json!({ "run_id": run_id, "generation": of.generation, "seq": seq, "status": status.as_str(),
@@ -223,7 +223,7 @@ impl Batch {
         &mut self.limits
     }
 
-    fn push_step(&mut self, of: Subject, step: &StepRow) {
+    fn push_step(&mut self, of: Subject, step: &StepRow, seq: i64) {
         self.step_run.push(of.run_id);
         self.step_name.push(step.step.clone());
         self.step_generation.push(int(of.generation));
@@ -233,11 +233,11 @@ impl Batch {
         self.unsure |= step.output.as_ref().is_some_and(|output| !output.is_sure());
         self.step_output.push(step.output.clone().map(SharedJson));
         self.step_error.push(step.error.as_deref().map(Jsonb::of));
-        self.step_started.push(At(step.started_at));
-        self.step_finished.push(At(step.finished_at));
+        self.step_started.push(At::of(step.started_at));
+        self.step_finished.push(At::in_order(step.finished_at, seq));
     }
 
-    fn push_end(&mut self, of: Subject, end: &EndRow) {
+    fn push_end(&mut self, of: Subject, end: &EndRow, seq: i64) {
         self.end_run.push(of.run_id);
         self.end_generation.push(int(of.generation));
         self.end_status.push(end.status.as_str());
@@ -246,8 +246,8 @@ impl Batch {
         self.end_error.push(end.error.as_deref().map(Jsonb::of));
         self.end_error_step.push(end.error_step.clone());
         self.end_attempt.push(int(end.attempt));
-        self.end_started.push(end.started_at.map(At));
-        self.end_finished.push(At(end.finished_at));
+        self.end_started.push(end.started_at.map(At::of));
+        self.end_finished.push(At::in_order(end.finished_at, seq));
     }
 
     /// The rare rows as one document; `None` when there are none.

@@ -146,14 +146,27 @@ pub fn timestamp(at: Millis) -> Timestamp {
     Timestamp::from_millisecond(at).unwrap_or(if at < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
 
-/// A point in time in a batch: what [`timestamp`] makes of it, written without a calendar in between.
+/// A point in time in a batch, in Unix microseconds, written without a calendar in between.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct At(pub(crate) Millis);
+pub(crate) struct At(i64);
 
 /// Where timestamps of the database count from, 2000-01-01 in UTC, in Unix milliseconds.
 const POSTGRES_EPOCH: Millis = 946_684_800_000;
 /// Times far from any end of any calendar: from 1970 into the year 9987.
 const NEAR: Range<Millis> = 0..253_000_000_000_000;
+
+impl At {
+    pub(crate) fn of(at: Millis) -> Self {
+        Self(at.saturating_mul(1_000))
+    }
+
+    /// The same, with the place among what happened in this millisecond as its microseconds: `seq` rises by one for everything, and
+    /// follows the clock. Two steps of a run may end within a millisecond; whoever lists them wants them in their order.
+    pub(crate) fn in_order(at: Millis, seq: i64) -> Self {
+        let first = at.saturating_mul(1_000);
+        Self(seq.clamp(first, first.saturating_add(999)))
+    }
+}
 
 impl ToSql for At {
     fn to_sql(
@@ -161,10 +174,11 @@ impl ToSql for At {
         _: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        if !NEAR.contains(&self.0) {
-            return timestamp(self.0).to_sql(&Type::TIMESTAMPTZ, out);
+        let at = self.0.div_euclid(1_000);
+        if !NEAR.contains(&at) {
+            return timestamp(at).to_sql(&Type::TIMESTAMPTZ, out);
         }
-        out.put_i64((self.0 - POSTGRES_EPOCH) * 1_000);
+        out.put_i64(self.0 - POSTGRES_EPOCH * 1_000);
         Ok(IsNull::No)
     }
 
@@ -208,9 +222,17 @@ mod tests {
         ];
         for at in times.into_iter().chain(edges).flat_map(near) {
             let (mut written, mut expected) = (BytesMut::new(), BytesMut::new());
-            At(at).to_sql(&Type::TIMESTAMPTZ, &mut written).unwrap();
+            At::of(at).to_sql(&Type::TIMESTAMPTZ, &mut written).unwrap();
             timestamp(at).to_sql(&Type::TIMESTAMPTZ, &mut expected).unwrap();
             assert_eq!(written, expected, "{at}");
         }
+    }
+
+    #[test]
+    fn what_happens_within_a_millisecond_keeps_its_order_and_its_millisecond() {
+        let at = |seq| At::in_order(7, seq).0;
+        assert_eq!([at(7_000), at(7_001), at(7_999)], [7_000, 7_001, 7_999]);
+        assert_eq!([at(6_000), at(8_500)], [7_000, 7_999], "beside its millisecond");
+        assert_eq!(At::in_order(Millis::MAX, 1).0, i64::MAX);
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tramline_core::machine::Row;
 use tramline_core::status::RunStatus;
-use tramline_store::api::NewRun;
+use tramline_store::api::{self, NewRun};
 use tramline_store::flush::Subject;
 use uuid::Uuid;
 
@@ -66,6 +66,26 @@ async fn steps_and_the_end_are_written_with_node_and_epoch() {
     );
     let sql = "select count(*) from tramline.run_steps s join tramline.run_ends e using (run_id, shard, epoch) where epoch = $1 and shard = 7";
     assert_eq!(w.value::<i64>(sql, &[&owner.epochs[&7]]).await, 2);
+}
+
+/// Three steps and a fourth flush may take less than a millisecond, and times of the core are milliseconds.
+#[tokio::test]
+async fn steps_that_end_within_a_millisecond_are_listed_in_the_order_they_ended() {
+    let w = world().await;
+    let owner = Owner::of_all(&w.store).await;
+    let id = w.run_in(7).await;
+    let names = ["one", "two", "three", "four", "five"];
+    let mut batch = owner.batch();
+    for (name, seq) in names.iter().zip(NOW * 1_000..) {
+        batch.push(first(id), &step(name), NOW, seq);
+    }
+    batch.push(first(id), &end(RunStatus::Completed), NOW, NOW * 1_000 + 5);
+    owner.send(&batch).await;
+    let steps = api::run_steps(&w.store, id).await.unwrap();
+    assert_eq!(steps.iter().map(|s| s.step.as_str()).collect::<Vec<_>>(), names);
+    let sql = "select count(*) from ops.run_steps s join ops.runs r using (run_id) where s.run_id = $1 and s.finished_at < r.finished_at
+                  and date_trunc('milliseconds', s.finished_at) = date_trunc('milliseconds', r.finished_at) and s.duration_ms = 10";
+    assert_eq!(w.value::<i64>(sql, &[&id]).await, 5);
 }
 
 #[tokio::test]
