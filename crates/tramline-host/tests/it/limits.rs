@@ -1,6 +1,7 @@
 //! Limits: what goes over one is ended, its callers learn which, and the neighbours notice nothing.
 
 use http_body_util::BodyExt;
+use rustix::process::{Pid, Signal, kill_process};
 use tramline_host::{CallError, FunctionLimits};
 
 use crate::common::{Project, call, context, eventually, get, log_with, ok, stop, text, within};
@@ -118,6 +119,31 @@ async fn a_stream_ends_with_the_calls_time_and_a_large_answer_at_its_size() {
         Err("the answer is larger than its limit".into())
     );
     assert_eq!(body_of("enough").await, Ok(4 << 20));
+    stop(&host).await;
+}
+
+/// The closed connection and the host's word that this was all reach an instance that is kept from running at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_cut_off_is_cancelled_before_its_instance_ends() {
+    let endless = "Deno.serve(() => new Response(new ReadableStream({
+        start(c) { c.enqueue(new TextEncoder().encode(String(Deno.pid))); },
+        cancel() { setTimeout(() => console.log('cancelled'), 0); } })));";
+    let project = Project::new().function_with("endless", endless, |spec| spec.limits.call_ms = Some(500));
+    let host = project.host().await;
+    let response = within("the head", host.call("endless", get("/"), context()))
+        .await
+        .unwrap();
+    let mut body = response.into_body();
+    let first = within("the pid", body.frame()).await.unwrap().unwrap();
+    let pid = String::from_utf8(first.into_data().unwrap().to_vec()).unwrap();
+    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let cut = within("the end", body.frame()).await.unwrap().unwrap_err();
+    assert_eq!(cut.to_string(), "the answer went over the call's time");
+    drop(body);
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    kill_process(pid, Signal::CONT).unwrap();
+    log_with(&host, "cancelled").await;
     stop(&host).await;
 }
 

@@ -63,9 +63,13 @@ async function boot(message: Boot): Promise<Response> {
   return new Response(answer);
 }
 
+// How long what came before the end is waited for: the stream of a call that was cut off is cancelled, though both reach us at once.
+const heardMs = 5;
+
 async function control(request: Request): Promise<Response> {
   const url = new URL(innerUrlOf(request));
   if (url.pathname === "/beforeunload") {
+    await new NativePromise((resolve) => inTurn(resolve, heardMs, true));
     const detail = { reason: url.searchParams.get("reason") ?? "termination" };
     globalThis.dispatchEvent(new CustomEvent("beforeunload", { detail, cancelable: true }));
     while (background.size > 0) await Promise.allSettled([...background]);
