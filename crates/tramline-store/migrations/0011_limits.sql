@@ -231,8 +231,9 @@ end $$;
 
 -- Makes a queue, or changes what p_settings names: mode, concurrency, rate {count, per, burst}, fifo, claims_max (of a pull queue: so many
 -- claims of a run may be lost), paused, description. null takes a limit away. p_create: true = it must be new, false = it must exist. A limit holds for the runs that are inserted from then on; those that were
--- there before are not counted.
-create function ops.set_queue(p_name text, p_settings jsonb default '{}', p_create boolean default null) returns ops.queues
+-- there before are not counted. p_reason and p_actor are kept in ops.changes; without an actor it is whoever is connected.
+create function ops.set_queue(p_name text, p_settings jsonb default '{}', p_create boolean default null, p_reason text default null,
+  p_actor text default null) returns ops.queues
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v tramline.queues;
@@ -242,6 +243,7 @@ declare
   v_per interval;
   v_had boolean;
   v_limited boolean;
+  v_said text[] := tramline.acts(p_actor, p_reason);
 begin
   if jsonb_typeof(p_settings) is distinct from 'object' then
     raise exception using errcode = 'TL400', message = 'settings of a queue must be an object';
@@ -318,6 +320,7 @@ begin
   if v_had <> v_limited then
     perform tramline.tell_limited_schedules(null, p_name, true);
   end if;
+  perform tramline.acts(v_said[1], v_said[2]);
   select * into v_out from ops.queues where name = p_name;
   return v_out;
 end $$;
@@ -352,14 +355,19 @@ begin
 end $$;
 
 -- Stops or resumes the starts of a queue; what runs goes on. False when nothing changed; TL404 when there is no such queue.
-create function ops.pause_queue(p_name text, p_paused boolean default true) returns boolean
+create function ops.pause_queue(p_name text, p_paused boolean default true, p_reason text default null, p_actor text default null) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_said text[] := tramline.acts(p_actor, p_reason);
+  v_changed boolean;
 begin
   if not exists (select from tramline.queues where name = p_name) then
     raise exception using errcode = 'TL404', message = format('no queue "%s"', p_name), hint = 'make it first: tramline queue create';
   end if;
   update tramline.queues set paused = coalesce(p_paused, true) where name = p_name and paused <> coalesce(p_paused, true);
-  return found;
+  v_changed := found;
+  perform tramline.acts(v_said[1], v_said[2]);
+  return v_changed;
 end $$;
 
 -- What owners have to know: all rules by scope, and the queues that are paused. A change of the first column is a change of any of them.

@@ -129,11 +129,11 @@ $$;
 
 -- What its queue says.
 create function tramline.why_in_queue(p ops.runs) returns setof tramline.reason language sql stable set search_path = pg_catalog, pg_temp as $$
-  select row(case when q.paused then 2 else 3 end, case when q.paused then 'queue_paused' else 'no_worker' end, case when q.paused then q.updated_at else p.queued_at end,
-           case when q.paused then format('its queue "%s" is paused since %s', q.name, tramline.shown(q.updated_at))
+  select row(case when q.paused then 2 else 3 end, case when q.paused then 'queue_paused' else 'no_worker' end, case when q.paused then coalesce(b.since, q.updated_at) else p.queued_at end,
+           case when q.paused then format('its queue "%s" is paused since %s%s', q.name, tramline.shown(coalesce(b.since, q.updated_at)), b.words)
                 else format('it waits in queue "%s" for a worker to claim it since %s', q.name, tramline.shown(p.queued_at)) end,
-           jsonb_build_object('queue', q.name, 'mode', q.mode))::tramline.reason
-    from tramline.queues q
+           jsonb_build_object('queue', q.name, 'mode', q.mode) || coalesce(case when q.paused then b.detail end, '{}'))::tramline.reason
+    from tramline.queues q left join lateral tramline.paused_by('queue', q.name) b on q.paused
    where q.name = p.queue and p.status = 'queued' and (q.paused or p.executor = 'pull')
 $$;
 
@@ -243,7 +243,9 @@ begin
    where s.owner is null or n.seen_at is null or n.seen_at < now() - interval '30 seconds';
 
   if q.paused then
-    return query select 'queue_paused', q.updated_at, format('it is paused since %s', tramline.shown(q.updated_at)), '{}'::jsonb;
+    return query select 'queue_paused', coalesce(b.since, q.updated_at),
+      format('it is paused since %s%s', tramline.shown(coalesce(b.since, q.updated_at)), b.words), coalesce(b.detail, '{}')
+      from tramline.paused_by('queue', p_queue) b;
   end if;
   if q.mode = 'pull' then
     return query select 'pull_queue', null::timestamptz, 'its runs are executed by workers that claim them: nothing moves without one', '{}'::jsonb;

@@ -45,6 +45,12 @@ create trigger calendars_gone after delete on tramline.calendars referencing old
   for each statement execute function tramline.note_schedule_change();
 create trigger calendars_changed after update on tramline.calendars referencing old table as old_rows new table as new_rows
   for each statement execute function tramline.note_schedule_update();
+create trigger note_who after insert or delete on tramline.schedules for each row execute function tramline.note_who('schedule');
+create trigger note_who_changes after update on tramline.schedules
+  for each row when (old.revision <> new.revision) execute function tramline.note_who('schedule');
+create trigger note_who after insert or delete on tramline.calendars for each row execute function tramline.note_who('calendar');
+create trigger note_who_changes after update on tramline.calendars
+  for each row when (old.revision <> new.revision) execute function tramline.note_who('calendar');
 
 -- Creates or changes a schedule; true when something changed. p holds the columns by their names; p_paused null leaves a stored schedule as it
 -- is. An interval keeps its anchor as long as its length stays. The past of other due times is not made up for.
@@ -116,14 +122,19 @@ exception when check_violation then
 end $$;
 
 -- Pauses or resumes a schedule; false when there is no such schedule. Periods of the pause are skipped, whatever its catch-up policy.
-create function ops.pause_schedule(p_name text, p_paused boolean default true) returns boolean
+create function ops.pause_schedule(p_name text, p_paused boolean default true, p_reason text default null, p_actor text default null) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_said text[] := tramline.acts(p_actor, p_reason);
+  v_found boolean;
 begin
   update tramline.schedules s set paused = p_paused, revision = revision + 1, updated_at = now(),
          active_since = case when s.paused and not p_paused then now() else s.active_since end,
          paused_since = case when p_paused and not s.paused then now() else s.paused_since end
    where name = p_name;
-  return found;
+  v_found := found;
+  perform tramline.acts(v_said[1], v_said[2]);
+  return v_found;
 end $$;
 
 -- Removes a schedule; false when there is none. What it had prepared is taken back; its periods and runs stay.

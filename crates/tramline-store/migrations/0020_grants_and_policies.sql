@@ -7,7 +7,7 @@ declare t text;
 begin
   foreach t in array array['runs', 'runs_foreign', 'run_ends', 'run_ends_foreign', 'run_marks', 'run_marks_foreign', 'run_steps', 'run_steps_foreign',
                            'run_events', 'run_events_foreign', 'artifacts', 'dead_letters', 'timers', 'workflow_definitions', 'functions', 'schedules',
-                           'schedule_periods', 'targets', 'calendars', 'schedule_changes', 'queues', 'nodes', 'shards', 'commands', 'parked', 'correlations',
+                           'schedule_periods', 'targets', 'calendars', 'schedule_changes', 'queues', 'changes', 'nodes', 'shards', 'commands', 'parked', 'correlations',
                            'step_starts', 'handed_calls', 'project_members', 'settings', 'partitions', 'migrations', 'stuck', 'retention', 'target_limits', 'limits', 'limit_claims',
                            'webhook_deliveries'] loop
     execute format('alter table tramline.%I enable row level security', t);

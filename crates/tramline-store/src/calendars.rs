@@ -102,10 +102,13 @@ pub async fn store(
 ///
 /// # Errors
 /// When the database cannot be reached, or schedules name it.
-pub async fn delete(db: &Db, name: &str) -> Result<bool, StoreError> {
+pub async fn delete(db: &Db, name: &str, actor: &str) -> Result<bool, StoreError> {
     let client = db.get().await?;
     let row = client
-        .query_one("select ops.delete_calendar($1)", &[&name])
+        .query_one(
+            "select ops.delete_calendar($1) from tramline.acts($2, null)",
+            &[&name, &actor],
+        )
         .await
         .map_err(|e| StoreError::query("delete calendar", e))?;
     Ok(row.get(0))
@@ -119,7 +122,8 @@ pub async fn retain(db: &Db, source_prefix: &str, names: &[String]) -> Result<u6
     let client = db.get().await?;
     client
         .execute(
-            "delete from tramline.calendars c where starts_with(c.source, $1) and c.name <> all ($2)
+            "delete from tramline.calendars c using tramline.acts('node', 'not declared any more')
+              where starts_with(c.source, $1) and c.name <> all ($2)
                 and not exists (select from tramline.schedules s where c.name = any (s.exclude))",
             &[&source_prefix, &names],
         )

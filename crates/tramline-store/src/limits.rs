@@ -218,14 +218,24 @@ pub async fn queues(db: &Db, name: Option<&str>) -> Result<Vec<QueueRow>, StoreE
         .collect())
 }
 
-/// Makes a queue, or changes the settings that are named.
+/// Makes a queue, or changes the settings that are named; by whom and why is kept in `ops.changes`.
 ///
 /// # Errors
 /// Refused with `TL400` (settings), `TL404` (no such queue) or `TL409` (it exists).
-pub async fn set_queue(db: &Db, name: &str, settings: &Value, create: bool) -> Result<(), StoreError> {
+pub async fn set_queue(
+    db: &Db,
+    name: &str,
+    settings: &Value,
+    create: bool,
+    actor: &str,
+    reason: Option<&str>,
+) -> Result<(), StoreError> {
     let client = db.get().await?;
     client
-        .execute("select ops.set_queue($1, $2, $3)", &[&name, settings, &create])
+        .execute(
+            "select ops.set_queue($1, $2, $3, $4, $5)",
+            &[&name, settings, &create, &reason, &actor],
+        )
         .await
         .map_err(|e| StoreError::query("set a queue", e))?;
     Ok(())

@@ -243,7 +243,8 @@ pub async fn retain(db: &Db, source_prefix: &str, names: &[String]) -> Result<u6
     let client = db.get().await?;
     client
         .execute(
-            "delete from tramline.schedules where starts_with(source, $1) and name <> all ($2)",
+            "delete from tramline.schedules using tramline.acts('node', 'not declared any more')
+              where starts_with(source, $1) and name <> all ($2)",
             &[&source_prefix, &names],
         )
         .await
@@ -254,10 +255,13 @@ pub async fn retain(db: &Db, source_prefix: &str, names: &[String]) -> Result<u6
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn delete(db: &Db, name: &str) -> Result<bool, StoreError> {
+pub async fn delete(db: &Db, name: &str, actor: &str) -> Result<bool, StoreError> {
     let client = db.get().await?;
     let row = client
-        .query_one("select ops.delete_schedule($1)", &[&name])
+        .query_one(
+            "select ops.delete_schedule($1) from tramline.acts($2, null)",
+            &[&name, &actor],
+        )
         .await
         .map_err(|e| StoreError::query("delete schedule", e))?;
     Ok(row.get(0))
@@ -267,10 +271,19 @@ pub async fn delete(db: &Db, name: &str) -> Result<bool, StoreError> {
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn pause(db: &Db, name: &str, paused: bool) -> Result<bool, StoreError> {
+pub async fn pause(
+    db: &Db,
+    name: &str,
+    paused: bool,
+    actor: &str,
+    reason: Option<&str>,
+) -> Result<bool, StoreError> {
     let client = db.get().await?;
     let row = client
-        .query_one("select ops.pause_schedule($1, $2)", &[&name, &paused])
+        .query_one(
+            "select ops.pause_schedule($1, $2, $3, $4)",
+            &[&name, &paused, &reason, &actor],
+        )
         .await
         .map_err(|e| StoreError::query("pause schedule", e))?;
     Ok(row.get(0))

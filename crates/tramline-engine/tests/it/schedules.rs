@@ -148,7 +148,7 @@ async fn a_paused_schedule_takes_back_what_it_had_prepared_and_skips_its_pause()
     let (handlers, mut calls) = recorded();
     let engine = engine(db.url(), "a", handlers).await;
     next(&mut calls).await;
-    assert!(schedules::pause(&store, "tick", true).await.unwrap());
+    assert!(schedules::pause(&store, "tick", true, "ada", None).await.unwrap());
     let client = db.connect().await;
     until_count(
         &client,
@@ -167,8 +167,14 @@ async fn a_paused_schedule_takes_back_what_it_had_prepared_and_skips_its_pause()
         .await
         .unwrap();
     assert!(row.get::<_, i64>(0) > 0);
-    assert!(!schedules::pause(&store, "nothing", true).await.unwrap());
-    schedules::pause(&store, "tick", false).await.unwrap();
+    assert!(
+        !schedules::pause(&store, "nothing", true, "ada", None)
+            .await
+            .unwrap()
+    );
+    schedules::pause(&store, "tick", false, "ada", None)
+        .await
+        .unwrap();
     // what it had taken back and is still to come is started after all
     until_count(
         &client,

@@ -194,7 +194,9 @@ impl Torture {
     async fn heal(mut self, worker: Worker) {
         self.fill_up().await;
         self.cancel().await;
-        schedules::pause(&self.store, "tick", true).await.unwrap();
+        schedules::pause(&self.store, "tick", true, "ada", None)
+            .await
+            .unwrap();
         let client = self.until_back().await;
         let open = "select count(*) from tramline.runs r where not exists (select from tramline.run_ends e where e.run_id = r.run_id)";
         if !becomes(&client, open, 0).await {

@@ -66,7 +66,7 @@ bodies! {
 
     /// Why.
     ReasonBody {
-        /// Kept with the run.
+        /// Kept with the act.
         reason: Option<Text<REASON_CHARS_MAX>>,
     }
 
@@ -337,6 +337,8 @@ pub(crate) struct QueueSettings {
     paused: Option<bool>,
     /// For people.
     description: Option<String>,
+    /// Why it is changed: kept with the change.
+    reason: Option<Text<REASON_CHARS_MAX>>,
 }
 
 /// A new queue.

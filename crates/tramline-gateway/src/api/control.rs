@@ -40,6 +40,14 @@ pub struct Actor {
     pub subject: Option<String>,
 }
 
+impl Actor {
+    /// As it is recorded: the subject where there is one.
+    #[must_use]
+    pub fn into_name(self) -> String {
+        self.subject.unwrap_or(self.role)
+    }
+}
+
 /// A place in a definition or input and what is wrong there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {
@@ -162,7 +170,7 @@ pub trait Control: Workers {
     /// Creates or changes a schedule; [`ControlError::InvalidInput`] with all places when it cannot work.
     fn put_schedule(&self, name: String, document: Value, actor: Actor) -> Answer<StoredSchedule>;
     /// Removes a schedule. What it has prepared is taken back, its periods and runs stay.
-    fn delete_schedule(&self, name: String) -> Answer<()>;
+    fn delete_schedule(&self, name: String, actor: Actor) -> Answer<()>;
     /// Starts one run now, outside the periods or for one of them.
     fn trigger_schedule(&self, name: String, period: Option<Millis>, actor: Actor)
     -> Answer<ScheduleOutcome>;
@@ -173,15 +181,28 @@ pub trait Control: Workers {
     /// All calendars, by name.
     fn list_calendars(&self) -> Answer<Vec<NamedCalendar>>;
     /// Creates or changes a calendar.
-    fn put_calendar(&self, name: String, document: Value) -> Answer<NamedCalendar>;
+    fn put_calendar(&self, name: String, document: Value, actor: Actor) -> Answer<NamedCalendar>;
     /// Removes a calendar that no schedule names.
-    fn delete_calendar(&self, name: String) -> Answer<()>;
+    fn delete_calendar(&self, name: String, actor: Actor) -> Answer<()>;
     /// Pauses or resumes.
-    fn change_schedule(&self, name: String, verb: ScheduleVerb, actor: Actor) -> Answer<ScheduleOutcome>;
+    fn change_schedule(
+        &self,
+        name: String,
+        verb: ScheduleVerb,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<ScheduleOutcome>;
     /// All queues by name, or one of them ([`ControlError::NotFound`] when there is none).
     fn list_queues(&self, name: Option<String>) -> Answer<Vec<Queue>>;
     /// Makes a queue or changes the settings that are named.
-    fn set_queue(&self, name: String, settings: Value, how: SetQueue) -> Answer<Queue>;
+    fn set_queue(
+        &self,
+        name: String,
+        settings: Value,
+        how: SetQueue,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Queue>;
     /// The node.
     fn status(&self) -> Answer<NodeStatus>;
 }

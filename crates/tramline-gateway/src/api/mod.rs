@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 pub use self::routes::{ROUTES, Right, Route};
 
+use self::bodies::{ReasonBody, RequestBody as _};
 use self::control::{Actor, Control};
 pub(crate) use self::fields::as_whole;
 use self::routes::{Does, find};
@@ -168,13 +169,13 @@ async fn run(
         Does::DeleteSchedule => schedules::delete(call, name).await,
         Does::TriggerSchedule => schedules::trigger(call, name, request).await,
         Does::BackfillSchedule => schedules::backfill(call, name, request).await,
-        Does::ChangeSchedule(verb) => schedules::change(call, name, verb).await,
+        Does::ChangeSchedule(verb) => schedules::change(call, name, verb, request).await,
         Does::SchedulePeriods => schedules::periods(call, name, request).await,
         Does::ListQueues => queues::list(call).await,
         Does::CreateQueue => queues::create(call, request).await,
         Does::GetQueue => queues::get(call, name).await,
         Does::SetQueue => queues::set(call, name, request).await,
-        Does::PauseQueue(paused) => queues::pause(call, name, paused).await,
+        Does::PauseQueue(paused) => queues::pause(call, name, paused, request).await,
         Does::Retention { apply } => retention::retention(call, apply).await,
         Does::ListCalendars => schedules::calendars(call).await,
         Does::PutCalendar => schedules::put_calendar(call, name, request).await,
@@ -244,6 +245,22 @@ pub(crate) async fn read_json(request: Request<Body>) -> Result<Value, Fault> {
         .map_err(|_| Fault::bad_request("Request body ended early"))?
         .to_bytes();
     strict_json::parse(&bytes, JSON_DEPTH_MAX).map_err(|fault| Fault::json(&fault))
+}
+
+/// Why somebody acts: `{"reason": "…"}`, or no body at all.
+async fn read_reason(request: Request<Body>) -> Result<Option<String>, Fault> {
+    if http_body::Body::is_end_stream(request.body()) {
+        return Ok(None);
+    }
+    let body = read_json(request).await?;
+    let mut problems = fields::Problems::default();
+    let reason = take_reason(body, &mut problems);
+    problems.finish(reason)
+}
+
+fn take_reason(body: Value, problems: &mut fields::Problems) -> Option<String> {
+    fields::Fields::new(body, String::new(), ReasonBody::FIELDS, problems)
+        .text("reason", runs::REASON_CHARS_MAX)
 }
 
 /// Reads a JSON body that goes to the database as it is: what that cannot keep is refused here, with its place.

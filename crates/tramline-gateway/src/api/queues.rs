@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::control::{Queue, SetQueue};
 use super::fields::Problems;
-use super::{ApiCall, json_answer, read_storable};
+use super::{ApiCall, json_answer, read_reason, read_storable, take_reason};
 use crate::body::Body;
 use crate::error::Fault;
 
@@ -36,8 +36,9 @@ pub(super) async fn create(call: &ApiCall<'_>, request: Request<Body>) -> Result
             String::new()
         }
     };
-    let name = problems.finish(name)?;
-    let queue = store(call, name, settings, SetQueue::Create).await?;
+    let reason = taken_reason(&mut settings, &mut problems);
+    let (name, reason) = problems.finish((name, reason))?;
+    let queue = store(call, name, settings, SetQueue::Create, reason).await?;
     json_answer(StatusCode::CREATED, &queue)
 }
 
@@ -46,22 +47,44 @@ pub(super) async fn set(
     name: &str,
     request: Request<Body>,
 ) -> Result<Response<Body>, Fault> {
-    let settings = read_storable(request).await?;
+    let mut settings = read_storable(request).await?;
+    let mut problems = Problems::default();
+    let reason = taken_reason(&mut settings, &mut problems);
+    let reason = problems.finish(reason)?;
     json_answer(
         StatusCode::OK,
-        &store(call, name.to_owned(), settings, SetQueue::Change).await?,
+        &store(call, name.to_owned(), settings, SetQueue::Change, reason).await?,
     )
 }
 
-pub(super) async fn pause(call: &ApiCall<'_>, name: &str, paused: bool) -> Result<Response<Body>, Fault> {
+pub(super) async fn pause(
+    call: &ApiCall<'_>,
+    name: &str,
+    paused: bool,
+    request: Request<Body>,
+) -> Result<Response<Body>, Fault> {
+    let reason = read_reason(request).await?;
     let settings = json!({ "paused": paused });
     json_answer(
         StatusCode::OK,
-        &store(call, name.to_owned(), settings, SetQueue::Change).await?,
+        &store(call, name.to_owned(), settings, SetQueue::Change, reason).await?,
     )
 }
 
-async fn store(call: &ApiCall<'_>, name: String, settings: Value, how: SetQueue) -> Result<Queue, Fault> {
-    let stored = call.control.set_queue(name, settings, how).await;
+/// `reason` beside the settings: it is of the change and not of the queue.
+fn taken_reason(settings: &mut Value, problems: &mut Problems) -> Option<String> {
+    let reason = settings.as_object_mut()?.remove("reason")?;
+    take_reason(json!({ "reason": reason }), problems)
+}
+
+async fn store(
+    call: &ApiCall<'_>,
+    name: String,
+    settings: Value,
+    how: SetQueue,
+    reason: Option<String>,
+) -> Result<Queue, Fault> {
+    let actor = call.actor.clone();
+    let stored = call.control.set_queue(name, settings, how, reason, actor).await;
     stored.map_err(Fault::control)
 }

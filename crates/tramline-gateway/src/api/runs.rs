@@ -9,10 +9,10 @@ use tramline_core::trace::TRACEPARENT_KEY;
 use uuid::Uuid;
 
 use super::answers::Item;
-use super::bodies::{NewRunBody, ReasonBody, RequestBody as _};
+use super::bodies::{NewRunBody, RequestBody as _};
 use super::control::{Actor, ControlError, NewRun, Run, RunFilter, RunVerb, Start, Started};
 use super::fields::{Fields, Problems, Query, as_whole};
-use super::{ApiCall, json_answer, read_json};
+use super::{ApiCall, json_answer, read_json, read_reason};
 use crate::body::Body;
 use crate::error::Fault;
 use crate::limits::{LIST_DEFAULT, LIST_MAX, RUN_INPUT_MAX, RUNS_PER_REQUEST_MAX, WAIT_MAX};
@@ -353,7 +353,7 @@ pub(super) async fn change(
     request: Request<Body>,
 ) -> Result<Response<Body>, Fault> {
     let id = parse_id(id)?;
-    let reason = reason(request).await?;
+    let reason = read_reason(request).await?;
     let actor: Actor = call.actor.clone();
     let run = call
         .control
@@ -361,16 +361,4 @@ pub(super) async fn change(
         .await
         .map_err(Fault::control)?;
     json_answer(StatusCode::OK, &run)
-}
-
-/// `{"reason": "…"}`, or no body at all.
-async fn reason(request: Request<Body>) -> Result<Option<String>, Fault> {
-    if http_body::Body::is_end_stream(request.body()) {
-        return Ok(None);
-    }
-    let body = read_json(request).await?;
-    let mut problems = Problems::default();
-    let reason =
-        Fields::new(body, String::new(), ReasonBody::FIELDS, &mut problems).text("reason", REASON_CHARS_MAX);
-    problems.finish(reason)
 }

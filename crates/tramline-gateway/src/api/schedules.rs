@@ -6,7 +6,7 @@ use super::answers::Deleted;
 use super::bodies::{BackfillBody, RequestBody as _, TriggerBody};
 use super::control::{Backfill, Millis, ScheduleVerb};
 use super::fields::{Fields, Problems, Query};
-use super::{ApiCall, json_answer, read_json};
+use super::{ApiCall, json_answer, read_json, read_reason};
 use crate::body::Body;
 use crate::error::Fault;
 use crate::limits::{LIST_DEFAULT, LIST_MAX};
@@ -39,10 +39,12 @@ pub(super) async fn change(
     call: &ApiCall<'_>,
     name: &str,
     verb: ScheduleVerb,
+    request: Request<Body>,
 ) -> Result<Response<Body>, Fault> {
+    let reason = read_reason(request).await?;
     let outcome = call
         .control
-        .change_schedule(name.to_owned(), verb, call.actor.clone());
+        .change_schedule(name.to_owned(), verb, reason, call.actor.clone());
     json_answer(StatusCode::OK, &outcome.await.map_err(Fault::control)?)
 }
 
@@ -67,7 +69,7 @@ pub(super) async fn put(
 
 pub(super) async fn delete(call: &ApiCall<'_>, name: &str) -> Result<Response<Body>, Fault> {
     call.control
-        .delete_schedule(name.to_owned())
+        .delete_schedule(name.to_owned(), call.actor.clone())
         .await
         .map_err(Fault::control)?;
     json_answer(StatusCode::OK, &Deleted::of(name))
@@ -161,13 +163,16 @@ pub(super) async fn put_calendar(
     request: Request<Body>,
 ) -> Result<Response<Body>, Fault> {
     let document = read_json(request).await?;
-    let calendar = call.control.put_calendar(name.to_owned(), document).await;
+    let calendar = call
+        .control
+        .put_calendar(name.to_owned(), document, call.actor.clone())
+        .await;
     json_answer(StatusCode::OK, &calendar.map_err(Fault::control)?)
 }
 
 pub(super) async fn delete_calendar(call: &ApiCall<'_>, name: &str) -> Result<Response<Body>, Fault> {
     call.control
-        .delete_calendar(name.to_owned())
+        .delete_calendar(name.to_owned(), call.actor.clone())
         .await
         .map_err(Fault::control)?;
     json_answer(StatusCode::OK, &Deleted::of(name))

@@ -8,6 +8,7 @@
 mod answers;
 mod bad_input;
 mod catalog;
+mod changes;
 mod commands;
 mod correlations;
 mod dead_letters;

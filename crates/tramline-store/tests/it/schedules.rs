@@ -158,8 +158,16 @@ async fn a_pause_stays_until_somebody_says_otherwise_and_its_time_is_known() {
     store(&w, &nightly()).await;
     let made = read(&w).await.rule;
     assert_eq!(made.paused_since, None);
-    assert!(schedules::pause(&w.store, "nightly", true).await.unwrap());
-    assert!(!schedules::pause(&w.store, "nobody", true).await.unwrap());
+    assert!(
+        schedules::pause(&w.store, "nightly", true, "ada", None)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !schedules::pause(&w.store, "nobody", true, "ada", None)
+            .await
+            .unwrap()
+    );
     let paused = read(&w).await.rule;
     assert!(paused.paused && paused.paused_since.is_some());
     store(
@@ -174,11 +182,15 @@ async fn a_pause_stays_until_somebody_says_otherwise_and_its_time_is_known() {
         read(&w).await.rule.paused,
         "a new version of the file does not resume it"
     );
-    schedules::pause(&w.store, "nightly", false).await.unwrap();
+    schedules::pause(&w.store, "nightly", false, "ada", None)
+        .await
+        .unwrap();
     let resumed = read(&w).await.rule;
     assert!(!resumed.paused && resumed.active_since >= resumed.paused_since.unwrap());
     assert_eq!(resumed.paused_since, paused.paused_since);
-    schedules::pause(&w.store, "nightly", true).await.unwrap();
+    schedules::pause(&w.store, "nightly", true, "ada", None)
+        .await
+        .unwrap();
     store(
         &w,
         &NewSchedule {
@@ -209,7 +221,9 @@ async fn owners_notice_every_change_by_one_number_and_read_their_own() {
     seen.push(changes().await);
     store(&w, &nightly()).await;
     seen.push(changes().await);
-    schedules::pause(&w.store, "nightly", true).await.unwrap();
+    schedules::pause(&w.store, "nightly", true, "ada", None)
+        .await
+        .unwrap();
     seen.push(changes().await);
     w.sql
         .execute(
@@ -223,8 +237,8 @@ async fn owners_notice_every_change_by_one_number_and_read_their_own() {
         .await
         .unwrap();
     seen.push(changes().await);
-    assert!(schedules::delete(&w.store, "nightly").await.unwrap());
-    assert!(!schedules::delete(&w.store, "nightly").await.unwrap());
+    assert!(schedules::delete(&w.store, "nightly", "ada").await.unwrap());
+    assert!(!schedules::delete(&w.store, "nightly", "ada").await.unwrap());
     seen.push(changes().await);
     assert_eq!(seen, [0, 1, 1, 2, 2, 3, 4]);
     store(&w, &nightly()).await;
@@ -327,7 +341,7 @@ async fn calendars_are_read_or_say_why_not_and_stay_while_they_are_used() {
         )
         .await
         .unwrap();
-    let refused = calendars::delete(&w.store, "holidays").await.unwrap_err();
+    let refused = calendars::delete(&w.store, "holidays", "ada").await.unwrap_err();
     assert!(
         matches!(refused, StoreError::Refused { ref code, .. } if code == "TL409"),
         "{refused:?}"
@@ -337,8 +351,8 @@ async fn calendars_are_read_or_say_why_not_and_stay_while_they_are_used() {
         1,
         "the one that nobody names"
     );
-    schedules::delete(&w.store, "nightly").await.unwrap();
-    assert!(calendars::delete(&w.store, "holidays").await.unwrap());
+    schedules::delete(&w.store, "nightly", "ada").await.unwrap();
+    assert!(calendars::delete(&w.store, "holidays", "ada").await.unwrap());
 }
 
 #[tokio::test]

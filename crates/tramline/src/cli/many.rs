@@ -18,6 +18,15 @@ pub struct ActArgs {
     pub reason: Option<String>,
 }
 
+/// One by its name, and why.
+#[derive(Debug, Args)]
+pub struct NamedActArgs {
+    pub name: String,
+    /// Kept with the change
+    #[arg(long)]
+    pub reason: Option<String>,
+}
+
 /// Which ones, and how careful.
 #[derive(Debug, Args)]
 pub struct ManyArgs {

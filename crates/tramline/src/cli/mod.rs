@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use deploy::{DeployArgs, TokenCommand};
 pub use functions::{FunctionCommand, InvokeArgs, LogsArgs, Role, SignArgs};
-pub use many::{ActArgs, DeadLetterCommand, LettersArgs, ManyArgs, RedriveArgs, WhyArgs};
+pub use many::{ActArgs, DeadLetterCommand, LettersArgs, ManyArgs, NamedActArgs, RedriveArgs, WhyArgs};
 pub use nodes::{DevArgs, ServeArgs, ServeRole};
 pub use queues::{QueueCommand, QueueSettings};
 pub use runs::{ListArgs, RunCommand, StartArgs};

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::NamedActArgs;
+
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
     /// List the queues with what waits and runs in them
@@ -24,9 +26,9 @@ pub enum QueueCommand {
         settings: QueueSettings,
     },
     /// Start nothing more of it; what runs goes on
-    Pause { name: String },
+    Pause(NamedActArgs),
     /// Start its runs again
-    Resume { name: String },
+    Resume(NamedActArgs),
 }
 
 #[derive(Debug, Args)]
@@ -49,4 +51,7 @@ pub struct QueueSettings {
     /// What it is for
     #[arg(long)]
     pub description: Option<String>,
+    /// Why it is changed; kept with the change
+    #[arg(long)]
+    pub reason: Option<String>,
 }

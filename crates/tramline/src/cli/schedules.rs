@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use super::NamedActArgs;
+
 const BACKFILL: &str = "\
 Examples:
   tramline schedule backfill nightly --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z --dry-run
@@ -55,7 +57,7 @@ pub enum ScheduleCommand {
         dry_run: bool,
     },
     /// Start no more periods; periods in between are skipped, not made up for
-    Pause { name: String },
+    Pause(NamedActArgs),
     /// Go on with the next period
-    Resume { name: String },
+    Resume(NamedActArgs),
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Global, QueueCommand, QueueSettings};
+use crate::cli::{Global, NamedActArgs, QueueCommand, QueueSettings};
 use crate::client::{Client, segment};
 use crate::exit::{Done, Exit, Failure};
 use crate::output;
@@ -22,8 +22,8 @@ pub async fn queue(global: &Global, command: QueueCommand) -> Done {
             let body = Value::Object(body(settings)?);
             client.post(&path(&name, ""), Some(&body)).await?
         }
-        QueueCommand::Pause { name } => client.post(&path(&name, "/pause"), None).await?,
-        QueueCommand::Resume { name } => client.post(&path(&name, "/resume"), None).await?,
+        QueueCommand::Pause(args) => act(&client, "/pause", args).await?,
+        QueueCommand::Resume(args) => act(&client, "/resume", args).await?,
     };
     if global.json {
         output::json(&queues);
@@ -48,6 +48,11 @@ pub async fn queue(global: &Global, command: QueueCommand) -> Done {
         "no queues",
     );
     Ok(())
+}
+
+async fn act(client: &Client, verb: &str, args: NamedActArgs) -> Done<Value> {
+    let body = args.reason.map(|reason| json!({ "reason": reason }));
+    client.post(&path(&args.name, verb), body.as_ref()).await
 }
 
 fn path(name: &str, rest: &str) -> String {
@@ -102,6 +107,9 @@ fn body(given: QueueSettings) -> Done<Map<String, Value>> {
     }
     if let Some(description) = given.description {
         body.insert("description".into(), json!(description));
+    }
+    if let Some(reason) = given.reason {
+        body.insert("reason".into(), json!(reason));
     }
     Ok(body)
 }

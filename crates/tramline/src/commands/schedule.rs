@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::cli::{Global, ScheduleCommand};
+use crate::cli::{Global, NamedActArgs, ScheduleCommand};
 use crate::client::{Client, query, segment};
 use crate::exit::{Done, Exit, Failure};
 use crate::output;
@@ -30,8 +30,8 @@ pub async fn schedule(global: &Global, command: ScheduleCommand) -> Done {
             let span = json!({ "from": from, "to": to, "dry_run": dry_run });
             backfill(global, &client, &name, &span).await
         }
-        ScheduleCommand::Pause { name } => change(global, &client, &name, "pause", None).await,
-        ScheduleCommand::Resume { name } => change(global, &client, &name, "resume", None).await,
+        ScheduleCommand::Pause(args) => act(global, &client, "pause", args).await,
+        ScheduleCommand::Resume(args) => act(global, &client, "resume", args).await,
     }
 }
 
@@ -211,6 +211,11 @@ async fn periods(global: &Global, client: &Client, name: &str, limit: u16) -> Do
         "no period was due yet",
     );
     Ok(())
+}
+
+async fn act(global: &Global, client: &Client, verb: &str, args: NamedActArgs) -> Done {
+    let body = args.reason.map(|reason| json!({ "reason": reason }));
+    change(global, client, &args.name, verb, body.as_ref()).await
 }
 
 async fn change(global: &Global, client: &Client, name: &str, verb: &str, body: Option<&Value>) -> Done {

@@ -312,7 +312,22 @@ fn queues_can_be_made_limited_paused_and_resumed(project: &Project) {
         (&json!(2), &json!(60_000), &json!(0))
     );
     project.say(&made).ended(4);
-    project.say(&["queue", "pause", "mail"]).ended(0);
+    let pause = ["queue", "pause", "mail", "--reason", "the provider is down"];
+    project.say(&pause).ended(0);
+    let why = project.say(&["why", "mail", "--json"]).ended(0).json();
+    let paused = &why["reasons"][0];
+    assert_eq!(
+        (
+            &paused["code"],
+            &paused["detail"]["actor"],
+            &paused["detail"]["reason"]
+        ),
+        (
+            &json!("queue_paused"),
+            &json!("service_role"),
+            &json!("the provider is down")
+        )
+    );
     let list = project.say(&["queue", "list"]).ended(0);
     assert!(
         list.out.contains("paused") && list.out.contains("10 per"),

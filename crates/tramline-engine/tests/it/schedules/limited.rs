@@ -232,7 +232,7 @@ async fn a_limit_that_comes_and_goes_under_a_schedule_loses_no_period() {
         and p.due_at > (select max(q.due_at) from ops.schedule_periods q join tramline.runs y on y.run_id = q.run_id where y.limit_key is not null)";
     until_periods(&client, free, 2).await;
     // Removing it ends what was prepared; what is due by then goes on.
-    schedules::delete(&store, "tick").await.unwrap();
+    schedules::delete(&store, "tick", "ada").await.unwrap();
     until_count(
         &client,
         "select count(*) from ops.schedule_periods where outcome = 'prepared'",

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::queue;
-use crate::api::bodies::{NewQueueBody, QueueSettings};
+use crate::api::bodies::{NewQueueBody, QueueSettings, ReasonBody};
 use crate::api::control::{Queue, Why};
 use crate::error::Code;
 use crate::openapi::operation::{Operation, Tag};
@@ -44,6 +44,7 @@ pub(super) fn pause(paused: bool) -> Operation {
     };
     Operation::new(Tag::Queues, id, summary)
         .at(queue())
+        .may_take::<ReasonBody>(json!({ "reason": "the mail provider is down" }))
         .gives::<Queue>(200, "As it is now")
         .fails(&[Code::InvalidInput, Code::Conflict])
 }

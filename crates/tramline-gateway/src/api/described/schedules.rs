@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{limit, name};
 use crate::api::answers::Deleted;
-use crate::api::bodies::{BackfillBody, CalendarBody, ScheduleBody, TriggerBody};
+use crate::api::bodies::{BackfillBody, CalendarBody, ReasonBody, ScheduleBody, TriggerBody};
 use crate::api::control::{
     Backfilled, NamedCalendar, Period, Schedule, ScheduleOutcome, ScheduleVerb, StoredSchedule,
 };
@@ -79,6 +79,7 @@ pub(super) fn change(verb: ScheduleVerb) -> Operation {
     };
     Operation::new(Tag::Schedules, id, summary)
         .at(schedule())
+        .may_take::<ReasonBody>(json!({ "reason": "the books are closed" }))
         .gives::<ScheduleOutcome>(200, "As it is now")
 }
 

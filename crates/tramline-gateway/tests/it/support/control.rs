@@ -237,7 +237,7 @@ impl Control for ScriptedControl {
         })
     }
 
-    fn delete_schedule(&self, _: String) -> Answer<()> {
+    fn delete_schedule(&self, _: String, _: Actor) -> Answer<()> {
         self.answer(())
     }
 
@@ -276,7 +276,7 @@ impl Control for ScriptedControl {
         self.answer(vec![])
     }
 
-    fn put_calendar(&self, name: String, _: Value) -> Answer<NamedCalendar> {
+    fn put_calendar(&self, name: String, _: Value, _: Actor) -> Answer<NamedCalendar> {
         self.answer(NamedCalendar {
             name,
             exclude: vec![],
@@ -286,11 +286,17 @@ impl Control for ScriptedControl {
         })
     }
 
-    fn delete_calendar(&self, _: String) -> Answer<()> {
+    fn delete_calendar(&self, _: String, _: Actor) -> Answer<()> {
         self.answer(())
     }
 
-    fn change_schedule(&self, name: String, verb: ScheduleVerb, _: Actor) -> Answer<ScheduleOutcome> {
+    fn change_schedule(
+        &self,
+        name: String,
+        verb: ScheduleVerb,
+        _: Option<String>,
+        _: Actor,
+    ) -> Answer<ScheduleOutcome> {
         self.answer(ScheduleOutcome {
             name,
             enabled: verb != ScheduleVerb::Pause,
@@ -302,7 +308,14 @@ impl Control for ScriptedControl {
         self.answer(vec![queue(name.unwrap_or_else(|| "default".into()), &json!({}))])
     }
 
-    fn set_queue(&self, name: String, settings: Value, _: SetQueue) -> Answer<Queue> {
+    fn set_queue(
+        &self,
+        name: String,
+        settings: Value,
+        _: SetQueue,
+        _: Option<String>,
+        _: Actor,
+    ) -> Answer<Queue> {
         self.answer(queue(name, &settings))
     }
 

@@ -192,8 +192,14 @@ impl Control for NodeControl {
         answer!(self, control => control.periods(name, limit))
     }
 
-    fn change_schedule(&self, name: String, verb: ScheduleVerb, _: Actor) -> Answer<ScheduleOutcome> {
-        answer!(self, control => control.pause_schedule(name, verb))
+    fn change_schedule(
+        &self,
+        name: String,
+        verb: ScheduleVerb,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<ScheduleOutcome> {
+        answer!(self, control => control.pause_schedule(name, verb, reason, actor))
     }
 
     fn get_schedule(&self, name: String) -> Answer<Schedule> {
@@ -204,8 +210,8 @@ impl Control for NodeControl {
         answer!(self, control => control.store_schedule(name, document, actor))
     }
 
-    fn delete_schedule(&self, name: String) -> Answer<()> {
-        answer!(self, control => control.remove_schedule(name))
+    fn delete_schedule(&self, name: String, actor: Actor) -> Answer<()> {
+        answer!(self, control => control.remove_schedule(name, actor))
     }
 
     fn trigger_schedule(
@@ -229,20 +235,27 @@ impl Control for NodeControl {
         answer!(self, control => control.calendars())
     }
 
-    fn put_calendar(&self, name: String, document: Value) -> Answer<NamedCalendar> {
-        answer!(self, control => control.store_calendar(name, document))
+    fn put_calendar(&self, name: String, document: Value, actor: Actor) -> Answer<NamedCalendar> {
+        answer!(self, control => control.store_calendar(name, document, actor))
     }
 
-    fn delete_calendar(&self, name: String) -> Answer<()> {
-        answer!(self, control => control.remove_calendar(name))
+    fn delete_calendar(&self, name: String, actor: Actor) -> Answer<()> {
+        answer!(self, control => control.remove_calendar(name, actor))
     }
 
     fn list_queues(&self, name: Option<String>) -> Answer<Vec<Queue>> {
         answer!(self, control => control.queues(name))
     }
 
-    fn set_queue(&self, name: String, settings: Value, how: SetQueue) -> Answer<Queue> {
-        answer!(self, control => control.store_queue(name, settings, how))
+    fn set_queue(
+        &self,
+        name: String,
+        settings: Value,
+        how: SetQueue,
+        reason: Option<String>,
+        actor: Actor,
+    ) -> Answer<Queue> {
+        answer!(self, control => control.store_queue(name, settings, how, reason, actor))
     }
 
     fn status(&self) -> Answer<NodeStatus> {

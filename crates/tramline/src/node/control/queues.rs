@@ -1,7 +1,7 @@
 //! Queues with what is in them.
 
 use serde_json::Value;
-use tramline_gateway::control::{ControlError, Problem, Queue, QueueRate, SetQueue};
+use tramline_gateway::control::{Actor, ControlError, Problem, Queue, QueueRate, SetQueue};
 use tramline_store::StoreError;
 use tramline_store::limits::{self, QueueRow};
 
@@ -23,9 +23,12 @@ impl NodeControl {
         name: String,
         settings: Value,
         how: SetQueue,
+        reason: Option<String>,
+        actor: Actor,
     ) -> Result<Queue, ControlError> {
-        let stored = limits::set_queue(self.db(), &name, &settings, how == SetQueue::Create).await;
-        if let Err(error) = stored {
+        let (create, by) = (how == SetQueue::Create, actor.into_name());
+        let stored = limits::set_queue(self.db(), &name, &settings, create, &by, reason.as_deref());
+        if let Err(error) = stored.await {
             return Err(refused(&name, error));
         }
         let mut queues = self.queues(Some(name.clone())).await?;

@@ -43,7 +43,7 @@ impl NodeControl {
                 format!("is {:?}, and the address says {name:?}", document.name),
             ));
         }
-        let source = format!("api:{}", actor.subject.unwrap_or(actor.role));
+        let source = format!("api:{}", actor.into_name());
         let changed = schedules::store(self.db(), &NewSchedule::of(document, &source))
             .await
             .map_err(convert::error)?;
@@ -51,8 +51,8 @@ impl NodeControl {
         Ok(StoredSchedule { schedule, changed })
     }
 
-    pub(super) async fn remove_schedule(&self, name: String) -> Result<(), ControlError> {
-        match schedules::delete(self.db(), &name)
+    pub(super) async fn remove_schedule(&self, name: String, actor: Actor) -> Result<(), ControlError> {
+        match schedules::delete(self.db(), &name, &actor.into_name())
             .await
             .map_err(convert::error)?
         {
@@ -75,9 +75,11 @@ impl NodeControl {
         &self,
         name: String,
         verb: ScheduleVerb,
+        reason: Option<String>,
+        actor: Actor,
     ) -> Result<ScheduleOutcome, ControlError> {
         let paused = verb == ScheduleVerb::Pause;
-        if !schedules::pause(self.db(), &name, paused)
+        if !schedules::pause(self.db(), &name, paused, &actor.into_name(), reason.as_deref())
             .await
             .map_err(convert::error)?
         {
@@ -115,7 +117,7 @@ impl NodeControl {
                 ));
             }
         }
-        let by = actor.subject.unwrap_or(actor.role);
+        let by = actor.into_name();
         let run_id = schedules::trigger(self.db(), &name, period, &by)
             .await
             .map_err(convert::error)?;
@@ -160,7 +162,7 @@ impl NodeControl {
             .collect();
         if !span.dry_run {
             let open: Vec<Millis> = times.into_iter().filter(|at| has_run(*at).is_none()).collect();
-            let by = actor.subject.unwrap_or(actor.role);
+            let by = actor.into_name();
             let reason = format!("backfill by {by}");
             let started = schedules::start_periods(self.db(), &name, &open, &by, &reason)
                 .await
@@ -190,6 +192,7 @@ impl NodeControl {
         &self,
         name: String,
         document: Value,
+        actor: Actor,
     ) -> Result<NamedCalendar, ControlError> {
         let (said, entries, zone) =
             read_calendar(&document, Some(&name)).map_err(|problems| refused(convert::problems(problems)))?;
@@ -199,20 +202,21 @@ impl NodeControl {
                 format!("is {said:?}, and the address says {name:?}"),
             ));
         }
-        calendars::store(self.db(), &name, &entries, zone.as_deref(), "api")
+        let source = format!("api:{}", actor.into_name());
+        calendars::store(self.db(), &name, &entries, zone.as_deref(), &source)
             .await
             .map_err(convert::error)?;
         Ok(NamedCalendar {
             name,
             exclude: entries,
             timezone: zone,
-            source: "api".to_owned(),
+            source,
             problem: None,
         })
     }
 
-    pub(super) async fn remove_calendar(&self, name: String) -> Result<(), ControlError> {
-        match calendars::delete(self.db(), &name)
+    pub(super) async fn remove_calendar(&self, name: String, actor: Actor) -> Result<(), ControlError> {
+        match calendars::delete(self.db(), &name, &actor.into_name())
             .await
             .map_err(convert::error)?
         {

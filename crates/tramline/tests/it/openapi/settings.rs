@@ -117,7 +117,8 @@ pub(super) fn schedules(node: &Node) {
             == 2)
             .then_some(())
     });
-    node.api(200, "POST", "/schedules/{name}/pause", "daily", "", Value::Null);
+    let reason = json!({ "reason": "the books are closed" });
+    node.api(200, "POST", "/schedules/{name}/pause", "daily", "", reason);
     node.api(200, "POST", "/schedules/{name}/resume", "daily", "", Value::Null);
     for name in ["daily", "often"] {
         node.api(200, "DELETE", "/schedules/{name}", name, "", Value::Null);
@@ -145,7 +146,7 @@ pub(super) fn queues(node: &Node) {
         "/queues/{queue}",
         "mail",
         "",
-        json!({ "rate": null, "fifo": true }),
+        json!({ "rate": null, "fifo": true, "reason": "letters have an order" }),
     );
     node.api(
         422,
@@ -163,7 +164,19 @@ pub(super) fn queues(node: &Node) {
         "",
         json!({ "fifo": true }),
     );
-    node.api(200, "POST", "/queues/{queue}/pause", "mail", "", Value::Null);
+    let reason = json!({ "reason": "the provider is down" });
+    node.api(200, "POST", "/queues/{queue}/pause", "mail", "", reason);
+    let long = json!({ "reason": "x".repeat(2_001) });
+    node.api(400, "POST", "/queues/{queue}/pause", "mail", "", long.clone());
+    node.api(400, "POST", "/queues/{queue}", "mail", "", long);
+    node.api(
+        400,
+        "POST",
+        "/queues/{queue}/resume",
+        "mail",
+        "",
+        json!({ "reason": 5 }),
+    );
     node.api(200, "POST", "/queues/{queue}/resume", "mail", "", Value::Null);
     node.api(200, "GET", "/queues", "", "", Value::Null);
     node.api(200, "GET", "/queues/{queue}", "pulled", "", Value::Null);
