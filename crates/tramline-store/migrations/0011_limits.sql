@@ -243,6 +243,7 @@ declare
   v_per interval;
   v_had boolean;
   v_limited boolean;
+  v_new boolean := false;
   v_said text[] := tramline.acts(p_actor, p_reason);
 begin
   if jsonb_typeof(p_settings) is distinct from 'object' then
@@ -264,7 +265,9 @@ begin
   elsif found and p_create then
     raise exception using errcode = 'TL409', message = format('queue "%s" exists already', p_name);
   elsif not found then
-    insert into tramline.queues (name, mode) values (p_name, tramline.setting_text(p_settings, 'mode', 'engine', array['engine', 'pull'])) returning * into v;
+    v_new := true;                                   -- with what the table has when nothing is said
+    v.mode := tramline.setting_text(p_settings, 'mode', 'engine', array['engine', 'pull']);
+    v.paused := false; v.fifo := false; v.claims_max := 10;
   end if;
   if p_settings ? 'mode' then
     v.mode := tramline.setting_text(p_settings, 'mode', 'engine', array['engine', 'pull']);
@@ -312,6 +315,10 @@ begin
   end if;
   v_limited := v.mode = 'engine' and (v.concurrency is not null or v.rate_count is not null);
   v_had := exists (select from tramline.queues q where q.name = p_name and q.mode = 'engine' and (q.concurrency is not null or q.rate_count is not null));
+  if v_new then
+    insert into tramline.queues (name, mode, concurrency, rate_count, rate_per_ms, rate_burst, fifo, claims_max, paused, description)
+    values (p_name, v.mode, v.concurrency, v.rate_count, v.rate_per_ms, v.rate_burst, v.fifo, v.claims_max, v.paused, v.description);
+  end if;
   update tramline.queues q set (mode, concurrency, rate_count, rate_per_ms, rate_burst, fifo, claims_max, paused, description)
        = (v.mode, v.concurrency, v.rate_count, v.rate_per_ms, v.rate_burst, v.fifo, v.claims_max, v.paused, v.description)
    where q.name = p_name

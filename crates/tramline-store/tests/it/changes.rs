@@ -30,8 +30,8 @@ fn change(
 #[tokio::test]
 async fn a_queue_keeps_who_changed_it_when_and_why() {
     let w = world().await;
-    let mode = json!({ "mode": "engine" });
-    limits::set_queue(&w.store, "mail", &mode, true, "ada", Some("for the letters"))
+    let made = json!({ "mode": "engine", "description": "letters" });
+    limits::set_queue(&w.store, "mail", &made, true, "ada", Some("for the letters"))
         .await
         .unwrap();
     let narrow = json!({ "concurrency": 5, "rate": { "count": 10, "per": "1s" } });
@@ -47,7 +47,9 @@ async fn a_queue_keeps_who_changed_it_when_and_why() {
     assert!(!w.value::<bool>(pause, &[]).await);
     run(&w, "select ops.pause_queue('mail', false)").await;
     let seen = changes(&w, "queue", "mail").await;
-    assert_eq!(seen[0].3["mode"], json!({ "from": null, "to": "engine" }));
+    for (name, value) in made.as_object().unwrap() {
+        assert_eq!(seen[0].3[name], json!({ "from": null, "to": value }));
+    }
     assert_eq!(
         (seen[0].0.as_str(), seen[0].2.as_deref()),
         ("created", Some("for the letters"))
